@@ -1,0 +1,1 @@
+//! Vectorised operators over row sources, shared by the SQL tier and the stores.

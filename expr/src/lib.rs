@@ -1,0 +1,1 @@
+//! Scalar and aggregate functions over chunks, type inference, wire form of expressions.

@@ -1,0 +1,1 @@
+//! Narrow traits over storage engines: RocksDB, the Raft log, and their in-memory twins.

@@ -1,0 +1,1 @@
+//! A store: raft groups, apply, MVCC, transaction commands, coprocessor.

@@ -1,0 +1,1 @@
+//! The client of the placement driver: batched timestamps, ids, routes.

@@ -1,0 +1,1 @@
+//! Binder, logical rules, physical plans, plan cache and EXPLAIN.

@@ -1,0 +1,1 @@
+//! MySQL syntax: the dialect, our own statement layer and Cairn's syntax tree.

@@ -1,0 +1,1 @@
+//! MySQL front end: protocol, sessions, catalog, statements, system tables.

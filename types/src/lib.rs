@@ -1,0 +1,1 @@
+//! MySQL values, field types, codecs, rows, chunks and error codes.
