@@ -1,1 +1,158 @@
 //! The client of the placement driver: batched timestamps, ids, routes.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`PdClient`] (here) | the seam: stores, SQL nodes and tools see only this trait |
+//! | [`error`] | [`PdError`], with what may be retried |
+//!
+//! Two implementations exist: the gRPC client of this crate, and a direct one in
+//! `cairn-pd` for roles that share the process with PD.
+//!
+//! **Invariants.** Every call is bounded in time. A timestamp returned by
+//! [`PdClient::get_ts`] is greater than every timestamp that any client was given
+//! before the call began.
+
+pub mod error;
+
+use async_trait::async_trait;
+use cairn_proto::meta;
+use cairn_proto::pd::{
+    ConfigEntry, GetRegionResponse, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse,
+    SplitId, StoreStats,
+};
+use cairn_types::TimeStamp;
+use futures::stream::BoxStream;
+
+pub use error::PdError;
+
+/// What PD knows of a region: its range, replicas and leader.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RegionRoute {
+    /// Range, epoch and peers.
+    pub region: meta::Region,
+    /// The leader of the last heartbeat; unknown right after a restart of PD.
+    pub leader: Option<meta::Peer>,
+    /// Peers their leader has not heard from.
+    pub down_peers: Vec<PeerStats>,
+    /// Peers that still lack entries or a Raft snapshot.
+    pub pending_peers: Vec<meta::Peer>,
+    /// Size as the leader estimates it.
+    pub approximate_size_bytes: u64,
+    /// Number of keys as the leader estimates it.
+    pub approximate_keys: u64,
+}
+
+impl From<GetRegionResponse> for RegionRoute {
+    fn from(response: GetRegionResponse) -> RegionRoute {
+        RegionRoute {
+            region: response.region.unwrap_or_default(),
+            leader: response.leader.filter(|leader| leader.id != 0),
+            down_peers: response.down_peers,
+            pending_peers: response.pending_peers,
+            approximate_size_bytes: response.approximate_size_bytes,
+            approximate_keys: response.approximate_keys,
+        }
+    }
+}
+
+impl From<RegionRoute> for GetRegionResponse {
+    fn from(route: RegionRoute) -> GetRegionResponse {
+        GetRegionResponse {
+            header: None,
+            region: Some(route.region),
+            leader: route.leader,
+            down_peers: route.down_peers,
+            pending_peers: route.pending_peers,
+            approximate_size_bytes: route.approximate_size_bytes,
+            approximate_keys: route.approximate_keys,
+        }
+    }
+}
+
+/// Everything the other tiers ask of the placement driver.
+#[async_trait]
+pub trait PdClient: Send + Sync {
+    /// Identity of the cluster, fixed when PD's data was first created.
+    fn cluster_id(&self) -> u64;
+
+    /// A timestamp without waiting, when PD shares the process and its window
+    /// has room; `None` means: use [`PdClient::get_ts`].
+    fn try_get_ts(&self) -> Option<TimeStamp> {
+        None
+    }
+
+    /// A fresh timestamp; concurrent callers share one request.
+    async fn get_ts(&self) -> Result<TimeStamp, PdError>;
+
+    /// `count` consecutive ids that were never handed out before; answers the first.
+    async fn alloc_ids(&self, count: u32) -> Result<u64, PdError>;
+
+    /// Creates the cluster's first store and region. Exactly one caller wins; the
+    /// others get [`PdError::AlreadyBootstrapped`].
+    async fn bootstrap(&self, store: meta::Store, region: meta::Region) -> Result<(), PdError>;
+
+    /// Whether the first region exists.
+    async fn is_bootstrapped(&self) -> Result<bool, PdError>;
+
+    /// Registers a store or updates its addresses and labels.
+    async fn put_store(&self, store: meta::Store) -> Result<(), PdError>;
+
+    /// One store, tombstones included.
+    async fn get_store(&self, store_id: u64) -> Result<meta::Store, PdError>;
+
+    /// Every store that is no tombstone, with its last report, by id.
+    async fn get_all_stores(&self) -> Result<Vec<(meta::Store, StoreStats)>, PdError>;
+
+    /// A store's own report; due every few seconds.
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError>;
+
+    /// A leader's report of its region; the answer may hold one step to take.
+    async fn region_heartbeat(
+        &self,
+        request: RegionHeartbeatRequest,
+    ) -> Result<RegionHeartbeatResponse, PdError>;
+
+    /// The region that holds the raw key, or [`PdError::RegionNotFound`].
+    async fn get_region(&self, raw_key: &[u8]) -> Result<RegionRoute, PdError>;
+
+    /// The region of that id, or [`PdError::RegionNotFound`].
+    async fn get_region_by_id(&self, region_id: u64) -> Result<RegionRoute, PdError>;
+
+    /// Regions overlapping `[start_key, end_key)` in key order; an empty end is
+    /// +infinity, limit 0 is PD's own bound.
+    async fn scan_regions(
+        &self,
+        start_key: &[u8],
+        end_key: &[u8],
+        limit: u32,
+    ) -> Result<Vec<RegionRoute>, PdError>;
+
+    /// Ids for `split_count` new regions cut from `region`.
+    async fn ask_split(
+        &self,
+        region: meta::Region,
+        split_count: u32,
+    ) -> Result<Vec<SplitId>, PdError>;
+
+    /// Tells PD the regions that came of a split, in key order.
+    async fn report_split(&self, regions: Vec<meta::Region>) -> Result<(), PdError>;
+
+    /// Versions below it may be garbage collected.
+    async fn get_gc_safe_point(&self) -> Result<TimeStamp, PdError>;
+
+    /// Moves the safe point forwards (never back); answers the one in force.
+    async fn update_gc_safe_point(&self, safe_point: TimeStamp) -> Result<TimeStamp, PdError>;
+
+    /// Cluster-wide configuration entries whose key begins with the prefix.
+    async fn get_config(&self, prefix: &str) -> Result<Vec<ConfigEntry>, PdError>;
+
+    /// Writes entries atomically; one with an empty value is removed.
+    async fn put_config(&self, entries: Vec<ConfigEntry>) -> Result<(), PdError>;
+
+    /// The schema version now and whenever it changes. The stream survives
+    /// reconnects; versions only grow, and intermediate ones may be skipped.
+    async fn watch_schema(&self) -> Result<BoxStream<'static, i64>, PdError>;
+
+    /// Announces a new schema version to every watcher.
+    async fn notify_schema(&self, schema_version: i64) -> Result<(), PdError>;
+}
