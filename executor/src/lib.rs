@@ -1,1 +1,39 @@
-//! Vectorised operators over row sources, shared by the SQL tier and the stores.
+//! Vectorised operators, shared by the SQL node and the stores.
+//!
+//! ```text
+//!  planner ── plain requests (plan) ──►  operators  ◄── chunks ── ChunkSource (network readers)
+//!                                            │
+//!                                            ▼ KvSource (pairs in key order)
+//!                         store: MVCC reader      SQL node: transaction view
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`plan`] | requests for every operator; [`Fragment`] and its wire form |
+//! | [`operator`] | the [`Operator`] contract |
+
+//! | [`source`] | the seam to stored data |
+
+//! | [`context`], [`memory`] | what the operators of a statement share |
+
+//!
+//! **Invariants.** This crate knows nothing of networks, regions, sessions or the
+//! planner. It has no clock and no randomness of its own. Everything an operator
+//! starts ends with it. What comes from the wire or from storage is checked and
+//! never makes it panic.
+
+pub mod context;
+pub mod error;
+pub mod memory;
+pub mod operator;
+pub mod plan;
+pub mod source;
+
+pub use context::{
+    ChunkRows, ClockFn, ExecContext, OperatorStats, OperatorSummary, RemoteRowKeys, RuntimeStats,
+};
+pub use error::{ExecError, Result};
+pub use memory::{MemoryTracker, OperatorMemory};
+pub use operator::{BoxOperator, Operator};
+pub use plan::{EvalSettings, Fragment, OpDesc};
+pub use source::{KeyRange, KvBatch, KvScan, KvSource, RowRead};

@@ -1,0 +1,250 @@
+//! What every operator of one statement shares.
+//!
+//! An [`ExecContext`] is cheap to clone; each operator keeps its own clone, whose
+//! [`EvalContext`] it may change while it evaluates. Memory, cancellation,
+//! statistics and warnings are shared through `Arc`s.
+//!
+//! Time comes in through [`ClockFn`]: this crate has no clock of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_expr::EvalContext;
+use cairn_types::{Chunk, FieldType};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ExecError, Result};
+use crate::memory::{MemoryTracker, OperatorMemory};
+use crate::operator::{BoxOperator, Operator};
+
+/// Rows of an operator's first chunk.
+pub const CHUNK_ROWS_INIT: usize = 32;
+/// Rows of a full chunk.
+pub const CHUNK_ROWS_MAX: usize = 1024;
+/// Workers of a parallel operator unless the statement says otherwise
+/// (`tidb_executor_concurrency`).
+pub const CONCURRENCY_DEFAULT: usize = 5;
+
+/// Nanoseconds on a clock that never goes back.
+pub type ClockFn = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Shared state of a running statement.
+#[derive(Clone)]
+pub struct ExecContext {
+    /// SQL mode, time zone, parameters, warnings, … for expressions.
+    pub eval: EvalContext,
+    /// The statement's memory.
+    pub memory: Arc<MemoryTracker>,
+    /// Set when the statement is killed or timed out, or its client went away.
+    pub cancel: CancellationToken,
+    /// Workers of a parallel operator.
+    pub concurrency: usize,
+    /// Rows of the first chunk; at least 1.
+    pub chunk_rows_init: usize,
+    /// Rows of a full chunk; at least `chunk_rows_init`.
+    pub chunk_rows_max: usize,
+    /// Where operators report what they did (EXPLAIN ANALYZE, execution
+    /// summaries); `None`: nobody asks.
+    pub stats: Option<Arc<RuntimeStats>>,
+    /// Row keys an index lookup found but may not read here.
+    pub remote_row_keys: Arc<RemoteRowKeys>,
+    /// Clock for the statistics.
+    pub clock: ClockFn,
+}
+
+impl ExecContext {
+    /// A context without limits, statistics and clock.
+    pub fn new(eval: EvalContext) -> ExecContext {
+        ExecContext {
+            eval,
+            memory: MemoryTracker::root("statement", 0),
+            cancel: CancellationToken::new(),
+            concurrency: CONCURRENCY_DEFAULT,
+            chunk_rows_init: CHUNK_ROWS_INIT,
+            chunk_rows_max: CHUNK_ROWS_MAX,
+            stats: None,
+            remote_row_keys: Arc::default(),
+            clock: Arc::new(|| 0),
+        }
+    }
+
+    /// With a memory tracker.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Arc<MemoryTracker>) -> ExecContext {
+        self.memory = memory;
+        self
+    }
+
+    /// With a token that ends the statement.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: CancellationToken) -> ExecContext {
+        self.cancel = cancel;
+        self
+    }
+
+    /// With statistics taken by `clock`.
+    #[must_use]
+    pub fn with_stats(mut self, stats: Arc<RuntimeStats>, clock: ClockFn) -> ExecContext {
+        self.stats = Some(stats);
+        self.clock = clock;
+        self
+    }
+
+    /// An error if the statement was cancelled. Called once per batch.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(ExecError::Cancelled) } else { Ok(()) }
+    }
+
+    /// An empty memory account of an operator.
+    pub fn account(&self, operator: &str) -> OperatorMemory {
+        OperatorMemory::new(self.memory.clone(), operator)
+    }
+
+    /// The sequence of chunk sizes of one operator.
+    pub fn chunk_rows(&self) -> ChunkRows {
+        let init = self.chunk_rows_init.max(1);
+        ChunkRows { next: init, max: self.chunk_rows_max.max(init) }
+    }
+
+    /// Wraps an operator so that rows, calls and time are counted under `id` (its
+    /// place in the plan); the operator itself if nobody asks.
+    pub fn instrument(&self, id: usize, name: &str, operator: BoxOperator) -> BoxOperator {
+        let Some(stats) = &self.stats else { return operator };
+        let counters = stats.operator(id, name);
+        Box::new(Instrumented { operator, counters, clock: self.clock.clone() })
+    }
+}
+
+/// Chunk sizes that double from the first to the largest.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkRows {
+    next: usize,
+    max: usize,
+}
+
+impl ChunkRows {
+    /// Rows of the next chunk.
+    pub fn advance(&mut self) -> usize {
+        let rows = self.next;
+        self.next = (self.next * 2).min(self.max);
+        rows
+    }
+
+    /// Rows of a full chunk.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+}
+
+/// Sink for the row keys whose rows someone else must read.
+#[derive(Debug, Default)]
+pub struct RemoteRowKeys {
+    keys: Mutex<Vec<Bytes>>,
+}
+
+impl RemoteRowKeys {
+    /// Adds keys.
+    pub fn push(&self, keys: impl IntoIterator<Item = Bytes>) {
+        self.keys.lock().extend(keys);
+    }
+
+    /// Takes what was collected since the last call (once per page).
+    pub fn take(&self) -> Vec<Bytes> {
+        std::mem::take(&mut *self.keys.lock())
+    }
+}
+
+/// What one operator did.
+#[derive(Debug, Default)]
+pub struct OperatorStats {
+    rows: AtomicU64,
+    loops: AtomicU64,
+    time_ns: AtomicU64,
+}
+
+/// [`OperatorStats`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OperatorSummary {
+    /// Name given at [`ExecContext::instrument`].
+    pub name: String,
+    /// Rows returned.
+    pub rows: u64,
+    /// Calls of `next`.
+    pub loops: u64,
+    /// Time in `next`, children included.
+    pub time_ns: u64,
+}
+
+impl OperatorStats {
+    /// Adds to the counters (also for summaries that come from a store).
+    pub fn add(&self, rows: u64, loops: u64, time_ns: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.loops.fetch_add(loops, Ordering::Relaxed);
+        self.time_ns.fetch_add(time_ns, Ordering::Relaxed);
+    }
+}
+
+/// Counters of all operators of a statement, by their place in the plan.
+#[derive(Debug, Default)]
+pub struct RuntimeStats {
+    operators: Mutex<BTreeMap<usize, (String, Arc<OperatorStats>)>>,
+}
+
+impl RuntimeStats {
+    /// The counters of operator `id`; made at the first call. Several instances
+    /// of one plan operator (workers, re-executed subqueries) share them.
+    pub fn operator(&self, id: usize, name: &str) -> Arc<OperatorStats> {
+        let mut operators = self.operators.lock();
+        let entry =
+            operators.entry(id).or_insert_with(|| (name.to_string(), Arc::new(Default::default())));
+        entry.1.clone()
+    }
+
+    /// All counters, ordered by id.
+    pub fn summaries(&self) -> Vec<(usize, OperatorSummary)> {
+        let operators = self.operators.lock();
+        operators
+            .iter()
+            .map(|(id, (name, stats))| {
+                let summary = OperatorSummary {
+                    name: name.clone(),
+                    rows: stats.rows.load(Ordering::Relaxed),
+                    loops: stats.loops.load(Ordering::Relaxed),
+                    time_ns: stats.time_ns.load(Ordering::Relaxed),
+                };
+                (*id, summary)
+            })
+            .collect()
+    }
+}
+
+/// Counts what passes through.
+struct Instrumented {
+    operator: BoxOperator,
+    counters: Arc<OperatorStats>,
+    clock: ClockFn,
+}
+
+#[async_trait]
+impl Operator for Instrumented {
+    fn schema(&self) -> &[FieldType] {
+        self.operator.schema()
+    }
+
+    async fn next(&mut self) -> Result<Option<Chunk>> {
+        let start_ns = (self.clock)();
+        let result = self.operator.next().await;
+        let time_ns = (self.clock)().saturating_sub(start_ns);
+        let rows = match &result {
+            Ok(Some(chunk)) => chunk.num_rows() as u64,
+            _ => 0,
+        };
+        self.counters.add(rows, 1, time_ns);
+        result
+    }
+}

@@ -1,0 +1,307 @@
+//! Plain requests: what an operator is to do, without how it does it.
+//!
+//! The planner writes them, [`crate::build_fragment`] and the operators'
+//! constructors read them, and those that stores run travel as
+//! `cairn_proto::cop::Fragment`. They are immutable data: plans are
+//! shared by sessions through a cache.
+//!
+//! **Columns** are named by their offset in the input chunk. Joined rows are the
+//! left input's columns followed by the right input's.
+//!
+//! **Handles.** A scan column with `is_handle` is the row's handle: the integer
+//! handle, or, of a common handle, its memcomparable bytes as one VARBINARY
+//! column. One with `handle_part` is one column of the clustered primary key: it
+//! comes from the row or index value if stored there, else from the key.
+//! [`IndexLookupDesc`] takes the **last** column of its input for the handle.
+
+pub mod fragment;
+
+
+use cairn_expr::Expr;
+use cairn_expr::agg::AggDesc;
+pub use cairn_expr::agg::AggMode;
+use cairn_types::{ColumnId, Datum, FieldType, IndexId, TableId};
+
+pub use fragment::{EvalSettings, Fragment};
+
+/// A stored column that a scan produces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScanColumn {
+    /// Its id in the table.
+    pub id: ColumnId,
+    /// Its type.
+    pub ty: FieldType,
+    /// Value of rows written before the column existed.
+    pub default: Datum,
+    /// The column is the row's handle, see the module documentation.
+    pub is_handle: bool,
+    /// Place in the clustered primary key, if it is one of its columns.
+    pub handle_part: Option<usize>,
+}
+
+impl ScanColumn {
+    /// A column found in the row's value.
+    pub fn new(id: ColumnId, ty: FieldType) -> ScanColumn {
+        ScanColumn { id, ty, default: Datum::Null, is_handle: false, handle_part: None }
+    }
+
+    /// The row's handle, as an integer or as bytes.
+    pub fn handle(id: ColumnId, ty: FieldType) -> ScanColumn {
+        ScanColumn { is_handle: true, ..ScanColumn::new(id, ty) }
+    }
+
+    /// With a value for rows written before the column existed.
+    #[must_use]
+    pub fn with_default(mut self, default: Datum) -> ScanColumn {
+        self.default = default;
+        self
+    }
+
+    /// With a place in the clustered primary key.
+    #[must_use]
+    pub fn with_handle_part(mut self, part: usize) -> ScanColumn {
+        self.handle_part = Some(part);
+        self
+    }
+}
+
+/// Reads rows of one table in key order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableScanDesc {
+    /// The table (or partition); informative, the ranges decide.
+    pub table_id: TableId,
+    /// Columns of the output.
+    pub columns: Vec<ScanColumn>,
+    /// Backwards.
+    pub desc: bool,
+    /// Types of a common handle's columns; empty for integer handles.
+    pub handle_types: Vec<FieldType>,
+}
+
+/// Reads entries of one index in key order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexScanDesc {
+    /// The table (or partition).
+    pub table_id: TableId,
+    /// The index.
+    pub index_id: IndexId,
+    /// Output: the index's columns **in index order and all of them**, then
+    /// columns of the handle as wanted.
+    pub columns: Vec<ScanColumn>,
+    /// Backwards.
+    pub desc: bool,
+    /// Whether the index is unique.
+    pub unique: bool,
+    /// Types of a common handle's columns; empty for integer handles.
+    pub handle_types: Vec<FieldType>,
+}
+
+/// Reads the rows whose handles are the last column of the input, and produces
+/// `columns` in input order. Rows that do not exist are left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexLookupDesc {
+    /// The table (or partition).
+    pub table_id: TableId,
+    /// Columns of the output.
+    pub columns: Vec<ScanColumn>,
+    /// Types of a common handle's columns; empty for integer handles.
+    pub handle_types: Vec<FieldType>,
+}
+
+/// Keeps rows for which all conditions are true.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectionDesc {
+    /// Conjuncts.
+    pub conditions: Vec<Expr>,
+}
+
+/// Computes expressions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProjectionDesc {
+    /// One per output column.
+    pub exprs: Vec<Expr>,
+}
+
+/// Groups and aggregates.
+///
+/// Output columns by mode:
+///
+/// | mode | input | output |
+/// |---|---|---|
+/// | complete | rows | aggregates, then group columns |
+/// | partial | rows | partial states (`partial_types` of each), then group columns |
+/// | final | what partial produces | aggregates, then group columns |
+///
+/// In final mode the arguments of the aggregates are not evaluated: the states are
+/// taken from the input's columns in order, and `group_by` are usually the columns
+/// after them. Without `group_by`, an empty input gives one row in complete and
+/// final mode and none in partial mode.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AggregationDesc {
+    /// Group expressions; text groups by its collation.
+    pub group_by: Vec<Expr>,
+    /// Aggregates.
+    pub aggs: Vec<AggDesc>,
+    /// Which part of the work.
+    pub mode: AggMode,
+    /// The input arrives sorted (or at least clustered) by the group.
+    pub stream: bool,
+}
+
+/// One ORDER BY item. NULL comes first ascending and last descending.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SortItem {
+    /// What to sort by; text by its collation.
+    pub expr: Expr,
+    /// DESC.
+    pub desc: bool,
+}
+
+/// Sorts everything. Equal rows keep the order they came in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SortDesc {
+    /// ORDER BY.
+    pub order_by: Vec<SortItem>,
+}
+
+/// The first rows in an order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopNDesc {
+    /// ORDER BY.
+    pub order_by: Vec<SortItem>,
+    /// Rows to skip (0 in fragments for stores).
+    pub offset: u64,
+    /// Rows to return.
+    pub limit: u64,
+}
+
+/// The first rows as they come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitDesc {
+    /// Rows to skip (0 in fragments for stores).
+    pub offset: u64,
+    /// Rows to return.
+    pub limit: u64,
+}
+
+/// Which input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JoinSide {
+    /// The left (outer) input.
+    Left,
+    /// The right (inner) input.
+    Right,
+}
+
+/// What a join returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JoinKind {
+    /// Matching pairs.
+    Inner,
+    /// Matching pairs, and left rows without a match with NULLs.
+    LeftOuter,
+    /// Matching pairs, and right rows without a match with NULLs.
+    RightOuter,
+    /// Left rows with a match (EXISTS, IN).
+    Semi,
+    /// Left rows without a match (NOT EXISTS; NOT IN with `null_aware`).
+    Anti,
+    /// All left rows and one more column: whether there is a match (1, 0, and
+    /// NULL if `null_aware` and unknown).
+    LeftOuterSemi,
+    /// As `LeftOuterSemi`, negated.
+    AntiLeftOuterSemi,
+}
+
+impl JoinKind {
+    /// Whether the output has the right input's columns.
+    pub fn keeps_right(self) -> bool {
+        matches!(self, JoinKind::Inner | JoinKind::LeftOuter | JoinKind::RightOuter)
+    }
+
+    /// Whether the output ends with the column that tells of a match.
+    pub fn has_mark(self) -> bool {
+        matches!(self, JoinKind::LeftOuterSemi | JoinKind::AntiLeftOuterSemi)
+    }
+
+    /// Types of the output.
+    pub fn output_types(self, left: &[FieldType], right: &[FieldType]) -> Vec<FieldType> {
+        let nullable = |types: &[FieldType], optional: bool| -> Vec<FieldType> {
+            let mut types = types.to_vec();
+            if optional {
+                types.iter_mut().for_each(|ty| ty.not_null = false);
+            }
+            types
+        };
+        let mut types = nullable(left, self == JoinKind::RightOuter);
+        if self.keeps_right() {
+            types.extend(nullable(right, self == JoinKind::LeftOuter));
+        }
+        if self.has_mark() {
+            types.push(FieldType::boolean());
+        }
+        types
+    }
+}
+
+/// Joins by equal keys through a hash table, or without keys by comparing all
+/// pairs (see [`crate::operators::nested_loop_join`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct HashJoinDesc {
+    /// What to return.
+    pub kind: JoinKind,
+    /// `NOT IN` and `IN` as a value: an equality with NULL is unknown, not false.
+    /// Meant for the kinds `Anti`, `LeftOuterSemi`, `AntiLeftOuterSemi`, and then
+    /// all keys are null-aware; correlated conditions go to `other_conditions`.
+    pub null_aware: bool,
+    /// Keys over the left input; of the same number and comparable types as
+    /// `right_keys` (the planner casts both sides to one type).
+    pub left_keys: Vec<Expr>,
+    /// Keys over the right input.
+    pub right_keys: Vec<Expr>,
+    /// Per key: compare with `<=>`, where NULL equals NULL. Empty: none does.
+    pub null_safe: Vec<bool>,
+    /// Further conditions over left columns followed by right columns.
+    pub other_conditions: Vec<Expr>,
+    /// The input that is put into the hash table. Semi joins of all kinds build
+    /// on the right whatever is said here.
+    pub build_side: JoinSide,
+}
+
+/// An operator of a [`Fragment`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum OpDesc {
+    /// See [`TableScanDesc`].
+    TableScan(TableScanDesc),
+    /// See [`IndexScanDesc`].
+    IndexScan(IndexScanDesc),
+    /// See [`IndexLookupDesc`].
+    IndexLookup(IndexLookupDesc),
+    /// See [`SelectionDesc`].
+    Selection(SelectionDesc),
+    /// See [`ProjectionDesc`].
+    Projection(ProjectionDesc),
+    /// See [`AggregationDesc`].
+    Aggregation(AggregationDesc),
+    /// See [`TopNDesc`].
+    TopN(TopNDesc),
+    /// See [`LimitDesc`].
+    Limit(LimitDesc),
+}
+
+impl OpDesc {
+    /// The operator's name as EXPLAIN prints it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            OpDesc::TableScan(_) => "TableScan",
+            OpDesc::IndexScan(_) => "IndexScan",
+            OpDesc::IndexLookup(_) => "IndexLookUp",
+            OpDesc::Selection(_) => "Selection",
+            OpDesc::Projection(_) => "Projection",
+            OpDesc::Aggregation(agg) if agg.stream => "StreamAgg",
+            OpDesc::Aggregation(_) => "HashAgg",
+            OpDesc::TopN(_) => "TopN",
+            OpDesc::Limit(_) => "Limit",
+        }
+    }
+}
