@@ -1,0 +1,74 @@
+//! What planning needs to know besides the statement.
+
+use cairn_expr::EvalContext;
+use cairn_parser::ast::VariableScope;
+use cairn_types::{Datum, FieldType, MysqlError};
+
+use crate::catalog::{Catalog, TableInfo};
+
+/// System variables, as expressions read them.
+pub trait SystemVariables: Send + Sync {
+    /// Value and type of a variable in a scope; 1193 if there is none.
+    fn system_variable(
+        &self,
+        scope: VariableScope,
+        name: &str,
+    ) -> Result<(Datum, FieldType), MysqlError>;
+}
+
+/// What is known of a table's rows. Absent statistics are replaced by
+/// [`crate::physical::cost`]'s pseudo statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TableStats {
+    /// Rows in the table.
+    pub row_count: f64,
+}
+
+/// Where statistics come from.
+pub trait Statistics: Send + Sync {
+    /// Statistics of a table, if it was analyzed.
+    fn table_stats(&self, _table: &TableInfo) -> Option<TableStats> {
+        None
+    }
+}
+
+/// No statistics: every table has the pseudo ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PseudoStatistics;
+
+impl Statistics for PseudoStatistics {}
+
+/// Surroundings of one statement.
+pub struct PlanContext<'a> {
+    /// The schema.
+    pub catalog: &'a dyn Catalog,
+    /// The current database, if one is selected.
+    pub current_db: Option<&'a str>,
+    /// SQL mode, time zone, connection collation; used to fold constants.
+    pub eval: &'a mut EvalContext,
+    /// System variables.
+    pub variables: &'a dyn SystemVariables,
+    /// Statistics.
+    pub statistics: &'a dyn Statistics,
+    /// Types of the statement's `?` markers, in order. Markers beyond the list have
+    /// the type of NULL (as when a statement is only prepared).
+    pub param_types: &'a [FieldType],
+    /// Settings of the optimiser.
+    pub options: PlanOptions,
+}
+
+/// Settings of the optimiser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlanOptions {
+    /// Let stores read rows for index entries, filter and aggregate them. Off:
+    /// everything above the scans runs on the SQL node.
+    pub push_down: bool,
+    /// Rules that are switched off, as bits of [`crate::rules::Rule`].
+    pub disabled_rules: u32,
+}
+
+impl Default for PlanOptions {
+    fn default() -> PlanOptions {
+        PlanOptions { push_down: true, disabled_rules: 0 }
+    }
+}
