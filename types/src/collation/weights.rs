@@ -1,0 +1,227 @@
+//! Weight sequences of texts; the one place to put full UCA tables.
+//!
+//! Weights are 16 bits wide; characters beyond the BMP take two (their UTF-16
+//! form), whose range no BMP character uses.
+
+use std::cmp::Ordering;
+use std::sync::LazyLock;
+
+use super::Method;
+use super::accents::ACCENTED;
+
+/// ASCII in DUCET order; what is missing (controls) has no weight at all.
+const DUCET_ASCII: &[u8] =
+    b"\t\n\x0b\x0c\r _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// Weights of ASCII characters in UCA collations; 0 for none.
+static UCA_ASCII: [u8; 128] = {
+    let mut table = [0; 128];
+    let mut i = 0;
+    while i < DUCET_ASCII.len() {
+        let byte = DUCET_ASCII[i];
+        table[byte as usize] = i as u8 + 1;
+        if byte.is_ascii_uppercase() {
+            table[byte.to_ascii_lowercase() as usize] = i as u8 + 1;
+        }
+        i += 1;
+    }
+    table
+};
+
+/// Upper case without accents for every character of the BMP.
+static FOLD: LazyLock<Box<[u16]>> = LazyLock::new(|| {
+    let mut table: Vec<u16> = (0..=u16::MAX).collect();
+    for (code, slot) in table.iter_mut().enumerate() {
+        let Some(c) = char::from_u32(code as u32) else { continue };
+        let mut upper = c.to_uppercase();
+        if let (Some(first), None) = (upper.next(), upper.next()) {
+            *slot = u16::try_from(u32::from(first)).unwrap_or(*slot);
+        }
+    }
+    for (base, letters) in ACCENTED {
+        for letter in letters.chars() {
+            if let Some(slot) = table.get_mut(letter as usize) {
+                *slot = *base as u16;
+            }
+        }
+    }
+    table.into_boxed_slice()
+});
+
+/// Calls `emit` with each weight of `text`.
+#[inline]
+pub(super) fn for_each(method: Method, text: &[u8], mut emit: impl FnMut(u16)) {
+    let mut at = 0;
+    while at < text.len() {
+        at += char_weights(method, &text[at..], &mut emit);
+    }
+}
+
+/// Emits the weights of the first character and returns its length in bytes.
+#[inline]
+fn char_weights(method: Method, text: &[u8], emit: &mut impl FnMut(u16)) -> usize {
+    let first = text[0];
+    if first < 0x80 {
+        match method {
+            Method::Uca => {
+                let weight = UCA_ASCII[first as usize];
+                if weight != 0 {
+                    emit(u16::from(weight));
+                }
+            }
+            Method::Bytes | Method::Gbk => emit(u16::from(first)),
+            Method::General | Method::AsciiCi | Method::GbkCi => {
+                emit(u16::from(first.to_ascii_uppercase()));
+            }
+        }
+        return 1;
+    }
+    match decode(text) {
+        Some((c, len)) => {
+            wide_weights(method, c, emit);
+            len
+        }
+        None => {
+            // No UTF-8: the byte sorts after every character of the BMP in use.
+            emit(0xFF00 | u16::from(first));
+            1
+        }
+    }
+}
+
+fn wide_weights(method: Method, c: char, emit: &mut impl FnMut(u16)) {
+    let fold = |c: char| FOLD.get(c as usize).copied();
+    match method {
+        Method::General => match c {
+            'ß' => emit(u16::from(b'S')),
+            _ => emit(fold(c).unwrap_or(0xFFFD)),
+        },
+        Method::Uca => match expansion(c) {
+            Some(letters) => {
+                letters.iter().for_each(|byte| emit(u16::from(UCA_ASCII[*byte as usize])));
+            }
+            None => match fold(c) {
+                Some(code) if code < 0x80 => emit(u16::from(UCA_ASCII[code as usize])),
+                Some(code) => emit(code),
+                None => emit_utf16(c, emit),
+            },
+        },
+        Method::Gbk | Method::GbkCi => {
+            let mut buffer = [0; 4];
+            let (code, _, replaced) = encoding_rs::GBK.encode(c.encode_utf8(&mut buffer));
+            match (&*code, replaced) {
+                ([high, low], false) => emit(u16::from_be_bytes([*high, *low])),
+                _ => emit_utf16(c, emit),
+            }
+        }
+        Method::Bytes | Method::AsciiCi => emit_utf16(c, emit),
+    }
+}
+
+fn emit_utf16(c: char, emit: &mut impl FnMut(u16)) {
+    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| emit(*unit));
+}
+
+/// Letters whose primary weights are those of several letters.
+fn expansion(c: char) -> Option<&'static [u8]> {
+    Some(match c {
+        'ß' | 'ẞ' => b"SS",
+        'æ' | 'Æ' => b"AE",
+        'œ' | 'Œ' => b"OE",
+        'ﬀ' => b"FF",
+        'ﬁ' => b"FI",
+        'ﬂ' => b"FL",
+        'ﬃ' => b"FFI",
+        'ﬄ' => b"FFL",
+        'ﬅ' | 'ﬆ' => b"ST",
+        _ => return None,
+    })
+}
+
+/// First character of a byte string, if it is UTF-8.
+fn decode(text: &[u8]) -> Option<(char, usize)> {
+    let len = match text[0] {
+        0xC2..=0xDF => 2,
+        0xE0..=0xEF => 3,
+        0xF0..=0xF4 => 4,
+        _ => return None,
+    };
+    let c = std::str::from_utf8(text.get(..len)?).ok()?.chars().next()?;
+    Some((c, len))
+}
+
+/// Appends the weights, big endian.
+pub(super) fn sort_key(method: Method, text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len() * 2);
+    for_each(method, text, |weight| out.extend_from_slice(&weight.to_be_bytes()));
+}
+
+/// Orders two texts by their weights.
+pub(super) fn compare(method: Method, a: &[u8], b: &[u8]) -> Ordering {
+    // Most comparisons are decided by a common ASCII prefix: no buffers needed.
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] < 0x80 && b[at] < 0x80 {
+        let (x, y) = (ascii_weight(method, a[at]), ascii_weight(method, b[at]));
+        if x == 0 || y == 0 {
+            break;
+        }
+        if x != y {
+            return x.cmp(&y);
+        }
+        at += 1;
+    }
+    let (a, b) = (&a[at..], &b[at..]);
+    if a.is_empty() && b.is_empty() {
+        return Ordering::Equal;
+    }
+    let mut x = Cursor::new(method, a);
+    let mut y = Cursor::new(method, b);
+    loop {
+        match (x.next(), y.next()) {
+            (None, None) => return Ordering::Equal,
+            (None, Some(_)) => return Ordering::Less,
+            (Some(_), None) => return Ordering::Greater,
+            (Some(x), Some(y)) if x != y => return x.cmp(&y),
+            (Some(_), Some(_)) => {}
+        }
+    }
+}
+
+#[inline]
+fn ascii_weight(method: Method, byte: u8) -> u8 {
+    match method {
+        Method::Uca => UCA_ASCII[byte as usize],
+        Method::Bytes | Method::Gbk => byte.saturating_add(1),
+        // One more than the weight emitted: 0 means "take the slow path".
+        Method::General | Method::AsciiCi | Method::GbkCi => byte.to_ascii_uppercase() + 1,
+    }
+}
+
+/// Weights of a text one by one.
+struct Cursor<'a> {
+    method: Method,
+    text: &'a [u8],
+    pending: smallvec::SmallVec<[u16; 4]>,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(method: Method, text: &'a [u8]) -> Cursor<'a> {
+        Cursor { method, text, pending: smallvec::SmallVec::new(), at: 0 }
+    }
+
+    fn next(&mut self) -> Option<u16> {
+        while self.at == self.pending.len() {
+            if self.text.is_empty() {
+                return None;
+            }
+            self.pending.clear();
+            self.at = 0;
+            let pending = &mut self.pending;
+            let len = char_weights(self.method, self.text, &mut |weight| pending.push(weight));
+            self.text = &self.text[len..];
+        }
+        self.at += 1;
+        Some(self.pending[self.at - 1])
+    }
+}
