@@ -1,0 +1,1 @@
+//! The twins against the engines they stand for.

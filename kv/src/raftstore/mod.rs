@@ -1,0 +1,99 @@
+//! The Raft store: every region of a store as a Raft group, driven in batches.
+//!
+//! The transaction layer sees [`RaftKv`] only: a consistent view of a region to read,
+//! and a batch to write through Raft exactly once.
+
+pub mod clock;
+pub mod error;
+pub mod ids;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_engine::{EngineSnapshot, WriteBatch};
+use cairn_proto::{kv, meta};
+
+pub use clock::{Clock, Deadline, ManualClock, MonotonicTime, SystemClock};
+pub use error::{RaftStoreError, RegionError};
+pub use ids::{PeerId, RegionEpoch, RegionId, StoreId, epoch_of};
+
+/// Where a request is meant to go, as its client saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegionContext {
+    /// The region.
+    pub region_id: RegionId,
+    /// Its epoch as the client knows it.
+    pub epoch: RegionEpoch,
+    /// The peer that should lead.
+    pub peer: PeerId,
+    /// Raft term a read before this write was made in; 0 = unchecked. Carries
+    /// "nobody else led in between" from the read to the write.
+    pub term: u64,
+    /// When the caller stops waiting.
+    pub deadline: Option<Deadline>,
+}
+
+/// A consistent view of a region.
+#[derive(Clone)]
+pub struct RegionSnapshot {
+    /// The region as of the view.
+    pub region: Arc<meta::Region>,
+    /// Raft term in which this peer led when the view was taken.
+    pub term: u64,
+    /// The engine's view; see `keys` for what lies where.
+    pub engine: Arc<dyn EngineSnapshot>,
+}
+
+/// Why requests should be refused before queues collapse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// Which bound was hit.
+    pub reason: String,
+    /// When to come back.
+    pub backoff_ms: u32,
+}
+
+impl From<Busy> for RegionError {
+    fn from(busy: Busy) -> RegionError {
+        RegionError::ServerIsBusy { reason: busy.reason, backoff_ms: busy.backoff_ms }
+    }
+}
+
+/// What the transaction layer needs of replicated regions.
+#[async_trait]
+pub trait RaftKv: Send + Sync {
+    /// A view of the region without waiting, if this peer's lease allows.
+    /// `Ok(None)`: the lease is not valid now, use [`RaftKv::snapshot`].
+    fn try_local_snapshot(
+        &self,
+        context: &RegionContext,
+    ) -> Result<Option<RegionSnapshot>, RegionError>;
+
+    /// A view of the region that holds every write acknowledged before the call.
+    async fn snapshot(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError>;
+
+    /// Replicates the batch through the region's Raft group exactly once; returns
+    /// after it is applied on the leader. Keys are engine keys (see `keys`).
+    async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError>;
+
+    /// The region that holds the raw key, if this store leads it.
+    fn local_leader_region(&self, raw_key: &[u8]) -> Option<RegionContext>;
+
+    /// Splits the region at the raw keys; answers the regions that came of it, in
+    /// key order.
+    async fn split(
+        &self,
+        context: &RegionContext,
+        raw_keys: Vec<Bytes>,
+    ) -> Result<Vec<meta::Region>, RegionError>;
+
+    /// Id of this store.
+    fn store_id(&self) -> StoreId;
+
+    /// State of every peer of this store.
+    fn region_infos(&self) -> Vec<kv::RegionPeerInfo>;
+
+    /// Whether new work should be refused now.
+    fn is_busy(&self) -> Option<Busy>;
+}
