@@ -1,0 +1,83 @@
+//! Collects the changes of one command into a write batch, in the vocabulary of
+//! Percolator's three columns.
+
+use bytes::Bytes;
+use cairn_engine::{Cf, WriteBatch};
+use cairn_types::TimeStamp;
+
+use super::keys::TS_LEN;
+use super::lock::Lock;
+use super::write::{SHORT_VALUE_BYTES_MAX, Write};
+
+/// The changes of one command.
+#[derive(Default)]
+pub struct MvccTxn {
+    batch: WriteBatch,
+}
+
+impl MvccTxn {
+    /// No changes yet.
+    pub fn new() -> MvccTxn {
+        MvccTxn::default()
+    }
+
+    /// Whether `value` goes inline into lock and commit record.
+    pub fn is_short(value: &[u8]) -> bool {
+        value.len() <= SHORT_VALUE_BYTES_MAX
+    }
+
+    /// Sets the key's lock.
+    pub fn put_lock(&mut self, user_key: &[u8], lock: &Lock) {
+        self.put(Cf::Lock, Bytes::copy_from_slice(user_key), lock.encode());
+    }
+
+    /// Removes the key's lock.
+    pub fn unlock(&mut self, user_key: &[u8]) {
+        self.delete(Cf::Lock, Bytes::copy_from_slice(user_key));
+    }
+
+    /// Stores a long value.
+    pub fn put_value(&mut self, user_key: &[u8], start_ts: TimeStamp, value: &Bytes) {
+        self.put(Cf::Default, versioned(user_key, start_ts), value.clone());
+    }
+
+    /// Removes a long value.
+    pub fn delete_value(&mut self, user_key: &[u8], start_ts: TimeStamp) {
+        self.delete(Cf::Default, versioned(user_key, start_ts));
+    }
+
+    /// Stores a commit record.
+    pub fn put_write(&mut self, user_key: &[u8], commit_ts: TimeStamp, write: &Write<'_>) {
+        self.put(Cf::Write, versioned(user_key, commit_ts), write.encode());
+    }
+
+    /// Removes a commit record (a collapsed rollback).
+    pub fn delete_write(&mut self, user_key: &[u8], commit_ts: TimeStamp) {
+        self.delete(Cf::Write, versioned(user_key, commit_ts));
+    }
+
+    /// Whether nothing changed, so that nothing need be replicated.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// The collected batch.
+    pub fn into_batch(self) -> WriteBatch {
+        self.batch
+    }
+
+    fn put(&mut self, cf: Cf, key: Bytes, value: impl Into<Bytes>) {
+        self.batch.put(cf, key, value);
+    }
+
+    fn delete(&mut self, cf: Cf, key: Bytes) {
+        self.batch.delete(cf, key);
+    }
+}
+
+fn versioned(user_key: &[u8], ts: TimeStamp) -> Bytes {
+    let mut key = Vec::with_capacity(user_key.len() + TS_LEN);
+    key.extend_from_slice(user_key);
+    key.extend_from_slice(&(!ts.0).to_be_bytes());
+    key.into()
+}

@@ -1,0 +1,76 @@
+//! Asks a primary key what became of its transaction (Percolator §2.2: the
+//! primary is the synchronisation point of clean-up).
+//!
+//! | found | answer |
+//! | --- | --- |
+//! | its lock, expired | rolled back now: `TTL_EXPIRE_ROLLBACK` |
+//! | its lock, alive | `lock_ttl_ms`; the lock's `min_commit_ts` is pushed above the caller's read, which then need not wait: `MIN_COMMIT_TS_PUSHED` |
+//! | its commit record | `commit_ts` |
+//! | its rollback record | all zero, `NO_ACTION` |
+//! | nothing | a protected rollback record now (`LOCK_NOT_EXIST_ROLLBACK`), or the error `TxnNotFound` when its prewrite may still be on its way |
+
+use cairn_proto::kv::{self, TxnAction};
+use cairn_types::TimeStamp;
+
+use super::TxnError;
+use super::rollback::{rollback_lock, rollback_missing};
+use crate::mvcc::{Lock, MvccReader, MvccTxn, TxnRecord, keys};
+
+/// Runs the check.
+pub fn run(
+    reader: &mut MvccReader,
+    txn: &mut MvccTxn,
+    request: &kv::CheckTxnStatusRequest,
+) -> Result<kv::CheckTxnStatusResponse, TxnError> {
+    let lock_ts = TimeStamp(request.lock_ts);
+    let user_key = keys::user_key(&request.primary_key);
+    if let Some(lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == lock_ts) {
+        return check_lock(reader, txn, request, &user_key, lock);
+    }
+    let mut response = kv::CheckTxnStatusResponse::default();
+    match reader.txn_record(&user_key, lock_ts)? {
+        TxnRecord::Committed { commit_ts, .. } => response.commit_ts = commit_ts.0,
+        TxnRecord::RolledBack => {}
+        TxnRecord::None { .. } if request.rollback_if_not_exist => {
+            rollback_missing(reader, txn, &user_key, lock_ts)?;
+            response.action = TxnAction::LockNotExistRollback.into();
+        }
+        TxnRecord::None { .. } => {
+            return Err(TxnError::txn_not_found(&request.primary_key, lock_ts));
+        }
+    }
+    Ok(response)
+}
+
+fn check_lock(
+    reader: &mut MvccReader,
+    txn: &mut MvccTxn,
+    request: &kv::CheckTxnStatusRequest,
+    user_key: &[u8],
+    mut lock: Lock,
+) -> Result<kv::CheckTxnStatusResponse, TxnError> {
+    if lock.primary != request.primary_key {
+        return Err(TxnError::abort("the key asked is not the primary of its lock"));
+    }
+    let mut response = kv::CheckTxnStatusResponse::default();
+    if lock.is_expired(TimeStamp(request.current_ts)) {
+        rollback_lock(reader, txn, &request.primary_key, user_key, &lock)?;
+        response.action = TxnAction::TtlExpireRollback.into();
+        return Ok(response);
+    }
+    let caller = TimeStamp(request.caller_start_ts);
+    if caller.is_max() {
+        // A read of the newest version: the transaction had not committed when
+        // it asked, so that passing this lock is right as it stands.
+        response.action = TxnAction::MinCommitTsPushed.into();
+    } else if !caller.is_zero() {
+        if lock.min_commit_ts <= caller {
+            lock.min_commit_ts = caller.next();
+            txn.put_lock(user_key, &lock);
+        }
+        response.action = TxnAction::MinCommitTsPushed.into();
+    }
+    response.lock_ttl_ms = lock.ttl_ms;
+    response.lock_info = Some(lock.to_info(request.primary_key.clone()));
+    Ok(response)
+}

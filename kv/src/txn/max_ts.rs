@@ -1,0 +1,223 @@
+//! The highest timestamp this store has read at, and the keys that one-phase
+//! commits are about to write: together they let a store choose a commit
+//! timestamp without asking PD.
+//!
+//! A one-phase commit at `commit_ts` must not change what a reader at
+//! `read_ts >= commit_ts` has already seen. So it commits above `max_ts`. A reader
+//! that comes between that choice and the apply finds the key in the table here:
+//!
+//! ```text
+//! writer: enter keys into the table -> read max_ts -> replicate, apply -> leave
+//! reader: raise max_ts -> look into the table -> take the engine snapshot
+//! ```
+//!
+//! Either the writer sees the raised `max_ts`, or the reader sees the table's
+//! entry, or the entry is gone and the snapshot holds the commit (both sides use
+//! sequentially consistent atomics or the table's lock).
+//!
+//! **Leadership**: reads of earlier leaders are unknown here. Before the first
+//! one-phase commit of a term in a region, `max_ts` is raised to a fresh timestamp
+//! of PD's, which lies above all of them: an old leader's lease has run out before
+//! a new leader serves.
+//!
+//! Reads of the newest version (`TimeStamp::MAX`) take no part: a commit that is
+//! not applied yet is not acknowledged yet, so either answer is linearizable.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use cairn_proto::kv;
+use cairn_types::TimeStamp;
+use dashmap::DashMap;
+use parking_lot::RwLock;
+
+/// `max_ts` and the in-memory locks of a store.
+#[derive(Default)]
+pub struct MaxTs {
+    max_ts: AtomicU64,
+    /// Entries in `pending`: readers pass by when there are none.
+    pending_count: AtomicUsize,
+    pending: RwLock<BTreeMap<Bytes, Pending>>,
+    /// Region id to the term whose start `max_ts` covers.
+    synced_terms: DashMap<u64, u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    start_ts: TimeStamp,
+    primary: Bytes,
+    ttl_ms: u64,
+    /// Zero while the writer is still choosing.
+    commit_ts: TimeStamp,
+}
+
+/// A one-phase commit's keys; leaves the table when dropped.
+pub struct PendingGuard {
+    owner: Arc<MaxTs>,
+    keys: Vec<Bytes>,
+}
+
+impl MaxTs {
+    /// Notes a read at `ts`; before the table is looked at and before the engine
+    /// snapshot is taken.
+    pub fn observe(&self, ts: TimeStamp) {
+        if !ts.is_max() && self.max_ts.load(Ordering::SeqCst) < ts.0 {
+            self.max_ts.fetch_max(ts.0, Ordering::SeqCst);
+        }
+    }
+
+    /// The highest timestamp read at.
+    pub fn get(&self) -> TimeStamp {
+        TimeStamp(self.max_ts.load(Ordering::SeqCst))
+    }
+
+    /// Observes a read of one key and answers the pending commit it must wait for.
+    pub fn enter_read(
+        &self,
+        raw_key: &[u8],
+        read_ts: TimeStamp,
+        resolved: &[u64],
+    ) -> Result<(), Box<kv::LockInfo>> {
+        self.observe(read_ts);
+        if read_ts.is_max() || self.pending_count.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        let pending = self.pending.read();
+        match pending.get_key_value(raw_key) {
+            Some((key, entry)) if entry.blocks(read_ts, resolved) => Err(entry.to_info(key)),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`MaxTs::enter_read`], for a range; an empty `end` is unbounded.
+    pub fn enter_scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        read_ts: TimeStamp,
+        resolved: &[u64],
+    ) -> Result<(), Box<kv::LockInfo>> {
+        self.observe(read_ts);
+        if read_ts.is_max() || self.pending_count.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        if !end.is_empty() && start >= end {
+            return Ok(());
+        }
+        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+        let pending = self.pending.read();
+        let range = pending.range::<[u8], _>((Bound::Included(start), upper));
+        for (key, entry) in range {
+            if entry.blocks(read_ts, resolved) {
+                return Err(entry.to_info(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `max_ts` covers the reads of leaders before this term.
+    pub fn is_synced(&self, region_id: u64, term: u64) -> bool {
+        self.synced_terms.get(&region_id).is_some_and(|synced| *synced == term)
+    }
+
+    /// Notes that `pd_ts`, fetched during `term`, covers the earlier leaders.
+    pub fn sync(&self, region_id: u64, term: u64, pd_ts: TimeStamp) {
+        self.observe(pd_ts);
+        self.synced_terms.insert(region_id, term);
+    }
+
+    /// Enters a one-phase commit's keys and chooses its commit timestamp. The
+    /// caller holds the keys' latches.
+    pub fn begin_one_pc(
+        self: &Arc<Self>,
+        request: &kv::PrewriteRequest,
+    ) -> (PendingGuard, TimeStamp) {
+        let keys: Vec<Bytes> = request.mutations.iter().map(|m| m.key.clone()).collect();
+        let start_ts = TimeStamp(request.start_ts);
+        let entry = Pending {
+            start_ts,
+            primary: request.primary.clone(),
+            ttl_ms: request.lock_ttl_ms,
+            commit_ts: TimeStamp::ZERO,
+        };
+        self.pending_count.fetch_add(1, Ordering::SeqCst);
+        {
+            let mut pending = self.pending.write();
+            for key in &keys {
+                pending.insert(key.clone(), entry.clone());
+            }
+        }
+        let floor = TimeStamp(request.min_commit_ts).max(start_ts.next());
+        let commit_ts = self.get().next().max(floor);
+        {
+            let mut pending = self.pending.write();
+            for key in &keys {
+                if let Some(entry) = pending.get_mut(key) {
+                    entry.commit_ts = commit_ts;
+                }
+            }
+        }
+        (PendingGuard { owner: Arc::clone(self), keys }, commit_ts)
+    }
+}
+
+impl Pending {
+    fn blocks(&self, read_ts: TimeStamp, resolved: &[u64]) -> bool {
+        self.start_ts <= read_ts
+            && self.commit_ts <= read_ts
+            && !resolved.contains(&self.start_ts.0)
+    }
+
+    fn to_info(&self, key: &Bytes) -> Box<kv::LockInfo> {
+        Box::new(kv::LockInfo {
+            key: key.clone(),
+            primary: self.primary.clone(),
+            start_ts: self.start_ts.0,
+            ttl_ms: self.ttl_ms,
+            min_commit_ts: self.commit_ts.0,
+            ..kv::LockInfo::default()
+        })
+    }
+}
+
+impl Drop for PendingGuard {
+    fn drop(&mut self) {
+        let mut pending = self.owner.pending.write();
+        for key in &self.keys {
+            pending.remove(key);
+        }
+        drop(pending);
+        self.owner.pending_count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pc_commits_above_reads_and_blocks_later_ones() {
+        let max_ts = Arc::new(MaxTs::default());
+        max_ts.enter_read(b"a", TimeStamp(50), &[]).unwrap();
+        let request = kv::PrewriteRequest {
+            mutations: vec![kv::Mutation { key: "k".into(), ..Default::default() }],
+            start_ts: 20,
+            ..Default::default()
+        };
+        let (guard, commit_ts) = max_ts.begin_one_pc(&request);
+        assert_eq!(commit_ts, TimeStamp(51));
+        assert!(max_ts.enter_read(b"k", TimeStamp(50), &[]).is_ok());
+        assert!(max_ts.enter_read(b"k", TimeStamp(51), &[]).is_err());
+        assert!(max_ts.enter_read(b"k", TimeStamp(51), &[20]).is_ok());
+        assert!(max_ts.enter_read(b"other", TimeStamp(51), &[]).is_ok());
+        assert!(max_ts.enter_scan(b"a", b"", TimeStamp(60), &[]).is_err());
+        assert!(max_ts.enter_scan(b"a", b"k", TimeStamp(60), &[]).is_ok());
+        assert!(max_ts.enter_read(b"k", TimeStamp::MAX, &[]).is_ok());
+        drop(guard);
+        assert!(max_ts.enter_read(b"k", TimeStamp(51), &[]).is_ok());
+        assert_eq!(max_ts.get(), TimeStamp(60));
+    }
+}

@@ -1,0 +1,49 @@
+//! Resolve locks: applies a transaction's known fate to its remaining locks
+//! (Percolator §2.2, roll forward and roll back by readers).
+
+use bytes::Bytes;
+use cairn_types::TimeStamp;
+
+use super::TxnError;
+use super::commit::commit_lock;
+use super::rollback::rollback_lock;
+use crate::mvcc::{MvccError, MvccReader, MvccTxn, keys};
+
+/// Locks that one round of a resolve without keys takes on: bounds the latches
+/// it holds and the Raft entry it writes.
+pub const LOCKS_PER_ROUND: usize = 256;
+
+/// Commits (`commit_ts` above zero) or rolls back the transaction's locks on
+/// `keys`; keys without its lock were resolved before.
+pub fn run(
+    reader: &mut MvccReader,
+    txn: &mut MvccTxn,
+    start_ts: TimeStamp,
+    commit_ts: TimeStamp,
+    keys: &[Bytes],
+) -> Result<(), TxnError> {
+    for raw_key in keys {
+        let user_key = keys::user_key(raw_key);
+        let Some(lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == start_ts)
+        else {
+            continue;
+        };
+        if commit_ts.is_zero() {
+            rollback_lock(reader, txn, raw_key, &user_key, &lock)?;
+        } else {
+            commit_lock(reader, txn, raw_key, &user_key, &lock, commit_ts)?;
+        }
+    }
+    Ok(())
+}
+
+/// Raw keys of up to [`LOCKS_PER_ROUND`] locks of the transaction in the range.
+pub fn find(
+    reader: &MvccReader,
+    start_ts: TimeStamp,
+    start: &[u8],
+    end: &[u8],
+) -> Result<Vec<Bytes>, MvccError> {
+    let locks = reader.scan_locks(start, end, LOCKS_PER_ROUND, |lock| lock.start_ts == start_ts)?;
+    Ok(locks.into_iter().map(|(key, _)| key).collect())
+}

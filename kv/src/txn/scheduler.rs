@@ -1,0 +1,368 @@
+//! Runs commands against replicated regions.
+//!
+//! **Flow**: admit (bounded commands and bytes) → latches of the keys → view of
+//! the region → the command, a pure function → Raft write → answer.
+//!
+//! **Invariants**
+//! - From the view to the end of the write nobody else changes the keys: rivals on
+//!   this store wait for the latches, and the write carries the view's term, so
+//!   that Raft refuses it if another leader came between.
+//! - A command runs to its end even when its caller has gone: it owns its task.
+//!   Otherwise a dropped caller would release latches while a proposal is still
+//!   under way, and the next command would not see it.
+//! - For the same reason the caller's deadline ends a command before it is
+//!   proposed, never after.
+//!
+//! Reads take no latches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_engine::WriteBatch;
+use cairn_proto::kv::{self, kv_request, kv_response};
+use cairn_types::TimeStamp;
+
+use super::latch::Latches;
+use super::max_ts::{MaxTs, PendingGuard};
+use super::{
+    TxnError, check_txn_status, cleanup, commit, prewrite, resolve_lock, rollback, txn_heart_beat,
+};
+use crate::keys::region_contains;
+use crate::mvcc::{MvccError, MvccReader, MvccTxn};
+use crate::raftstore::{Clock, RaftKv, RegionContext, RegionError, RegionSnapshot};
+
+/// Commands that may be under way at once on a store. Above it a store answers
+/// `ServerIsBusy` instead of piling up latches and memory.
+const COMMANDS_MAX: usize = 8192;
+/// Bytes of keys and values of the commands under way.
+const COMMAND_BYTES_MAX: usize = 256 << 20;
+
+/// Fresh timestamps, for the first one-phase commit of a term.
+#[async_trait]
+pub trait TsoSource: Send + Sync {
+    /// A timestamp above every one handed out before the call; `None` when PD
+    /// does not answer.
+    async fn timestamp(&self) -> Option<TimeStamp>;
+}
+
+/// Executes transaction commands on a store.
+pub struct Scheduler {
+    kv: Arc<dyn RaftKv>,
+    clock: Arc<dyn Clock>,
+    max_ts: Arc<MaxTs>,
+    tso: Option<Arc<dyn TsoSource>>,
+    latches: Arc<Latches>,
+    commands: AtomicUsize,
+    command_bytes: AtomicUsize,
+}
+
+/// A command's share of the bounds, given back when dropped.
+struct Admission {
+    scheduler: Arc<Scheduler>,
+    bytes: usize,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.scheduler.commands.fetch_sub(1, Ordering::Relaxed);
+        self.scheduler.command_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Scheduler {
+    /// A scheduler over `kv`. Without `tso` one-phase commit always falls back.
+    pub fn new(
+        kv: Arc<dyn RaftKv>,
+        clock: Arc<dyn Clock>,
+        max_ts: Arc<MaxTs>,
+        tso: Option<Arc<dyn TsoSource>>,
+    ) -> Arc<Scheduler> {
+        Arc::new(Scheduler {
+            kv,
+            clock,
+            max_ts,
+            tso,
+            latches: Arc::new(Latches::default()),
+            commands: AtomicUsize::new(0),
+            command_bytes: AtomicUsize::new(0),
+        })
+    }
+
+    /// Commands under way.
+    pub fn running(&self) -> usize {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    /// Runs one writing command to its end. Must be called within a tokio runtime.
+    pub async fn run(
+        self: &Arc<Self>,
+        context: RegionContext,
+        command: kv_request::Cmd,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        let admission = self.admit(command_bytes(&command))?;
+        let task = tokio::spawn(async move {
+            let scheduler = Arc::clone(&admission.scheduler);
+            scheduler.execute(context, &command).await
+        });
+        // Only a panic or a stopping runtime ends the task without an answer;
+        // either way nobody can say what became of a proposal.
+        task.await.unwrap_or(Err(RegionError::StaleCommand))
+    }
+
+    fn admit(self: &Arc<Self>, bytes: usize) -> Result<Admission, RegionError> {
+        if let Some(busy) = self.kv.is_busy() {
+            return Err(busy.into());
+        }
+        let commands = self.commands.fetch_add(1, Ordering::Relaxed) + 1;
+        let total_bytes = self.command_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let admission = Admission { scheduler: Arc::clone(self), bytes };
+        if commands > COMMANDS_MAX {
+            return Err(RegionError::busy("too many transaction commands under way"));
+        }
+        // A single large command may pass when it is alone.
+        if total_bytes > COMMAND_BYTES_MAX && commands > 1 {
+            return Err(RegionError::busy("transaction commands under way hold too many bytes"));
+        }
+        Ok(admission)
+    }
+
+    async fn execute(
+        &self,
+        context: RegionContext,
+        command: &kv_request::Cmd,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        match command {
+            kv_request::Cmd::ResolveLock(request) if request.keys.is_empty() => {
+                self.resolve_region(context, request).await
+            }
+            command => self.execute_on_keys(context, command).await,
+        }
+    }
+
+    /// Resolves every lock of a transaction in a region, round by round.
+    async fn resolve_region(
+        &self,
+        context: RegionContext,
+        request: &kv::ResolveLockRequest,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        loop {
+            self.check_deadline(&context)?;
+            let view = self.view(&context).await?;
+            let reader = MvccReader::new(Arc::clone(&view.engine));
+            let (start, end) = (&view.region.start_key, &view.region.end_key);
+            let keys = match resolve_lock::find(&reader, request.start_ts.into(), start, end) {
+                Ok(keys) => keys,
+                Err(error) => return Ok(resolve_response(Some(abort(&error)))),
+            };
+            if keys.is_empty() {
+                return Ok(resolve_response(None));
+            }
+            let is_last = keys.len() < resolve_lock::LOCKS_PER_ROUND;
+            let round =
+                kv_request::Cmd::ResolveLock(kv::ResolveLockRequest { keys, ..request.clone() });
+            let response = self.execute_on_keys(context.clone(), &round).await?;
+            let has_failed = matches!(
+                &response,
+                kv_response::Cmd::ResolveLock(kv::ResolveLockResponse { error: Some(_) })
+            );
+            if is_last || has_failed {
+                return Ok(response);
+            }
+        }
+    }
+
+    async fn execute_on_keys(
+        &self,
+        mut context: RegionContext,
+        command: &kv_request::Cmd,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        let keys = command_keys(command);
+        let _latches = self.latches.acquire(keys.iter().map(|key| &key[..])).await;
+        self.check_deadline(&context)?;
+        let view = self.view(&context).await?;
+        for key in &keys {
+            if !region_contains(&view.region, key) {
+                let key = Bytes::clone(key);
+                return Err(RegionError::KeyNotInRegion { key, region_id: context.region_id });
+            }
+        }
+        let one_pc = self.begin_one_pc(&view, command).await;
+        let one_pc_commit_ts = one_pc.as_ref().map(|(_, commit_ts)| *commit_ts);
+        let (batch, response) = run_command(&view, command, one_pc_commit_ts);
+        if !batch.is_empty() {
+            context.term = view.term;
+            self.check_deadline(&context)?;
+            context.deadline = None;
+            self.kv.write(&context, batch).await?;
+        }
+        Ok(response)
+    }
+
+    async fn view(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
+        match self.kv.try_local_snapshot(context)? {
+            Some(view) => Ok(view),
+            None => self.kv.snapshot(context).await,
+        }
+    }
+
+    fn check_deadline(&self, context: &RegionContext) -> Result<(), RegionError> {
+        match context.deadline {
+            Some(deadline) if deadline.has_passed(self.clock.now()) => {
+                Err(RegionError::DeadlineExceeded)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Chooses a commit timestamp, if the command asks for one-phase commit and
+    /// this leader knows what was read before it.
+    async fn begin_one_pc(
+        &self,
+        view: &RegionSnapshot,
+        command: &kv_request::Cmd,
+    ) -> Option<(PendingGuard, TimeStamp)> {
+        let kv_request::Cmd::Prewrite(request) = command else { return None };
+        if !request.try_one_pc {
+            return None;
+        }
+        if !self.max_ts.is_synced(view.region.id, view.term) {
+            let pd_ts = self.tso.as_ref()?.timestamp().await?;
+            self.max_ts.sync(view.region.id, view.term, pd_ts);
+        }
+        let (guard, commit_ts) = self.max_ts.begin_one_pc(request);
+        if request.max_commit_ts != 0 && commit_ts.0 > request.max_commit_ts {
+            return None;
+        }
+        Some((guard, commit_ts))
+    }
+}
+
+/// Runs a command on a view: its changes (none beside an error) and its answer.
+fn run_command(
+    view: &RegionSnapshot,
+    command: &kv_request::Cmd,
+    one_pc_commit_ts: Option<TimeStamp>,
+) -> (WriteBatch, kv_response::Cmd) {
+    let mut reader = MvccReader::new(Arc::clone(&view.engine));
+    let mut txn = MvccTxn::new();
+    let (reader_ref, txn_ref) = (&mut reader, &mut txn);
+    let response = match command {
+        kv_request::Cmd::Prewrite(request) => {
+            let outcome = prewrite::run(reader_ref, txn_ref, request, one_pc_commit_ts);
+            let response = outcome.unwrap_or_else(|error| kv::PrewriteResponse {
+                errors: vec![abort(&error)],
+                ..Default::default()
+            });
+            if !response.errors.is_empty() {
+                txn = MvccTxn::new();
+            }
+            return (txn.into_batch(), kv_response::Cmd::Prewrite(response));
+        }
+        kv_request::Cmd::Commit(request) => {
+            let error = error_of(commit::run(reader_ref, txn_ref, request));
+            (error.is_some(), kv_response::Cmd::Commit(kv::CommitResponse { error }))
+        }
+        kv_request::Cmd::Rollback(request) => {
+            let error = error_of(rollback::run(reader_ref, txn_ref, request));
+            (error.is_some(), kv_response::Cmd::Rollback(kv::RollbackResponse { error }))
+        }
+        kv_request::Cmd::Cleanup(request) => {
+            let error = error_of(cleanup::run(reader_ref, txn_ref, request));
+            let commit_ts = match error.as_ref().and_then(|error| error.kind.as_ref()) {
+                Some(kv::key_error::Kind::Committed(committed)) => committed.commit_ts,
+                _ => 0,
+            };
+            let response = kv::CleanupResponse { error, commit_ts };
+            (response.error.is_some(), kv_response::Cmd::Cleanup(response))
+        }
+        kv_request::Cmd::CheckTxnStatus(request) => {
+            let response =
+                check_txn_status::run(reader_ref, txn_ref, request).unwrap_or_else(|error| {
+                    kv::CheckTxnStatusResponse {
+                        error: Some(key_error(error)),
+                        ..Default::default()
+                    }
+                });
+            (response.error.is_some(), kv_response::Cmd::CheckTxnStatus(response))
+        }
+        kv_request::Cmd::ResolveLock(request) => {
+            let (start_ts, commit_ts) = (request.start_ts.into(), request.commit_ts.into());
+            let outcome =
+                resolve_lock::run(reader_ref, txn_ref, start_ts, commit_ts, &request.keys);
+            let error = error_of(outcome);
+            (error.is_some(), resolve_response(error))
+        }
+        kv_request::Cmd::TxnHeartBeat(request) => {
+            let response = match txn_heart_beat::run(reader_ref, txn_ref, request) {
+                Ok(lock_ttl_ms) => kv::TxnHeartBeatResponse { error: None, lock_ttl_ms },
+                Err(error) => {
+                    kv::TxnHeartBeatResponse { error: Some(key_error(error)), lock_ttl_ms: 0 }
+                }
+            };
+            (response.error.is_some(), kv_response::Cmd::TxnHeartBeat(response))
+        }
+        _ => unreachable!("only transaction commands are scheduled"),
+    };
+    let (has_failed, response) = response;
+    let batch = if has_failed { WriteBatch::new() } else { txn.into_batch() };
+    (batch, response)
+}
+
+/// Whether the scheduler runs this command.
+pub fn is_scheduled(command: &kv_request::Cmd) -> bool {
+    use kv_request::Cmd;
+    matches!(
+        command,
+        Cmd::Prewrite(_)
+            | Cmd::Commit(_)
+            | Cmd::Rollback(_)
+            | Cmd::Cleanup(_)
+            | Cmd::CheckTxnStatus(_)
+            | Cmd::ResolveLock(_)
+            | Cmd::TxnHeartBeat(_)
+    )
+}
+
+fn command_keys(command: &kv_request::Cmd) -> Vec<&Bytes> {
+    use kv_request::Cmd;
+    match command {
+        Cmd::Prewrite(request) => request.mutations.iter().map(|m| &m.key).collect(),
+        Cmd::Commit(request) => request.keys.iter().collect(),
+        Cmd::Rollback(request) => request.keys.iter().collect(),
+        Cmd::Cleanup(request) => vec![&request.key],
+        Cmd::CheckTxnStatus(request) => vec![&request.primary_key],
+        Cmd::ResolveLock(request) => request.keys.iter().collect(),
+        Cmd::TxnHeartBeat(request) => vec![&request.primary],
+        _ => Vec::new(),
+    }
+}
+
+fn command_bytes(command: &kv_request::Cmd) -> usize {
+    let keys: usize = command_keys(command).iter().map(|key| key.len()).sum();
+    match command {
+        kv_request::Cmd::Prewrite(request) => {
+            keys + request.mutations.iter().map(|m| m.value.len()).sum::<usize>()
+        }
+        _ => keys,
+    }
+}
+
+fn resolve_response(error: Option<kv::KeyError>) -> kv_response::Cmd {
+    kv_response::Cmd::ResolveLock(kv::ResolveLockResponse { error })
+}
+
+fn error_of(outcome: Result<(), TxnError>) -> Option<kv::KeyError> {
+    outcome.err().map(key_error)
+}
+
+fn key_error(error: TxnError) -> kv::KeyError {
+    error.into_key_error().unwrap_or_else(|error| abort(&error))
+}
+
+/// A storage failure as the client sees it: not retried, and not hidden.
+pub(crate) fn abort(error: &MvccError) -> kv::KeyError {
+    tracing::error!(%error, "storage failed below a request");
+    kv::KeyError { kind: Some(kv::key_error::Kind::Abort(error.to_string())) }
+}
