@@ -1,5 +1,43 @@
 //! The client of the KV tier: region cache, retries, two-phase commit, snapshot reads, scan tasks.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`client`] | [`KvClient`], what the parts share, operations on whole regions |
+//! | [`transport`] | the seam to a store: direct calls or gRPC |
+//! | [`region_cache`] | which region holds a key, which store leads it |
+//! | [`request`] | one command to one region, with the retry loop |
+//! | [`backoff`] | kind-specific waiting under one deadline and one budget |
+//! | [`snapshot`] | reads at a timestamp |
+//! | [`lock_resolver`] | what to do about other transactions' locks |
+//! | [`txn`] | write buffer and two-phase commit |
+//! | [`dist_scan`] | plan fragments next to the data |
+//! | [`error`] | [`KvError`] with MySQL numbers |
+//!
+//! **Invariants.** Every wait has a deadline and every queue a bound. An error
+//! from a commit other than [`KvError::UndeterminedCommit`] means that nothing
+//! was written. Rows of a scan are delivered exactly once.
 
+pub mod backoff;
+pub mod client;
+pub mod dist_scan;
+pub mod error;
+pub mod lock_resolver;
+pub mod region_cache;
+pub mod request;
+pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod transport;
+pub mod txn;
 
-pub use transport::{CoprocessorStream, KvStoreService, StoreConnector, TransportError};
+pub use client::{ClientConfig, KvClient};
+pub use dist_scan::{DistScan, DistScanRequest, ScanPage};
+pub use error::{KvError, ShownKey};
+pub use region_cache::{CachedRegion, KeyRange};
+pub use snapshot::{KvMap, ScanOptions, Snapshot, SnapshotScan};
+pub use transport::{
+    CoprocessorStream, GrpcConnector, KvStoreService, LocalConnector, StoreConnector,
+    TransportError,
+};
+pub use txn::membuffer::{BufferedValue, Checkpoint, KeyFlags, MemBuffer};
+pub use txn::{BufferedPair, CommitInfo, Transaction};

@@ -124,8 +124,7 @@ mod tests {
             PdError::Internal("y".into()),
         ];
         for error in errors {
-            let header =
-                ResponseHeader { cluster_id: 1, error: Some(Error::from(&error)) };
+            let header = ResponseHeader { cluster_id: 1, error: Some(Error::from(&error)) };
             assert_eq!(PdError::from_header(Some(&header)), Err(error));
         }
         assert_eq!(PdError::from_header(Some(&ResponseHeader::default())), Ok(()));

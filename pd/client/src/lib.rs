@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`PdClient`] (here) | the seam: stores, SQL nodes and tools see only this trait |
+//! | [`backoff`] | delays with jitter, the budget of repeats |
 //! | [`error`] | [`PdError`], with what may be retried |
 //!
 //! Two implementations exist: the gRPC client of this crate, and a direct one in
@@ -12,6 +13,7 @@
 //! [`PdClient::get_ts`] is greater than every timestamp that any client was given
 //! before the call began.
 
+pub mod backoff;
 pub mod error;
 
 use async_trait::async_trait;

@@ -8,6 +8,9 @@
 //! repeating is the business of [`crate::request`], which knows what may have
 //! happened ([`TransportError::maybe_executed`]).
 
+mod grpc;
+mod local;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +21,9 @@ use cairn_proto::kv::{
 use cairn_proto::meta;
 use futures::stream::BoxStream;
 use thiserror::Error;
+
+pub use grpc::{GrpcConnector, GrpcStore, MESSAGE_BYTES_MAX};
+pub use local::LocalConnector;
 
 /// Pages of one coprocessor task. Dropping the stream cancels the task.
 pub type CoprocessorStream = BoxStream<'static, Result<CoprocessorResponse, TransportError>>;

@@ -1,0 +1,276 @@
+//! The client object: what its parts share, and the operations on whole regions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_pd_client::PdClient;
+use cairn_pd_client::backoff::RetryBudget;
+use cairn_proto::kv::{DeleteRangeRequest, ScanLockRequest, SplitRegionRequest};
+use cairn_proto::meta::Region;
+use cairn_types::TimeStamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backoff::{Deadline, Retrier};
+use crate::dist_scan::{DistScan, DistScanRequest};
+use crate::error::KvError;
+use crate::lock_resolver::StatusCache;
+use crate::region_cache::{CachedRegion, KeyRange, RegionCache};
+use crate::request::{Cmd, RequestOptions, SendError, expect_response};
+use crate::snapshot::Snapshot;
+use crate::transport::StoreConnector;
+use crate::txn::Transaction;
+
+/// Repeats a client may have saved up: enough to ride out the failure of a store
+/// with a thousand statements under way.
+const RETRY_BURST_MAX: u32 = 2_000;
+
+/// Settings of a client.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Time one operation may take with all its attempts.
+    pub request_timeout_ms: u64,
+    /// Time a prewrite or a read waits for other transactions' locks.
+    pub lock_wait_timeout_ms: u64,
+    /// Time spent after the deadline to learn what became of a commit.
+    pub commit_check_timeout_ms: u64,
+    /// Requests of one operation under way at once.
+    pub concurrency: usize,
+    /// Commits and rollbacks finished behind their caller's back, at most.
+    pub background_tasks_max: usize,
+    /// Bytes of keys and values in one transaction.
+    pub txn_size_bytes_max: u64,
+    /// Bytes of one key with its value.
+    pub entry_size_bytes_max: u64,
+    /// Commit in one round when a single region holds the transaction.
+    pub one_pc: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> ClientConfig {
+        ClientConfig {
+            request_timeout_ms: 20_000,
+            lock_wait_timeout_ms: 20_000,
+            commit_check_timeout_ms: 10_000,
+            concurrency: 16,
+            background_tasks_max: 256,
+            txn_size_bytes_max: 100 << 20,
+            entry_size_bytes_max: 6 << 20,
+            one_pc: true,
+        }
+    }
+}
+
+/// Everything a SQL node needs of the KV tier.
+pub struct KvClient {
+    pub(crate) pd: Arc<dyn PdClient>,
+    pub(crate) cache: RegionCache,
+    pub(crate) config: ClientConfig,
+    pub(crate) budget: Arc<RetryBudget>,
+    pub(crate) statuses: StatusCache,
+    pub(crate) background: TaskTracker,
+    pub(crate) background_slots: Arc<Semaphore>,
+    pub(crate) stopping: CancellationToken,
+    seed: AtomicU64,
+}
+
+impl KvClient {
+    /// A client with empty caches; nothing is contacted yet.
+    pub fn new(
+        pd: Arc<dyn PdClient>,
+        connector: Arc<dyn StoreConnector>,
+        config: ClientConfig,
+    ) -> Arc<KvClient> {
+        Arc::new(KvClient {
+            cache: RegionCache::new(pd.clone(), connector),
+            pd,
+            budget: Arc::new(RetryBudget::new(RETRY_BURST_MAX)),
+            statuses: StatusCache::default(),
+            background: TaskTracker::new(),
+            background_slots: Arc::new(Semaphore::new(config.background_tasks_max)),
+            stopping: CancellationToken::new(),
+            config,
+            seed: AtomicU64::new(1),
+        })
+    }
+
+    /// The placement driver this client asks.
+    pub fn pd(&self) -> &Arc<dyn PdClient> {
+        &self.pd
+    }
+
+    /// The client's settings.
+    pub fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    /// A fresh timestamp.
+    pub async fn current_ts(&self) -> Result<TimeStamp, KvError> {
+        match self.pd.try_get_ts() {
+            Some(ts) => Ok(ts),
+            None => Ok(self.pd.get_ts().await?),
+        }
+    }
+
+    /// A read view at `start_ts`; [`TimeStamp::MAX`] reads the newest versions.
+    pub fn snapshot(self: &Arc<KvClient>, start_ts: TimeStamp) -> Snapshot {
+        Snapshot::new(self.clone(), start_ts)
+    }
+
+    /// A transaction that reads at `start_ts`.
+    pub fn begin(self: &Arc<KvClient>, start_ts: TimeStamp) -> Transaction {
+        Transaction::new(self.clone(), start_ts)
+    }
+
+    /// Runs a plan fragment next to the data of the ranges.
+    pub fn dist_scan(self: &Arc<KvClient>, request: DistScanRequest) -> DistScan {
+        DistScan::start(self.clone(), request)
+    }
+
+    /// The region that holds the key.
+    pub async fn locate(&self, key: &[u8]) -> Result<Arc<CachedRegion>, KvError> {
+        self.cache.locate_patiently(key, &mut self.retrier()).await
+    }
+
+    /// The regions that cover the range, in key order.
+    pub async fn locate_range(&self, range: &KeyRange) -> Result<Vec<Arc<CachedRegion>>, KvError> {
+        Ok(self.cache.locate_range(range).await?)
+    }
+
+    /// Splits the regions that hold the keys, so that each key begins a region.
+    /// Answers the regions that came of it.
+    pub async fn split_region(&self, keys: Vec<Bytes>) -> Result<Vec<Region>, KvError> {
+        let mut regions = Vec::new();
+        let mut keys = keys;
+        keys.sort();
+        keys.dedup();
+        let mut retrier = self.retrier();
+        while let Some(first) = keys.first().cloned() {
+            let region = self.cache.locate_patiently(&first, &mut retrier).await?;
+            if region.region.start_key == first {
+                keys.remove(0);
+                continue;
+            }
+            let count = keys.partition_point(|key| region.contains(key));
+            let group = keys[..count].to_vec();
+            let store_id = region.leader.store_id;
+            let build = || Cmd::SplitRegion(SplitRegionRequest { keys: group.clone() });
+            let options = RequestOptions::default();
+            match self.cache.send_to_region(region, &options, &mut retrier, &build).await {
+                Ok(response) => {
+                    let response = expect_response!(response, SplitRegion)?;
+                    self.cache.insert_reported(response.regions.clone(), store_id);
+                    regions.extend(response.regions);
+                    keys.drain(..count);
+                }
+                Err(SendError::Regroup) => {}
+                Err(SendError::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(regions)
+    }
+
+    /// Physically removes every version of every key in the range. Only for ranges
+    /// that no transaction can reach any more (dropped tables below the safe point).
+    pub async fn delete_range(&self, range: KeyRange) -> Result<(), KvError> {
+        let mut start = range.start.clone();
+        let mut retrier = self.retrier();
+        loop {
+            let region = self.cache.locate_patiently(&start, &mut retrier).await?;
+            let rest = KeyRange { start: start.clone(), end: range.end.clone() };
+            let part = rest.intersect(&region.range());
+            let build = || {
+                let KeyRange { start, end } = part.clone();
+                Cmd::DeleteRange(DeleteRangeRequest { start_key: start, end_key: end })
+            };
+            let options = RequestOptions::default();
+            match self.cache.send_to_region(region, &options, &mut retrier, &build).await {
+                Ok(response) => expect_response!(response, DeleteRange)?,
+                Err(SendError::Regroup) => continue,
+                Err(SendError::Failed(error)) => return Err(error),
+            };
+            if part.end.is_empty() || part.end == range.end {
+                return Ok(());
+            }
+            start = part.end;
+            retrier = self.retrier();
+        }
+    }
+
+    /// Resolves every lock older than `safe_point` in the range, so that versions
+    /// below it can be collected. Answers the number of locks found.
+    pub async fn resolve_locks_below(
+        &self,
+        safe_point: TimeStamp,
+        range: KeyRange,
+    ) -> Result<u64, KvError> {
+        /// Locks asked for at once.
+        const SCAN_LOCKS_MAX: u32 = 1024;
+        let mut found = 0;
+        let mut start = range.start.clone();
+        loop {
+            let mut retrier = self.retrier();
+            let region = self.cache.locate_patiently(&start, &mut retrier).await?;
+            let rest = KeyRange { start: start.clone(), end: range.end.clone() };
+            let part = rest.intersect(&region.range());
+            let build = || {
+                Cmd::ScanLock(ScanLockRequest {
+                    max_ts: safe_point.0,
+                    start_key: part.start.clone(),
+                    end_key: part.end.clone(),
+                    limit: SCAN_LOCKS_MAX,
+                })
+            };
+            let options = RequestOptions::default();
+            let response =
+                match self.cache.send_to_region(region, &options, &mut retrier, &build).await {
+                    Ok(response) => expect_response!(response, ScanLock)?,
+                    Err(SendError::Regroup) => continue,
+                    Err(SendError::Failed(error)) => return Err(error),
+                };
+            found += response.locks.len() as u64;
+            for lock in &response.locks {
+                self.resolve_lock_patiently(lock, TimeStamp::ZERO, &mut retrier).await?;
+            }
+            match response.locks.last() {
+                Some(last) if response.locks.len() >= SCAN_LOCKS_MAX as usize => {
+                    start = key_after(&last.key);
+                }
+                _ if part.end.is_empty() || part.end == range.end => return Ok(found),
+                _ => start = part.end,
+            }
+        }
+    }
+
+    /// Waits until commits and rollbacks that go on behind their callers' backs are
+    /// done, at most `timeout`; what is left then is resolved by later readers.
+    pub async fn shutdown(&self, timeout: Duration) {
+        self.background.close();
+        if tokio::time::timeout(timeout, self.background.wait()).await.is_err() {
+            tracing::warn!("gave up waiting for background commits");
+        }
+        self.stopping.cancel();
+    }
+
+    /// The state of one operation's attempts.
+    pub(crate) fn retrier(&self) -> Retrier {
+        self.retrier_for(self.config.request_timeout_ms)
+    }
+
+    /// As [`KvClient::retrier`], with another time limit.
+    pub(crate) fn retrier_for(&self, timeout_ms: u64) -> Retrier {
+        let deadline = Deadline::after(Duration::from_millis(timeout_ms));
+        Retrier::new(deadline, self.budget.clone(), self.seed.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The smallest key behind `key`.
+pub(crate) fn key_after(key: &[u8]) -> Bytes {
+    let mut after = Vec::with_capacity(key.len() + 1);
+    after.extend_from_slice(key);
+    after.push(0);
+    after.into()
+}

@@ -1,0 +1,299 @@
+//! Reads one task to its end, over region errors, locks and broken connections.
+//!
+//! **Exactly once.** A store marks pages at row boundaries with the place where
+//! reading goes on (`next_start`). Such a page is delivered, and what lies before
+//! that place is struck off what remains; after an error the task starts again
+//! with what remains. Pages without the mark (aggregates, sorted rows) are held
+//! back until the task or a marked page ends them; after an error they are
+//! dropped and computed again. Only a task that holds back more than
+//! [`HELD_BYTES_MAX`] gives that up: it delivers, and an error is then final.
+//!
+//! **Regions.** What remains is cut by the region of its first key whenever a
+//! request is sent, so splits and merges need no special case.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_proto::cop::Fragment;
+use cairn_proto::kv::{CoprocessorRequest, CoprocessorResponse, KeyRange as ProtoRange};
+use futures::StreamExt;
+
+use super::{DistScanRequest, ScanPage};
+use crate::backoff::Retrier;
+use crate::client::KvClient;
+use crate::error::KvError;
+use crate::region_cache::{CachedRegion, KeyRange};
+use crate::request::wait_for_pd;
+use crate::snapshot::Snapshot;
+use crate::transport::{CoprocessorStream, TransportError};
+
+/// Bytes of pages held back until their task ends.
+const HELD_BYTES_MAX: usize = 64 << 20;
+/// Time until the next page of a task must arrive.
+const PAGE_TIMEOUT_MS: u64 = 60_000;
+/// Ranges of one request.
+const RANGES_MAX: usize = 4096;
+/// Largest first page a limit asks for.
+const FIRST_PAGE_ROWS_MAX: u64 = 1024;
+
+/// A request under way.
+struct Running {
+    region: Arc<CachedRegion>,
+    /// What the request covers.
+    part: Vec<KeyRange>,
+    stream: CoprocessorStream,
+}
+
+/// Reads the pages of a list of ranges.
+pub(super) struct TaskReader {
+    client: Arc<KvClient>,
+    snapshot: Snapshot,
+    fragment: Arc<Fragment>,
+    desc: bool,
+    page_rows: u32,
+    /// What remains, ascending.
+    rest: VecDeque<KeyRange>,
+    running: Option<Running>,
+    retrier: Retrier,
+    held: Vec<ScanPage>,
+    held_bytes: usize,
+    /// Pages were delivered that a repeat would deliver again.
+    beyond_repeat: bool,
+    ready: VecDeque<ScanPage>,
+}
+
+impl TaskReader {
+    pub fn new(
+        client: Arc<KvClient>,
+        request: &DistScanRequest,
+        ranges: Vec<KeyRange>,
+    ) -> TaskReader {
+        let snapshot = client.snapshot(request.start_ts).with_priority(request.priority);
+        let page_rows = request.limit_hint.unwrap_or(0).min(FIRST_PAGE_ROWS_MAX);
+        TaskReader {
+            retrier: client.retrier_for(PAGE_TIMEOUT_MS),
+            client,
+            snapshot,
+            fragment: request.fragment.clone(),
+            desc: request.desc,
+            page_rows: page_rows as u32,
+            rest: ranges.into(),
+            running: None,
+            held: Vec::new(),
+            held_bytes: 0,
+            beyond_repeat: false,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The next page; `None` when the task has ended.
+    pub async fn next_page(&mut self) -> Result<Option<ScanPage>, KvError> {
+        loop {
+            if let Some(page) = self.ready.pop_front() {
+                return Ok(Some(page));
+            }
+            let Some(mut running) = self.running.take() else {
+                if self.rest.is_empty() {
+                    return Ok(None);
+                }
+                self.begin().await?;
+                continue;
+            };
+            let wait =
+                tokio::time::timeout(self.retrier.deadline().remaining(), running.stream.next());
+            match wait.await {
+                Ok(Some(Ok(response))) => self.take(running, response).await?,
+                Ok(Some(Err(error))) => self.broken(&running.region, error).await?,
+                Ok(None) => self.end(&running),
+                Err(_) => {
+                    let error = TransportError::DeadlineExceeded {
+                        address: format!("store {}", running.region.leader.store_id),
+                        timeout_ms: PAGE_TIMEOUT_MS,
+                    };
+                    self.broken(&running.region, error).await?;
+                }
+            }
+        }
+    }
+
+    /// Sends the request for what remains in the first region.
+    async fn begin(&mut self) -> Result<(), KvError> {
+        let region = self.first_region().await?;
+        let part = self.part_in(&region);
+        if part.is_empty() {
+            // The route changed between lookups.
+            return Ok(());
+        }
+        let context =
+            self.client.cache.context_of(&region, &self.snapshot.options(), &self.retrier);
+        let ranges = part
+            .iter()
+            .map(|range| ProtoRange { start: range.start.clone(), end: range.end.clone() });
+        let request = CoprocessorRequest {
+            context: Some(context),
+            start_ts: self.snapshot.start_ts().0,
+            fragment: Some((*self.fragment).clone()),
+            ranges: ranges.collect(),
+            page_rows: self.page_rows,
+        };
+        let opened = match self.client.cache.service_of(&region).await {
+            Ok(service) => service.coprocessor(request).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(stream) => {
+                self.running = Some(Running { region, part, stream });
+                Ok(())
+            }
+            Err(error) => self.broken(&region, error).await,
+        }
+    }
+
+    async fn first_region(&mut self) -> Result<Arc<CachedRegion>, KvError> {
+        let cache = &self.client.cache;
+        if !self.desc {
+            let start = self.rest.front().map(|range| range.start.clone()).unwrap_or_default();
+            return cache.locate_patiently(&start, &mut self.retrier).await;
+        }
+        let end = self.rest.back().map(|range| range.end.clone()).unwrap_or_default();
+        loop {
+            match cache.locate_before(&end).await {
+                Ok(region) => return Ok(region),
+                Err(error) => wait_for_pd(error, &mut self.retrier).await?,
+            }
+        }
+    }
+
+    /// What remains within the region, ascending; at most [`RANGES_MAX`] ranges,
+    /// counted from where the scan goes on.
+    fn part_in(&self, region: &CachedRegion) -> Vec<KeyRange> {
+        let bounds = region.range();
+        let clip = |range: &KeyRange| {
+            let part = range.intersect(&bounds);
+            (!part.is_empty()).then_some(part)
+        };
+        if self.desc {
+            let mut part: Vec<KeyRange> =
+                self.rest.iter().rev().map_while(clip).take(RANGES_MAX).collect();
+            part.reverse();
+            part
+        } else {
+            self.rest.iter().map_while(clip).take(RANGES_MAX).collect()
+        }
+    }
+
+    /// Takes in one response; puts the request back unless it is over.
+    async fn take(
+        &mut self,
+        running: Running,
+        response: CoprocessorResponse,
+    ) -> Result<(), KvError> {
+        if let Some(error) = response.region_error {
+            self.drop_held(|| format!("{error:?}"))?;
+            let cache = &self.client.cache;
+            return cache.after_region_error(&running.region, error, &mut self.retrier).await;
+        }
+        if let Some(lock) = response.locked {
+            self.drop_held(|| "a lock of another transaction".into())?;
+            return self.snapshot.clear_locks(&[lock], &mut self.retrier).await;
+        }
+        if let Some(error) = response.other_error {
+            return Err(KvError::Cop {
+                mysql_code: u16::try_from(error.mysql_code).unwrap_or_default(),
+                message: error.message,
+            });
+        }
+        self.retrier = self.client.retrier_for(PAGE_TIMEOUT_MS);
+        let last = response.summaries.is_some();
+        self.held_bytes += response.chunk.len();
+        self.held.push(ScanPage {
+            chunk: response.chunk,
+            remote_row_keys: response.remote_row_keys,
+            warnings: response.warnings,
+            summaries: response.summaries,
+        });
+        if last {
+            self.end(&running);
+            return Ok(());
+        }
+        if !response.next_start.is_empty() {
+            self.strike_off(&response.next_start);
+            self.deliver_held();
+        } else if self.held_bytes > HELD_BYTES_MAX {
+            self.beyond_repeat = true;
+            self.deliver_held();
+        }
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// The request's part is done.
+    fn end(&mut self, running: &Running) {
+        self.deliver_held();
+        self.beyond_repeat = false;
+        let edge = if self.desc { running.part.first() } else { running.part.last() };
+        let Some(edge) = edge else { return };
+        if self.desc {
+            if edge.start.is_empty() {
+                self.rest.clear();
+            } else {
+                self.strike_off(&edge.start.clone());
+            }
+        } else if edge.end.is_empty() {
+            self.rest.clear();
+        } else {
+            self.strike_off(&edge.end.clone());
+        }
+    }
+
+    /// Strikes off what lies before `next` (descending: at or behind it).
+    fn strike_off(&mut self, next: &Bytes) {
+        let remains = if self.desc {
+            KeyRange { start: Bytes::new(), end: next.clone() }
+        } else {
+            KeyRange { start: next.clone(), end: Bytes::new() }
+        };
+        if self.desc {
+            while let Some(range) = self.rest.pop_back() {
+                let part = range.intersect(&remains);
+                if !part.is_empty() {
+                    self.rest.push_back(part);
+                    break;
+                }
+            }
+        } else {
+            while let Some(range) = self.rest.pop_front() {
+                let part = range.intersect(&remains);
+                if !part.is_empty() {
+                    self.rest.push_front(part);
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn broken(
+        &mut self,
+        region: &CachedRegion,
+        error: TransportError,
+    ) -> Result<(), KvError> {
+        self.drop_held(|| error.to_string())?;
+        self.client.cache.after_transport_error(region, &error, &mut self.retrier).await
+    }
+
+    fn deliver_held(&mut self) {
+        self.ready.extend(self.held.drain(..));
+        self.held_bytes = 0;
+    }
+
+    /// The request failed: what it gave without a mark is computed again.
+    fn drop_held(&mut self, reason: impl FnOnce() -> String) -> Result<(), KvError> {
+        if self.beyond_repeat {
+            return Err(KvError::RegionUnavailable { reason: reason() });
+        }
+        self.held.clear();
+        self.held_bytes = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Scans against a scripted store.

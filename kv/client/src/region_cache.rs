@@ -1,0 +1,447 @@
+//! Which region holds a key and which store leads it, as far as this client knows.
+//!
+//! **Data.** Regions by start key, disjoint; an empty end key is +infinity. Store
+//! connections by store id. Both fill from PD on demand and are corrected by the
+//! errors of stores: entries may be stale at any time, and a stale route costs
+//! one refused request, never a wrong answer (stores check epochs).
+//!
+//! **Invariants.** No two cached regions overlap. A newer epoch is never replaced
+//! by an older one, unless the entry was invalidated before.
+//!
+//! **Concurrency.** One read-write lock, held for map operations only; lookups
+//! share it. Cached regions are immutable and shared by `Arc`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_pd_client::{PdClient, PdError, RegionRoute};
+use cairn_proto::kv::Context;
+use cairn_proto::meta::{Peer, PeerRole, Region, RegionEpoch};
+use dashmap::DashMap;
+use parking_lot::RwLock;
+
+use crate::transport::{KvStoreService, StoreConnector};
+
+/// Regions fetched by one scan of PD.
+const SCAN_REGIONS_MAX: u32 = 128;
+/// Cached regions; above it the cache starts anew (10 k regions are 2.5 TiB).
+const CACHED_REGIONS_MAX: usize = 100_000;
+
+/// A half-open range of raw keys; an empty end is +infinity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct KeyRange {
+    /// First key.
+    pub start: Bytes,
+    /// First key behind the range; empty: no end.
+    pub end: Bytes,
+}
+
+impl KeyRange {
+    /// The range `[start, end)`.
+    pub fn new(start: impl Into<Bytes>, end: impl Into<Bytes>) -> KeyRange {
+        KeyRange { start: start.into(), end: end.into() }
+    }
+
+    /// Whether no key can be in it.
+    pub fn is_empty(&self) -> bool {
+        !self.end.is_empty() && self.start >= self.end
+    }
+
+    /// Whether the key is in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && (self.end.is_empty() || key < &self.end[..])
+    }
+
+    /// What both ranges cover; empty when they do not meet.
+    #[must_use]
+    pub fn intersect(&self, other: &KeyRange) -> KeyRange {
+        let start = self.start.clone().max(other.start.clone());
+        let end = match (self.end.is_empty(), other.end.is_empty()) {
+            (true, _) => other.end.clone(),
+            (_, true) => self.end.clone(),
+            _ => self.end.clone().min(other.end.clone()),
+        };
+        KeyRange { start, end }
+    }
+}
+
+/// One region as last heard of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedRegion {
+    /// Range, epoch, peers.
+    pub region: Region,
+    /// Where requests go: the leader, or a guess.
+    pub leader: Peer,
+    /// Whether `leader` is known rather than guessed.
+    pub leader_known: bool,
+}
+
+impl CachedRegion {
+    fn new(region: Region, leader: Option<Peer>) -> Option<CachedRegion> {
+        let known = leader.filter(|leader| leader.id != 0);
+        let leader_known = known.is_some();
+        let leader = known.or_else(|| first_voter(&region, 0))?;
+        Some(CachedRegion { region, leader, leader_known })
+    }
+
+    /// The region's id.
+    pub fn id(&self) -> u64 {
+        self.region.id
+    }
+
+    /// The region's epoch; zero when the message lacked it.
+    pub fn epoch(&self) -> RegionEpoch {
+        self.region.epoch.unwrap_or_default()
+    }
+
+    /// The region's range.
+    pub fn range(&self) -> KeyRange {
+        KeyRange { start: self.region.start_key.clone(), end: self.region.end_key.clone() }
+    }
+
+    /// Whether the region holds the key.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.region.start_key[..] && self.ends_behind(key)
+    }
+
+    fn ends_behind(&self, key: &[u8]) -> bool {
+        self.region.end_key.is_empty() || key < &self.region.end_key[..]
+    }
+
+    /// Where a request to this region is addressed to.
+    pub fn context(&self) -> Context {
+        Context {
+            region_id: self.region.id,
+            epoch: Some(self.epoch()),
+            peer: Some(self.leader),
+            ..Context::default()
+        }
+    }
+
+    /// Whether both are the same region with the same range and members.
+    pub fn same_shape(&self, other: &CachedRegion) -> bool {
+        self.region.id == other.region.id && self.epoch() == other.epoch()
+    }
+}
+
+/// A voter of the region, starting the search behind `after_peer`.
+fn first_voter(region: &Region, after_peer: u64) -> Option<Peer> {
+    let voters: Vec<Peer> =
+        region.peers.iter().copied().filter(|peer| peer.role() != PeerRole::Learner).collect();
+    let next = voters.iter().position(|peer| peer.id == after_peer).map_or(0, |at| at + 1);
+    voters.get(next).or_else(|| voters.first()).copied()
+}
+
+fn is_newer(left: &RegionEpoch, right: &RegionEpoch) -> bool {
+    left.version > right.version
+        || (left.version == right.version && left.conf_ver > right.conf_ver)
+}
+
+#[derive(Default)]
+struct Regions {
+    by_start: BTreeMap<Bytes, Arc<CachedRegion>>,
+    start_by_id: HashMap<u64, Bytes>,
+}
+
+impl Regions {
+    fn get(&self, key: &[u8]) -> Option<&Arc<CachedRegion>> {
+        let bounds = (Bound::Unbounded, Bound::Included(key));
+        let (_, region) = self.by_start.range::<[u8], _>(bounds).next_back()?;
+        region.ends_behind(key).then_some(region)
+    }
+
+    fn get_by_id(&self, id: u64) -> Option<&Arc<CachedRegion>> {
+        self.by_start.get(self.start_by_id.get(&id)?).filter(|region| region.id() == id)
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(start) = self.start_by_id.remove(&id) {
+            self.by_start.remove(&start);
+        }
+    }
+
+    /// Puts the region in place of everything it overlaps; refuses one that is
+    /// older than what it would replace.
+    fn insert(&mut self, new: CachedRegion) -> Arc<CachedRegion> {
+        if let Some(known) = self.get_by_id(new.id())
+            && is_newer(&known.epoch(), &new.epoch())
+        {
+            return known.clone();
+        }
+        if self.by_start.len() >= CACHED_REGIONS_MAX {
+            self.by_start.clear();
+            self.start_by_id.clear();
+        }
+        self.remove(new.id());
+        let mut overlapped = Vec::new();
+        let below_end = match &new.region.end_key {
+            end if end.is_empty() => Bound::Unbounded,
+            end => Bound::Excluded(end.clone()),
+        };
+        for (_, region) in self.by_start.range((Bound::Unbounded, below_end)).rev() {
+            if !region.ends_behind(&new.region.start_key) {
+                break;
+            }
+            overlapped.push(region.id());
+        }
+        for id in overlapped {
+            self.remove(id);
+        }
+        let new = Arc::new(new);
+        self.start_by_id.insert(new.id(), new.region.start_key.clone());
+        self.by_start.insert(new.region.start_key.clone(), new.clone());
+        new
+    }
+}
+
+/// Routes and store connections of one client.
+pub struct RegionCache {
+    pd: Arc<dyn PdClient>,
+    connector: Arc<dyn StoreConnector>,
+    regions: RwLock<Regions>,
+    stores: DashMap<u64, Arc<dyn KvStoreService>>,
+}
+
+impl RegionCache {
+    /// An empty cache.
+    pub fn new(pd: Arc<dyn PdClient>, connector: Arc<dyn StoreConnector>) -> RegionCache {
+        RegionCache { pd, connector, regions: RwLock::default(), stores: DashMap::new() }
+    }
+
+    /// The region of the key, if it is cached.
+    pub fn cached(&self, key: &[u8]) -> Option<Arc<CachedRegion>> {
+        self.regions.read().get(key).cloned()
+    }
+
+    /// The region of the key; asks PD when it is not cached.
+    pub async fn locate(&self, key: &[u8]) -> Result<Arc<CachedRegion>, PdError> {
+        if let Some(region) = self.cached(key) {
+            return Ok(region);
+        }
+        let route = self.pd.get_region(key).await?;
+        self.insert_route(route)
+    }
+
+    /// The last region that holds keys below `end` (empty: of all keys), for
+    /// descending scans.
+    pub async fn locate_before(&self, end: &[u8]) -> Result<Arc<CachedRegion>, PdError> {
+        if let Some(region) = self.cached_before(end) {
+            return Ok(region);
+        }
+        // PD is asked for the region of a key right below `end`: keys have no
+        // predecessor, but a region boundary is never between `end` minus its
+        // last step and `end` unless it is `end` itself.
+        let mut start = Bytes::new();
+        loop {
+            let routes = self.pd.scan_regions(&start, end, SCAN_REGIONS_MAX).await?;
+            let full = routes.len() >= SCAN_REGIONS_MAX as usize;
+            let mut last = None;
+            for route in routes {
+                last = Some(self.insert_route(route)?);
+            }
+            let Some(last) = last else {
+                return Err(PdError::RegionNotFound("no region below the key".into()));
+            };
+            if !full || last.region.end_key.is_empty() || (!end.is_empty() && last.ends_behind(end))
+            {
+                return Ok(last);
+            }
+            start = last.region.end_key.clone();
+        }
+    }
+
+    fn cached_before(&self, end: &[u8]) -> Option<Arc<CachedRegion>> {
+        let regions = self.regions.read();
+        let bounds = match end {
+            [] => (Bound::Unbounded, Bound::Unbounded),
+            end => (Bound::Unbounded, Bound::Excluded(end)),
+        };
+        let (_, region) = regions.by_start.range::<[u8], _>(bounds).next_back()?;
+        let covers = match end {
+            [] => region.region.end_key.is_empty(),
+            end => region.region.end_key.is_empty() || &region.region.end_key[..] >= end,
+        };
+        covers.then(|| region.clone())
+    }
+
+    /// Regions that cover the range without a gap, in key order.
+    pub async fn locate_range(&self, range: &KeyRange) -> Result<Vec<Arc<CachedRegion>>, PdError> {
+        let mut regions = Vec::new();
+        let mut start = range.start.clone();
+        loop {
+            let region = match self.cached(&start) {
+                Some(region) => region,
+                None => {
+                    let routes = self.pd.scan_regions(&start, &range.end, SCAN_REGIONS_MAX).await?;
+                    for route in routes {
+                        self.insert_route(route)?;
+                    }
+                    // A hole in PD's answer, or a newer entry that does not hold
+                    // the key: ask for the key itself.
+                    self.locate(&start).await?
+                }
+            };
+            let end = region.region.end_key.clone();
+            regions.push(region);
+            if end.is_empty() || (!range.end.is_empty() && end >= range.end) {
+                return Ok(regions);
+            }
+            start = end;
+        }
+    }
+
+    fn insert_route(&self, route: RegionRoute) -> Result<Arc<CachedRegion>, PdError> {
+        let id = route.region.id;
+        let region = CachedRegion::new(route.region, route.leader)
+            .ok_or_else(|| PdError::Internal(format!("region {id} has no voter")))?;
+        Ok(self.regions.write().insert(region))
+    }
+
+    /// Takes over regions that a store reported; a leader of the first peers on
+    /// `store_id` is assumed, since that store led the region they came of.
+    pub fn insert_reported(&self, reported: Vec<Region>, store_id: u64) {
+        let mut regions = self.regions.write();
+        for region in reported {
+            let peer = region.peers.iter().find(|peer| peer.store_id == store_id).copied();
+            if let Some(region) = CachedRegion::new(region, peer) {
+                regions.insert(region);
+            }
+        }
+    }
+
+    /// Forgets the region, so that the next lookup asks PD.
+    pub fn invalidate(&self, region_id: u64) {
+        self.regions.write().remove(region_id);
+    }
+
+    /// A store named the leader. `false`: the peer is unknown, the region was
+    /// forgotten.
+    pub fn set_leader(&self, region_id: u64, leader: Peer) -> bool {
+        let mut regions = self.regions.write();
+        let Some(region) = regions.get_by_id(region_id).cloned() else { return false };
+        let known = region
+            .region
+            .peers
+            .iter()
+            .find(|peer| peer.id == leader.id && peer.store_id == leader.store_id)
+            .copied();
+        let Some(leader) = known else {
+            regions.remove(region_id);
+            return false;
+        };
+        let updated = CachedRegion { leader, leader_known: true, ..(*region).clone() };
+        regions.by_start.insert(region.region.start_key.clone(), Arc::new(updated));
+        true
+    }
+
+    /// The peer failed us: try the next voter, unless somebody learned better since.
+    pub fn try_next_peer(&self, failed: &CachedRegion) {
+        let mut regions = self.regions.write();
+        let Some(region) = regions.get_by_id(failed.id()).cloned() else { return };
+        if region.leader.id != failed.leader.id {
+            return;
+        }
+        if let Some(leader) = first_voter(&region.region, failed.leader.id) {
+            let updated = CachedRegion { leader, leader_known: false, ..(*region).clone() };
+            regions.by_start.insert(region.region.start_key.clone(), Arc::new(updated));
+        }
+    }
+
+    /// The connection to a store, if there is one already.
+    pub fn cached_store(&self, store_id: u64) -> Option<Arc<dyn KvStoreService>> {
+        self.stores.get(&store_id).map(|store| store.clone())
+    }
+
+    /// The connection to a store; asks PD for its address when there is none.
+    pub async fn store(&self, store_id: u64) -> Result<Arc<dyn KvStoreService>, PdError> {
+        if let Some(service) = self.cached_store(store_id) {
+            return Ok(service);
+        }
+        let store = self.pd.get_store(store_id).await?;
+        let service = self.connector.connect(&store);
+        self.stores.insert(store_id, service.clone());
+        Ok(service)
+    }
+
+    /// Drops the connection to a store, so that the next request asks PD where it is.
+    pub fn forget_store(&self, store_id: u64) {
+        self.stores.remove(&store_id);
+    }
+
+    /// Number of cached regions, for metrics.
+    pub fn region_count(&self) -> usize {
+        self.regions.read().by_start.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(id: u64, start: &str, end: &str, version: u64) -> CachedRegion {
+        let peers =
+            (1..=3).map(|store| Peer { id: id * 10 + store, store_id: store, role: 0 }).collect();
+        let region = Region {
+            id,
+            start_key: Bytes::copy_from_slice(start.as_bytes()),
+            end_key: Bytes::copy_from_slice(end.as_bytes()),
+            epoch: Some(RegionEpoch { conf_ver: 1, version }),
+            peers,
+        };
+        CachedRegion::new(region, None).expect("has voters")
+    }
+
+    fn shown(regions: &Regions) -> String {
+        regions
+            .by_start
+            .values()
+            .map(|region| {
+                let text = |key: &Bytes| String::from_utf8_lossy(key).into_owned();
+                let (start, end) = (text(&region.region.start_key), text(&region.region.end_key));
+                format!("{}[{start},{end})", region.id())
+            })
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn overlaps_are_replaced_and_old_epochs_refused() {
+        let mut regions = Regions::default();
+        regions.insert(region(1, "", "", 1));
+        assert_eq!(regions.get(b"zzz").map(|region| region.id()), Some(1));
+        regions.insert(region(1, "m", "", 2));
+        assert!(regions.get(b"a").is_none());
+        regions.insert(region(2, "", "m", 2));
+        assert_eq!(shown(&regions), "2[,m) 1[m,)");
+        // Late news of the time before the split.
+        let kept = regions.insert(region(1, "", "", 1));
+        assert_eq!(kept.epoch().version, 2);
+        regions.insert(region(3, "f", "p", 3));
+        assert_eq!(shown(&regions), "3[f,p)");
+        assert!(regions.get_by_id(1).is_none() && regions.get(b"p").is_none());
+    }
+
+    #[test]
+    fn voters_are_tried_in_turn() {
+        let shape = region(1, "", "", 1).region;
+        let ids: Vec<u64> = [0, 11, 12, 13, 99]
+            .iter()
+            .filter_map(|after| first_voter(&shape, *after))
+            .map(|peer| peer.id)
+            .collect();
+        assert_eq!(ids, [11, 12, 13, 11, 11]);
+    }
+
+    #[test]
+    fn ranges_intersect() {
+        let all = KeyRange::default();
+        let left = KeyRange::new("b", "m");
+        let right = KeyRange::new("f", "");
+        assert_eq!(left.intersect(&right), KeyRange::new("f", "m"));
+        assert_eq!(all.intersect(&right), right);
+        assert!(left.intersect(&KeyRange::new("m", "z")).is_empty());
+        assert!(!all.is_empty() && right.contains(b"f") && !left.contains(b"m"));
+    }
+}

@@ -1,0 +1,380 @@
+//! Reading at a timestamp: single keys, sets of keys, ranges.
+//!
+//! **Locks.** A reader that meets a lock asks what its transaction is up to
+//! ([`crate::lock_resolver`]). Locks of finished transactions are resolved;
+//! a living transaction is told to commit behind the reader's timestamp and its
+//! locks are then read past; only where that is impossible the reader waits.
+//!
+//! **Point reads at [`TimeStamp::MAX`]** see the newest committed version and need
+//! no timestamp from PD. They are linearizable for one key; two such reads are
+//! not one consistent view.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_proto::kv::{
+    BatchGetRequest, GetRequest, KeyError, KvPair, LockInfo, Priority, ScanRequest, key_error,
+    kv_response,
+};
+use cairn_types::TimeStamp;
+use futures::StreamExt;
+use futures::stream;
+use parking_lot::Mutex;
+
+use crate::backoff::Retrier;
+use crate::client::{KvClient, key_after};
+use crate::error::KvError;
+use crate::lock_resolver::{LockOutcome, wait_for_lock};
+use crate::region_cache::{CachedRegion, KeyRange};
+use crate::request::{Cmd, RequestOptions, SendError, expect_response, wait_for_pd};
+
+/// Keys of one batch-get request.
+const BATCH_GET_KEYS_MAX: usize = 1024;
+/// Transactions a read view remembers as readable past.
+const RESOLVED_LOCKS_MAX: usize = 64;
+
+/// Values by key.
+pub type KvMap = HashMap<Bytes, Bytes, foldhash::fast::RandomState>;
+
+/// A read view at one timestamp. Cheap to clone; clones share what they learned.
+#[derive(Clone)]
+pub struct Snapshot {
+    client: Arc<KvClient>,
+    start_ts: TimeStamp,
+    priority: Priority,
+    resolved_locks: Arc<Mutex<Vec<u64>>>,
+}
+
+/// Keys of one region.
+struct KeyGroup {
+    region: Arc<CachedRegion>,
+    keys: Vec<Bytes>,
+}
+
+/// What a batch-get of one region gave.
+#[derive(Default)]
+struct GroupResult {
+    pairs: Vec<(Bytes, Bytes)>,
+    again: Vec<Bytes>,
+    locks: Vec<LockInfo>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Snapshot {
+        let resolved_locks = Arc::default();
+        Snapshot { client, start_ts, priority: Priority::Normal, resolved_locks }
+    }
+
+    /// The same view with another importance to the stores.
+    #[must_use]
+    pub fn with_priority(mut self, priority: Priority) -> Snapshot {
+        self.priority = priority;
+        self
+    }
+
+    /// The timestamp of the view.
+    pub fn start_ts(&self) -> TimeStamp {
+        self.start_ts
+    }
+
+    /// Reads a key at once, without waiting for anything: only when its store is
+    /// in this process and can answer now. `None` means: use [`Snapshot::get`].
+    pub fn try_get_now(&self, key: &Bytes) -> Option<Option<Bytes>> {
+        let region = self.client.cache.cached(key)?;
+        let service = self.client.cache.cached_store(region.leader.store_id)?;
+        let response = service.try_get_now(&region.context(), key, self.start_ts.0)?;
+        if response.region_error.is_some() {
+            return None;
+        }
+        match response.cmd {
+            Some(kv_response::Cmd::Get(get)) if get.error.is_none() => {
+                Some((!get.not_found).then_some(get.value))
+            }
+            _ => None,
+        }
+    }
+
+    /// The value of a key, if it exists.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let key = Bytes::copy_from_slice(key);
+        if let Some(value) = self.try_get_now(&key) {
+            return Ok(value);
+        }
+        let mut retrier = self.client.retrier();
+        let build = || Cmd::Get(GetRequest { key: key.clone(), version: self.start_ts.0 });
+        loop {
+            let options = self.options();
+            let sent = self.client.cache.send_to_key(&key, &options, &mut retrier, &build).await?;
+            let response = expect_response!(sent, Get)?;
+            match response.error {
+                None => return Ok((!response.not_found).then_some(response.value)),
+                Some(error) => {
+                    let lock = self.lock_of(error)?;
+                    self.clear_locks(&[lock], &mut retrier).await?;
+                }
+            }
+        }
+    }
+
+    /// The values of the keys that exist.
+    pub async fn batch_get(&self, keys: &[Bytes]) -> Result<KvMap, KvError> {
+        let mut found = KvMap::default();
+        let mut pending: Vec<Bytes> = keys.to_vec();
+        let mut retrier = self.client.retrier();
+        while !pending.is_empty() {
+            pending.sort_unstable();
+            pending.dedup();
+            let groups = self.group(&pending, &mut retrier).await?;
+            pending.clear();
+            let results = stream::iter(groups)
+                .map(|group| self.batch_get_group(group))
+                .buffer_unordered(self.client.config.concurrency.max(1));
+            futures::pin_mut!(results);
+            let mut locks = Vec::new();
+            while let Some(result) = results.next().await {
+                let result = result?;
+                found.extend(result.pairs);
+                pending.extend(result.again);
+                locks.extend(result.locks);
+            }
+            self.clear_locks(&locks, &mut retrier).await?;
+        }
+        Ok(found)
+    }
+
+    async fn group(&self, keys: &[Bytes], retrier: &mut Retrier) -> Result<Vec<KeyGroup>, KvError> {
+        let mut groups = Vec::new();
+        let mut rest = keys;
+        while let Some(first) = rest.first() {
+            let region = self.client.cache.locate_patiently(first, retrier).await?;
+            let inside = rest.partition_point(|key| region.contains(key)).max(1);
+            let count = inside.min(BATCH_GET_KEYS_MAX);
+            groups.push(KeyGroup { region, keys: rest[..count].to_vec() });
+            rest = &rest[count..];
+        }
+        Ok(groups)
+    }
+
+    async fn batch_get_group(&self, group: KeyGroup) -> Result<GroupResult, KvError> {
+        let KeyGroup { region, keys } = group;
+        let mut retrier = self.client.retrier();
+        let build =
+            || Cmd::BatchGet(BatchGetRequest { keys: keys.clone(), version: self.start_ts.0 });
+        let options = self.options();
+        let sent = self.client.cache.send_to_region(region, &options, &mut retrier, &build).await;
+        let response = match sent {
+            Ok(response) => expect_response!(response, BatchGet)?,
+            Err(SendError::Regroup) => {
+                return Ok(GroupResult { again: keys, ..GroupResult::default() });
+            }
+            Err(SendError::Failed(error)) => return Err(error),
+        };
+        let mut result = GroupResult::default();
+        for pair in response.pairs {
+            match pair.error {
+                None => result.pairs.push((pair.key, pair.value)),
+                Some(error) => {
+                    let lock = self.lock_of(error)?;
+                    result.again.push(if pair.key.is_empty() {
+                        lock.key.clone()
+                    } else {
+                        pair.key
+                    });
+                    result.locks.push(lock);
+                }
+            }
+        }
+        Ok(result)
+    }
+
+    /// The pairs of a range in key order (`reverse`: from its end), in batches.
+    pub fn scan(&self, range: KeyRange, options: ScanOptions) -> SnapshotScan {
+        let rest = (!range.is_empty()).then_some(range);
+        SnapshotScan { snapshot: self.clone(), rest, options }
+    }
+
+    pub(crate) fn options(&self) -> RequestOptions {
+        RequestOptions {
+            resolved_locks: self.resolved_locks.lock().clone(),
+            priority: self.priority,
+            stop_when_uncertain: false,
+        }
+    }
+
+    /// The lock that a key error is about; other errors end the read.
+    pub(crate) fn lock_of(&self, error: KeyError) -> Result<LockInfo, KvError> {
+        match error.kind {
+            Some(key_error::Kind::Locked(lock)) => Ok(lock),
+            Some(key_error::Kind::Abort(reason)) => {
+                Err(KvError::TxnAborted { start_ts: self.start_ts.0, reason })
+            }
+            kind => Err(KvError::Malformed(format!("a read answered {kind:?}"))),
+        }
+    }
+
+    /// Gets the locks out of the way; waits once if one of them stays.
+    pub(crate) async fn clear_locks(
+        &self,
+        locks: &[LockInfo],
+        retrier: &mut Retrier,
+    ) -> Result<(), KvError> {
+        let mut alive = None;
+        for lock in locks {
+            match self.client.resolve_lock(lock, self.start_ts, retrier).await? {
+                LockOutcome::Resolved => {}
+                LockOutcome::Bypass => self.remember_resolved(lock.start_ts),
+                LockOutcome::Alive => alive = Some(lock),
+            }
+        }
+        match alive {
+            Some(lock) => wait_for_lock(lock, retrier).await,
+            None => Ok(()),
+        }
+    }
+
+    fn remember_resolved(&self, start_ts: u64) {
+        let mut resolved = self.resolved_locks.lock();
+        if !resolved.contains(&start_ts) {
+            if resolved.len() >= RESOLVED_LOCKS_MAX {
+                resolved.remove(0);
+            }
+            resolved.push(start_ts);
+        }
+    }
+}
+
+/// How a range is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanOptions {
+    /// From the end of the range to its start.
+    pub reverse: bool,
+    /// Leave the values away.
+    pub key_only: bool,
+    /// Pairs of one batch at most.
+    pub batch_size: u32,
+}
+
+impl Default for ScanOptions {
+    fn default() -> ScanOptions {
+        ScanOptions { reverse: false, key_only: false, batch_size: 256 }
+    }
+}
+
+/// A scan under way.
+pub struct SnapshotScan {
+    snapshot: Snapshot,
+    /// What remains; `None` when drained.
+    rest: Option<KeyRange>,
+    options: ScanOptions,
+}
+
+impl SnapshotScan {
+    /// The next pairs; empty when the range is drained.
+    pub async fn next_batch(&mut self) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        let mut retrier = self.snapshot.client.retrier();
+        while let Some(rest) = self.rest.clone() {
+            let region = self.region_of(&rest, &mut retrier).await?;
+            let part = rest.intersect(&region.range());
+            let request = self.request(&part);
+            let build = || Cmd::Scan(request.clone());
+            let options = self.snapshot.options();
+            let cache = &self.snapshot.client.cache;
+            let sent = cache.send_to_region(region, &options, &mut retrier, &build).await;
+            let pairs = match sent {
+                Ok(response) => expect_response!(response, Scan)?.pairs,
+                Err(SendError::Regroup) => continue,
+                Err(SendError::Failed(error)) => return Err(error),
+            };
+            let full = pairs.len() >= request.limit as usize;
+            let (batch, lock) = self.until_lock(pairs)?;
+            match &lock {
+                Some(lock) => self.continue_at_lock(rest, &batch, lock),
+                None => self.continue_behind(rest, part, &batch, full),
+            }
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            if let Some(lock) = lock {
+                self.snapshot.clear_locks(&[lock], &mut retrier).await?;
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn region_of(
+        &self,
+        rest: &KeyRange,
+        retrier: &mut Retrier,
+    ) -> Result<Arc<CachedRegion>, KvError> {
+        let cache = &self.snapshot.client.cache;
+        if !self.options.reverse {
+            return cache.locate_patiently(&rest.start, retrier).await;
+        }
+        loop {
+            match cache.locate_before(&rest.end).await {
+                Ok(region) => return Ok(region),
+                Err(error) => wait_for_pd(error, retrier).await?,
+            }
+        }
+    }
+
+    fn request(&self, part: &KeyRange) -> ScanRequest {
+        ScanRequest {
+            start_key: part.start.clone(),
+            end_key: part.end.clone(),
+            limit: self.options.batch_size.max(1),
+            version: self.snapshot.start_ts.0,
+            key_only: self.options.key_only,
+            reverse: self.options.reverse,
+        }
+    }
+
+    /// The pairs in front of the first locked one.
+    fn until_lock(
+        &self,
+        pairs: Vec<KvPair>,
+    ) -> Result<(Vec<(Bytes, Bytes)>, Option<LockInfo>), KvError> {
+        let mut batch = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            match pair.error {
+                None => batch.push((pair.key, pair.value)),
+                Some(error) => return Ok((batch, Some(self.snapshot.lock_of(error)?))),
+            }
+        }
+        Ok((batch, None))
+    }
+
+    /// The next batch begins with the locked key.
+    fn continue_at_lock(&mut self, rest: KeyRange, batch: &[(Bytes, Bytes)], lock: &LockInfo) {
+        let next = if batch.is_empty() {
+            rest
+        } else if self.options.reverse {
+            KeyRange { start: rest.start, end: key_after(&lock.key) }
+        } else {
+            KeyRange { start: lock.key.clone(), end: rest.end }
+        };
+        self.rest = Some(next);
+    }
+
+    /// The next batch begins behind the last pair, or in the next region.
+    fn continue_behind(
+        &mut self,
+        rest: KeyRange,
+        part: KeyRange,
+        batch: &[(Bytes, Bytes)],
+        full: bool,
+    ) {
+        let last_key = batch.last().filter(|_| full).map(|(key, _)| key);
+        let next = match (last_key, self.options.reverse) {
+            (Some(key), false) => Some(KeyRange { start: key_after(key), end: rest.end }),
+            (Some(key), true) => Some(KeyRange { start: rest.start, end: key.clone() }),
+            (None, false) if part.end.is_empty() => None,
+            (None, false) => Some(KeyRange { start: part.end, end: rest.end }),
+            // An empty end would mean +infinity: the scan is at the very start.
+            (None, true) if part.start.is_empty() => None,
+            (None, true) => Some(KeyRange { start: rest.start, end: part.start }),
+        };
+        self.rest = next.filter(|range| !range.is_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! A scripted cluster for the unit tests of this crate.

@@ -1,0 +1,574 @@
+//! Two-phase commit after Percolator, with a one-round path.
+//!
+//! ```text
+//! prewrite (parallel over regions)    every key gets a lock that names the primary
+//!   │ all keys in one region: the store commits at once (1PC) ──────────► done
+//! commit_ts from PD
+//! commit of the primary's batch       ← the transaction is committed here, or never
+//!   │ answer to the caller
+//! commit of the others                in the background, bounded
+//! ```
+//!
+//! **Unknown outcomes.** A commit request of the primary without a certain answer
+//! is not simply sent again: the primary is asked first. Committed and rolled
+//! back are final; a lock still there means that the commit did not happen, so it
+//! is sent again. Only when nobody answers until the check's own deadline the
+//! caller gets [`KvError::UndeterminedCommit`]. The same holds for a 1PC prewrite.
+//!
+//! **Sources.** Percolator (Peng & Dabek, OSDI 2010), figure 6.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_proto::kv::{
+    CheckTxnStatusRequest, CommitRequest, KeyError, LockInfo, Mutation, MutationOp,
+    PrewriteRequest, RollbackRequest, TxnHeartBeatRequest, key_error,
+};
+use cairn_types::TimeStamp;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::CommitInfo;
+use super::batches::{Mutations, Run};
+use super::membuffer::{BufferedValue, Entry, MemBuffer};
+use crate::backoff::{BackoffKind, Retrier};
+use crate::client::KvClient;
+use crate::error::{KvError, ShownKey};
+use crate::lock_resolver::{LockOutcome, wait_for_lock};
+use crate::request::{Cmd, RequestOptions, expect_response};
+
+/// Life of a lock without a heartbeat.
+const LOCK_TTL_BASE_MS: u64 = 3_000;
+/// A transaction of one MiB gets twice that; growth is by the square root.
+const LOCK_TTL_PER_SQRT_MIB_MS: f64 = 3_000.0;
+/// Longest life a lock is given at once; heartbeats add to it.
+const LOCK_TTL_MAX_MS: u64 = 20_000;
+/// Commit timestamps asked for before giving up against readers that push.
+const COMMIT_TS_ATTEMPTS_MAX: u32 = 16;
+
+/// How the first phase ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prewritten {
+    /// Locks stand.
+    Locked,
+    /// The store has committed already.
+    Committed(TimeStamp),
+}
+
+/// How a request to commit the primary ended.
+enum PrimaryCommit {
+    Committed(TimeStamp),
+    /// Rolled back, with the reason.
+    Aborted(String),
+    /// A reader pushed the lock behind our commit timestamp.
+    TsExpired,
+    /// Nobody knows yet.
+    Unknown(KvError),
+}
+
+/// One commit under way.
+pub(crate) struct Committer {
+    client: Arc<KvClient>,
+    start_ts: TimeStamp,
+    mutations: Mutations,
+    /// Position of the primary: the first mutation that leaves a lock.
+    primary: Option<usize>,
+    size_bytes: u64,
+}
+
+/// What every prewrite of a transaction says.
+#[derive(Clone, Copy)]
+struct PrewriteTerms {
+    lock_ttl_ms: u64,
+    min_commit_ts: TimeStamp,
+}
+
+impl Committer {
+    /// `None`: there is nothing to write or check.
+    pub fn new(
+        client: Arc<KvClient>,
+        start_ts: TimeStamp,
+        buffer: &MemBuffer,
+    ) -> Option<Committer> {
+        let mutations: Vec<Mutation> =
+            buffer.iter().filter_map(|(key, entry)| mutation(key, entry)).collect();
+        if mutations.is_empty() {
+            return None;
+        }
+        let primary = mutations.iter().position(leaves_lock);
+        Some(Committer {
+            client,
+            start_ts,
+            mutations: Mutations(Arc::new(mutations)),
+            primary,
+            size_bytes: buffer.size_bytes(),
+        })
+    }
+
+    /// Commits; see [`super::Transaction::commit`] for what the errors mean.
+    pub async fn run(self: Arc<Committer>) -> Result<CommitInfo, KvError> {
+        let terms = self.terms().await?;
+        let work = self.clone().commit(terms);
+        tokio::pin!(work);
+        // No task of its own: most commits are over before the first heartbeat.
+        tokio::select! {
+            biased;
+            result = &mut work => result,
+            never = self.heartbeat(terms.lock_ttl_ms) => match never {},
+        }
+    }
+
+    /// A commit must be ordered behind everything its caller has seen, also when
+    /// the store picks the timestamp: hence the question to PD.
+    async fn terms(&self) -> Result<PrewriteTerms, KvError> {
+        let now = self.client.current_ts().await?;
+        let open_ms = now.physical_ms().saturating_sub(self.start_ts.physical_ms());
+        let size_mib = self.size_bytes as f64 / f64::from(1 << 20);
+        let for_size_ms = (LOCK_TTL_PER_SQRT_MIB_MS * size_mib.sqrt()) as u64;
+        let ttl_ms = (LOCK_TTL_BASE_MS + for_size_ms).min(LOCK_TTL_MAX_MS);
+        // TTLs count from start_ts.
+        Ok(PrewriteTerms { lock_ttl_ms: open_ms + ttl_ms, min_commit_ts: now.next() })
+    }
+
+    fn primary_key(&self) -> Bytes {
+        self.mutations.0[self.primary.unwrap_or(0)].key.clone()
+    }
+
+    async fn commit(self: Arc<Committer>, terms: PrewriteTerms) -> Result<CommitInfo, KvError> {
+        match self.prewrite_all(terms).await {
+            Ok(Prewritten::Committed(commit_ts)) => {
+                return Ok(CommitInfo { commit_ts, one_pc: true });
+            }
+            Ok(Prewritten::Locked) => {}
+            Err(error) => {
+                // An undetermined one-round commit must not be rolled back.
+                if !matches!(error, KvError::UndeterminedCommit { .. }) {
+                    self.rollback_in_background().await;
+                }
+                return Err(error);
+            }
+        }
+        let Some(primary) = self.primary else {
+            return Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false });
+        };
+        match self.commit_primary(primary).await {
+            Ok((commit_ts, done)) => {
+                self.commit_secondaries_in_background(commit_ts, done.end).await;
+                Ok(CommitInfo { commit_ts, one_pc: false })
+            }
+            Err(error) => {
+                if !matches!(error, KvError::UndeterminedCommit { .. }) {
+                    self.rollback_in_background().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    // ---- first phase ----
+
+    async fn prewrite_all(&self, terms: PrewriteTerms) -> Result<Prewritten, KvError> {
+        let all = self.mutations.all();
+        let mut retrier = self.client.retrier();
+        let pieces = self.mutations.cut(&self.client, all, &mut retrier).await?;
+        let [piece] = pieces.as_slice() else {
+            return stream::iter(pieces)
+                .map(|piece| self.prewrite_run(piece, terms))
+                .buffer_unordered(self.client.config.concurrency.max(1))
+                .try_fold(Prewritten::Locked, |so_far, part| async move {
+                    Ok(if part == Prewritten::Locked { so_far } else { part })
+                })
+                .await;
+        };
+        self.prewrite_run(piece.clone(), terms).await
+    }
+
+    async fn prewrite_run(&self, run: Run, terms: PrewriteTerms) -> Result<Prewritten, KvError> {
+        let mut retrier = self.client.retrier();
+        let result = self.prewrite_pieces(run, terms, &mut retrier).await;
+        let Err(error) = result else { return result };
+        // A one-round commit may have happened although its answer was lost; a
+        // repeat can then even meet younger writers and look like a conflict.
+        let one_pc_tried = self.client.config.one_pc && self.primary.is_some();
+        if !one_pc_tried || !retrier.maybe_executed() {
+            return Err(error);
+        }
+        match self.fate(&error).await? {
+            Some(commit_ts) => Ok(Prewritten::Committed(commit_ts)),
+            None => Err(error),
+        }
+    }
+
+    async fn prewrite_pieces(
+        &self,
+        run: Run,
+        terms: PrewriteTerms,
+        retrier: &mut Retrier,
+    ) -> Result<Prewritten, KvError> {
+        let mut lock_wait = self.client.retrier_for(self.client.config.lock_wait_timeout_ms);
+        let mut rest = run;
+        let mut outcome = Prewritten::Locked;
+        while !rest.is_empty() {
+            let build = |piece: &Run| self.prewrite_request(piece, terms);
+            let options = RequestOptions::default();
+            let answer =
+                self.mutations.send_first(&self.client, &rest, &options, retrier, &build).await?;
+            let response = expect_response!(answer.response, Prewrite)?;
+            if response.one_pc_commit_ts > 0 {
+                outcome = Prewritten::Committed(TimeStamp(response.one_pc_commit_ts));
+            }
+            let mut locks = Vec::new();
+            for error in response.errors {
+                match self.prewrite_error(error)? {
+                    Blocked::Lock(lock) => locks.push(lock),
+                    Blocked::CommittedBefore(commit_ts) => {
+                        outcome = Prewritten::Committed(commit_ts);
+                        locks.clear();
+                        break;
+                    }
+                }
+            }
+            if locks.is_empty() {
+                rest.start = answer.piece.end;
+            } else {
+                self.clear_locks(&locks, &mut lock_wait).await?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn prewrite_request(&self, piece: &Run, terms: PrewriteTerms) -> Cmd {
+        let whole = *piece == self.mutations.all();
+        Cmd::Prewrite(PrewriteRequest {
+            mutations: self.mutations.0[piece.clone()].to_vec(),
+            primary: self.primary_key(),
+            start_ts: self.start_ts.0,
+            lock_ttl_ms: terms.lock_ttl_ms,
+            txn_size: self.mutations.0.len() as u64,
+            min_commit_ts: terms.min_commit_ts.0,
+            try_one_pc: whole && self.client.config.one_pc && self.primary.is_some(),
+            ..PrewriteRequest::default()
+        })
+    }
+
+    fn prewrite_error(&self, error: KeyError) -> Result<Blocked, KvError> {
+        let start_ts = self.start_ts.0;
+        match error.kind {
+            Some(key_error::Kind::Locked(lock)) => Ok(Blocked::Lock(lock)),
+            Some(key_error::Kind::Committed(committed)) => {
+                Ok(Blocked::CommittedBefore(TimeStamp(committed.commit_ts)))
+            }
+            Some(key_error::Kind::Conflict(conflict)) => Err(KvError::WriteConflict {
+                key: ShownKey(conflict.key),
+                start_ts,
+                conflict_start_ts: conflict.conflict_start_ts,
+                conflict_commit_ts: conflict.conflict_commit_ts,
+            }),
+            Some(key_error::Kind::AlreadyExist(exists)) => {
+                Err(KvError::KeyExists { key: ShownKey(exists.key) })
+            }
+            Some(key_error::Kind::Abort(reason)) => Err(KvError::TxnAborted { start_ts, reason }),
+            kind => Err(KvError::TxnAborted { start_ts, reason: format!("prewrite: {kind:?}") }),
+        }
+    }
+
+    async fn clear_locks(
+        &self,
+        locks: &[LockInfo],
+        lock_wait: &mut Retrier,
+    ) -> Result<(), KvError> {
+        let mut alive = None;
+        for lock in locks {
+            // Writers do not push: they could not get past the lock anyway.
+            let outcome = self.client.resolve_lock(lock, TimeStamp::ZERO, lock_wait).await?;
+            if outcome != LockOutcome::Resolved {
+                alive = Some(lock);
+            }
+        }
+        match alive {
+            Some(lock) => wait_for_lock(lock, lock_wait).await,
+            None => Ok(()),
+        }
+    }
+
+    // ---- second phase ----
+
+    /// Commits the primary with its neighbours in the same message. Answers the
+    /// commit timestamp and the mutations that are done.
+    async fn commit_primary(&self, primary: usize) -> Result<(TimeStamp, Run), KvError> {
+        let run = primary..self.mutations.0.len();
+        for _ in 0..COMMIT_TS_ATTEMPTS_MAX {
+            let commit_ts = self.client.current_ts().await?;
+            let mut retrier = self.client.retrier();
+            let (piece, outcome) = self.try_commit_primary(&run, commit_ts, &mut retrier).await?;
+            match outcome {
+                PrimaryCommit::Committed(commit_ts) => return Ok((commit_ts, piece)),
+                PrimaryCommit::TsExpired => {}
+                PrimaryCommit::Aborted(reason) => {
+                    return Err(KvError::TxnAborted { start_ts: self.start_ts.0, reason });
+                }
+                PrimaryCommit::Unknown(error) => {
+                    return match self.finish_unknown(commit_ts, &error).await? {
+                        Some(commit_ts) => Ok((commit_ts, primary..primary)),
+                        None => Err(KvError::TxnAborted {
+                            start_ts: self.start_ts.0,
+                            reason: "its lock expired and was removed".into(),
+                        }),
+                    };
+                }
+            }
+        }
+        let reason = "readers kept pushing its commit timestamp".to_owned();
+        Err(KvError::TxnAborted { start_ts: self.start_ts.0, reason })
+    }
+
+    async fn try_commit_primary(
+        &self,
+        run: &Run,
+        commit_ts: TimeStamp,
+        retrier: &mut Retrier,
+    ) -> Result<(Run, PrimaryCommit), KvError> {
+        let build = |piece: &Run| self.commit_request(piece, commit_ts);
+        let options = RequestOptions { stop_when_uncertain: true, ..RequestOptions::default() };
+        let sent = self.mutations.send_first(&self.client, run, &options, retrier, &build).await;
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err(error) if retrier.maybe_executed() => {
+                return Ok((run.start..run.start, PrimaryCommit::Unknown(error)));
+            }
+            // Every attempt was refused or never left: nothing happened.
+            Err(error) => return Err(error),
+        };
+        let outcome = match expect_response!(answer.response, Commit)?.error.and_then(|e| e.kind) {
+            None => PrimaryCommit::Committed(commit_ts),
+            Some(key_error::Kind::CommitTsExpired(_)) => PrimaryCommit::TsExpired,
+            Some(key_error::Kind::Committed(by)) => {
+                PrimaryCommit::Committed(TimeStamp(by.commit_ts))
+            }
+            Some(kind) => PrimaryCommit::Aborted(format!("commit: {kind:?}")),
+        };
+        Ok((answer.piece, outcome))
+    }
+
+    /// Brings a commit of unknown outcome to an end: asks the primary, and commits
+    /// again as long as its lock stands. `None`: rolled back.
+    async fn finish_unknown(
+        &self,
+        commit_ts: TimeStamp,
+        cause: &KvError,
+    ) -> Result<Option<TimeStamp>, KvError> {
+        let mut retrier = self.client.retrier_for(self.client.config.commit_check_timeout_ms);
+        let primary = self.primary.unwrap_or(0);
+        let run = primary..primary + 1;
+        let unknown = |last: &KvError| KvError::UndeterminedCommit {
+            start_ts: self.start_ts.0,
+            reason: format!("{cause}; then {last}"),
+        };
+        loop {
+            match self.ask_primary(&mut retrier).await.map_err(|error| unknown(&error))? {
+                PrimaryState::Committed(commit_ts) => return Ok(Some(commit_ts)),
+                PrimaryState::RolledBack => return Ok(None),
+                PrimaryState::Locked => {}
+            }
+            match self.try_commit_primary(&run, commit_ts, &mut retrier).await {
+                Ok((_, PrimaryCommit::Committed(commit_ts))) => return Ok(Some(commit_ts)),
+                Ok((_, PrimaryCommit::Aborted(_))) => return Ok(None),
+                // A pushed lock: roll back, so that the outcome is certain.
+                Ok((_, PrimaryCommit::TsExpired)) => {
+                    return self.roll_back_primary(&mut retrier).await.map_err(|e| unknown(&e));
+                }
+                Ok((_, PrimaryCommit::Unknown(error))) | Err(error) => {
+                    let pause = Duration::ZERO;
+                    let wait = retrier.wait(BackoffKind::NoLeader, pause, || error.to_string());
+                    wait.await.map_err(|error| unknown(&error))?;
+                }
+            }
+        }
+    }
+
+    /// What became of a one-round commit whose answer was lost; a transaction
+    /// without a trace is shut out for good. `None`: not committed.
+    async fn fate(&self, cause: &KvError) -> Result<Option<TimeStamp>, KvError> {
+        let mut retrier = self.client.retrier_for(self.client.config.commit_check_timeout_ms);
+        let unknown = |last: KvError| KvError::UndeterminedCommit {
+            start_ts: self.start_ts.0,
+            reason: format!("{cause}; then {last}"),
+        };
+        match self.ask_primary(&mut retrier).await.map_err(unknown)? {
+            PrimaryState::Committed(commit_ts) => Ok(Some(commit_ts)),
+            PrimaryState::RolledBack | PrimaryState::Locked => Ok(None),
+        }
+    }
+
+    async fn ask_primary(&self, retrier: &mut Retrier) -> Result<PrimaryState, KvError> {
+        let request = CheckTxnStatusRequest {
+            primary_key: self.primary_key(),
+            lock_ts: self.start_ts.0,
+            caller_start_ts: 0,
+            // Before every expiry: our own lock must not be removed for its age.
+            current_ts: 0,
+            rollback_if_not_exist: true,
+        };
+        let response = self.client.check_txn_status(&request, retrier).await?;
+        Ok(if let Some(kind) = response.error.and_then(|error| error.kind) {
+            return Err(KvError::Malformed(format!("checking our own transaction: {kind:?}")));
+        } else if response.lock_ttl_ms > 0 {
+            PrimaryState::Locked
+        } else if response.commit_ts > 0 {
+            PrimaryState::Committed(TimeStamp(response.commit_ts))
+        } else {
+            PrimaryState::RolledBack
+        })
+    }
+
+    /// Rolls the primary back, unless it turns out to be committed.
+    async fn roll_back_primary(&self, retrier: &mut Retrier) -> Result<Option<TimeStamp>, KvError> {
+        let key = self.primary_key();
+        let build = || {
+            Cmd::Rollback(RollbackRequest { keys: vec![key.clone()], start_ts: self.start_ts.0 })
+        };
+        let options = RequestOptions::default();
+        let response = self.client.cache.send_to_key(&key, &options, retrier, &build).await?;
+        match expect_response!(response, Rollback)?.error.and_then(|error| error.kind) {
+            None => Ok(None),
+            Some(key_error::Kind::Committed(by)) => Ok(Some(TimeStamp(by.commit_ts))),
+            Some(kind) => Err(KvError::Malformed(format!("rolling back: {kind:?}"))),
+        }
+    }
+
+    fn commit_request(&self, piece: &Run, commit_ts: TimeStamp) -> Cmd {
+        let locked = self.mutations.0[piece.clone()].iter().filter(|m| leaves_lock(m));
+        Cmd::Commit(CommitRequest {
+            keys: locked.map(|mutation| mutation.key.clone()).collect(),
+            start_ts: self.start_ts.0,
+            commit_ts: commit_ts.0,
+        })
+    }
+
+    // ---- behind the caller's back ----
+
+    async fn commit_secondaries_in_background(
+        self: &Arc<Committer>,
+        commit_ts: TimeStamp,
+        from: usize,
+    ) {
+        let rest = from..self.mutations.0.len();
+        if rest.is_empty() {
+            return;
+        }
+        let committer = self.clone();
+        self.in_background(async move {
+            let build = |piece: &Run| committer.commit_request(piece, commit_ts);
+            if let Err(error) = committer.pass(rest, &build).await {
+                tracing::debug!(%error, "secondaries are left to their readers");
+            }
+        })
+        .await;
+    }
+
+    async fn rollback_in_background(self: &Arc<Committer>) {
+        let committer = self.clone();
+        self.in_background(async move {
+            let build = |piece: &Run| {
+                Cmd::Rollback(RollbackRequest {
+                    keys: committer.mutations.keys(piece),
+                    start_ts: committer.start_ts.0,
+                })
+            };
+            if let Err(error) = committer.pass(committer.mutations.all(), &build).await {
+                tracing::debug!(%error, "locks are left to expire");
+            }
+        })
+        .await;
+    }
+
+    /// Runs a task that outlives the caller; when too many do already, the caller
+    /// waits for a place.
+    async fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // The semaphore is never closed; without a permit the locks stay behind,
+        // which readers can deal with.
+        let Ok(permit) = self.client.background_slots.clone().acquire_owned().await else {
+            return;
+        };
+        self.client.background.spawn(async move {
+            task.await;
+            drop(permit);
+        });
+    }
+
+    async fn pass(
+        &self,
+        run: Run,
+        build: &(dyn Fn(&Run) -> Cmd + Send + Sync),
+    ) -> Result<(), KvError> {
+        let mut retrier = self.client.retrier();
+        let mut rest = run;
+        while !rest.is_empty() {
+            let options = RequestOptions::default();
+            let answer =
+                self.mutations.send_first(&self.client, &rest, &options, &mut retrier, build);
+            rest.start = answer.await?.piece.end;
+        }
+        Ok(())
+    }
+
+    /// Keeps the primary's lock alive for as long as the commit takes.
+    async fn heartbeat(&self, lock_ttl_ms: u64) -> std::convert::Infallible {
+        let primary = self.primary_key();
+        let every = Duration::from_millis(LOCK_TTL_BASE_MS / 2);
+        let mut advise_ttl_ms = lock_ttl_ms;
+        loop {
+            tokio::time::sleep(every).await;
+            advise_ttl_ms += LOCK_TTL_BASE_MS / 2;
+            let build = || {
+                Cmd::TxnHeartBeat(TxnHeartBeatRequest {
+                    primary: primary.clone(),
+                    start_ts: self.start_ts.0,
+                    advise_ttl_ms,
+                })
+            };
+            let options = RequestOptions::default();
+            let mut retrier = self.client.retrier_for(LOCK_TTL_BASE_MS / 2);
+            let sent = self.client.cache.send_to_key(&primary, &options, &mut retrier, &build);
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "heartbeat of a transaction failed");
+            }
+        }
+    }
+}
+
+/// Why a key could not be prewritten for now.
+enum Blocked {
+    Lock(LockInfo),
+    CommittedBefore(TimeStamp),
+}
+
+/// What the primary of our own transaction says.
+enum PrimaryState {
+    Locked,
+    Committed(TimeStamp),
+    RolledBack,
+}
+
+fn leaves_lock(mutation: &Mutation) -> bool {
+    mutation.op() != MutationOp::OpCheckNotExists
+}
+
+/// What an entry of the buffer means to the store.
+fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
+    let (op, value) = match (&entry.value, entry.flags) {
+        (BufferedValue::Put(value), flags) if flags.presume_not_exists => {
+            (MutationOp::OpInsert, value.clone())
+        }
+        (BufferedValue::Put(value), _) => (MutationOp::OpPut, value.clone()),
+        // Inserted and removed again: nothing to write, but it must not have
+        // existed.
+        (BufferedValue::Delete, flags) if flags.presume_not_exists => {
+            (MutationOp::OpCheckNotExists, Bytes::new())
+        }
+        (BufferedValue::Delete, _) => (MutationOp::OpDelete, Bytes::new()),
+        (BufferedValue::Untouched, flags) if flags.locked => (MutationOp::OpLock, Bytes::new()),
+        (BufferedValue::Untouched, _) => return None,
+    };
+    Some(Mutation { op: op.into(), key: key.clone(), value })
+}

@@ -1,0 +1,250 @@
+//! Optimistic transactions: a read view, a buffer of writes, two-phase commit.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`membuffer`] | the ordered buffer with statement rollback |
+//! | `commit` | prewrite, commit, rollback over regions |
+//! | `batches` | one pass of a command over the regions of a run of keys |
+//!
+//! **Invariants.** Nothing reaches a store before [`Transaction::commit`]. A
+//! transaction ends once: whatever comes later answers [`KvError::TxnEnded`].
+//!
+//! **Left out.** Pessimistic locking and async commit; the requests carry their
+//! fields.
+
+mod batches;
+mod commit;
+pub mod membuffer;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use cairn_types::TimeStamp;
+use parking_lot::RwLock;
+
+use crate::client::KvClient;
+use crate::error::KvError;
+use crate::region_cache::KeyRange;
+use crate::snapshot::{KvMap, Snapshot};
+use commit::Committer;
+use membuffer::{BufferLimits, BufferedValue, Checkpoint, KeyFlags, MemBuffer};
+
+/// What a commit did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitInfo {
+    /// When the writes became visible; zero when there was nothing to write.
+    pub commit_ts: TimeStamp,
+    /// Whether one round sufficed.
+    pub one_pc: bool,
+}
+
+/// One entry of a transaction's own writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BufferedPair {
+    /// The key.
+    pub key: Bytes,
+    /// The value; `None` removes the key.
+    pub value: Option<Bytes>,
+}
+
+/// A transaction. Shared by reference: its parts lock what they change.
+pub struct Transaction {
+    client: Arc<KvClient>,
+    snapshot: Snapshot,
+    start_ts: TimeStamp,
+    buffer: RwLock<MemBuffer>,
+    ended: AtomicBool,
+}
+
+impl Transaction {
+    pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Transaction {
+        let limits = BufferLimits {
+            size_bytes_max: client.config.txn_size_bytes_max,
+            entry_bytes_max: client.config.entry_size_bytes_max,
+        };
+        Transaction {
+            snapshot: client.snapshot(start_ts),
+            client,
+            start_ts,
+            buffer: RwLock::new(MemBuffer::new(limits)),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// The timestamp the transaction reads at; its identity.
+    pub fn start_ts(&self) -> TimeStamp {
+        self.start_ts
+    }
+
+    /// The read view below the transaction's own writes.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// A key as this transaction sees it.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        match self.buffered(key) {
+            Some(value) => Ok(value),
+            None => self.snapshot.get(key).await,
+        }
+    }
+
+    /// The existing keys of a set as this transaction sees them.
+    pub async fn batch_get(&self, keys: &[Bytes]) -> Result<KvMap, KvError> {
+        let mut found = KvMap::default();
+        let mut below = Vec::new();
+        for key in keys {
+            match self.buffered(key) {
+                Some(Some(value)) => {
+                    found.insert(key.clone(), value);
+                }
+                Some(None) => {}
+                None => below.push(key.clone()),
+            }
+        }
+        if !below.is_empty() {
+            found.extend(self.snapshot.batch_get(&below).await?);
+        }
+        Ok(found)
+    }
+
+    /// The transaction's own write to a key: `None` when it wrote nothing,
+    /// `Some(None)` when it removed the key.
+    pub fn buffered(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        match &self.buffer.read().get(key)?.value {
+            BufferedValue::Untouched => None,
+            BufferedValue::Put(value) => Some(Some(value.clone())),
+            BufferedValue::Delete => Some(None),
+        }
+    }
+
+    /// What the transaction demands of a key.
+    pub fn key_flags(&self, key: &[u8]) -> KeyFlags {
+        self.buffer.read().get(key).map(|entry| entry.flags).unwrap_or_default()
+    }
+
+    /// The transaction's own writes of a range in key order (`reverse`: from its
+    /// end), at most `limit`. To go on, ask again behind the last key.
+    pub fn buffered_range(
+        &self,
+        range: &KeyRange,
+        reverse: bool,
+        limit: usize,
+    ) -> Vec<BufferedPair> {
+        let buffer = self.buffer.read();
+        let pair = |(key, entry): (&Bytes, &membuffer::Entry)| {
+            let value = match &entry.value {
+                BufferedValue::Untouched => return None,
+                BufferedValue::Put(value) => Some(value.clone()),
+                BufferedValue::Delete => None,
+            };
+            Some(BufferedPair { key: key.clone(), value })
+        };
+        let entries = buffer.range(range);
+        if reverse {
+            entries.rev().filter_map(pair).take(limit).collect()
+        } else {
+            entries.filter_map(pair).take(limit).collect()
+        }
+    }
+
+    /// Writes a value.
+    pub fn set(&self, key: Bytes, value: Bytes) -> Result<(), KvError> {
+        self.change()?.set(key, value)
+    }
+
+    /// Writes a value to a key that must not exist; checked at prewrite, where it
+    /// fails with [`KvError::KeyExists`].
+    pub fn insert(&self, key: Bytes, value: Bytes) -> Result<(), KvError> {
+        self.change()?.insert(key, value)
+    }
+
+    /// Removes a key.
+    pub fn delete(&self, key: Bytes) -> Result<(), KvError> {
+        self.change()?.delete(key)
+    }
+
+    /// Guards keys against other writers until the end, without writing them.
+    pub fn lock_keys(&self, keys: impl IntoIterator<Item = Bytes>) -> Result<(), KvError> {
+        let mut buffer = self.change()?;
+        keys.into_iter().try_for_each(|key| buffer.lock(key))
+    }
+
+    fn change(&self) -> Result<parking_lot::RwLockWriteGuard<'_, MemBuffer>, KvError> {
+        if self.has_ended() {
+            return Err(KvError::TxnEnded { start_ts: self.start_ts.0 });
+        }
+        Ok(self.buffer.write())
+    }
+
+    /// A point to which the writes can be brought back; before each statement.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.buffer.write().checkpoint()
+    }
+
+    /// Undoes the writes since the checkpoint.
+    pub fn rollback_to(&self, checkpoint: Checkpoint) {
+        self.buffer.write().rollback_to(checkpoint);
+    }
+
+    /// Keeps the writes since the checkpoint.
+    pub fn release(&self, checkpoint: Checkpoint) {
+        self.buffer.write().release(checkpoint);
+    }
+
+    /// Whether nothing was written or locked.
+    pub fn is_read_only(&self) -> bool {
+        self.buffer.read().is_empty()
+    }
+
+    /// Number of keys written or locked.
+    pub fn len(&self) -> usize {
+        self.buffer.read().len()
+    }
+
+    /// Whether [`Transaction::len`] is zero.
+    pub fn is_empty(&self) -> bool {
+        self.is_read_only()
+    }
+
+    /// Bytes of keys and values written.
+    pub fn size_bytes(&self) -> u64 {
+        self.buffer.read().size_bytes()
+    }
+
+    /// Whether the transaction was committed or rolled back.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Makes the writes visible to everybody, all or none.
+    ///
+    /// [`KvError::UndeterminedCommit`] is the one error after which they may have
+    /// become visible; after every other one they have not and never will.
+    pub async fn commit(&self) -> Result<CommitInfo, KvError> {
+        self.end()?;
+        let committer = {
+            let buffer = self.buffer.read();
+            Committer::new(self.client.clone(), self.start_ts, &buffer)
+        };
+        match committer {
+            Some(committer) => Arc::new(committer).run().await,
+            None => Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false }),
+        }
+    }
+
+    /// Forgets the writes.
+    pub async fn rollback(&self) -> Result<(), KvError> {
+        self.end()
+    }
+
+    fn end(&self) -> Result<(), KvError> {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return Err(KvError::TxnEnded { start_ts: self.start_ts.0 });
+        }
+        Ok(())
+    }
+}

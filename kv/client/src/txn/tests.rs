@@ -1,0 +1,1 @@
+//! Commit against a scripted store.
