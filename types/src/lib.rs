@@ -16,6 +16,7 @@
 //! bytes give an error and never a panic.
 
 pub mod chunk;
+pub mod codec;
 pub mod collation;
 pub mod datum;
 pub mod decimal;
@@ -24,6 +25,8 @@ pub mod error;
 pub mod field_type;
 pub mod ids;
 pub mod json;
+pub mod keys;
+pub mod row;
 pub mod text;
 pub mod time;
 

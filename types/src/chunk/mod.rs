@@ -14,6 +14,7 @@
 
 mod bitmap;
 mod column;
+mod wire;
 
 pub use bitmap::Bitmap;
 pub use column::{Column, ColumnData};
