@@ -15,6 +15,7 @@
 //! **Invariants.** No I/O, no clock, no randomness. Decoders validate: random
 //! bytes give an error and never a panic.
 
+pub mod cast;
 pub mod chunk;
 pub mod codec;
 pub mod collation;
@@ -30,6 +31,7 @@ pub mod row;
 pub mod text;
 pub mod time;
 
+pub use cast::{CastContext, cast_datum};
 pub use chunk::{Bitmap, Chunk, Column, ColumnData};
 pub use collation::{Charset, Collation};
 pub use datum::{Datum, DatumRef, compare};

@@ -128,6 +128,10 @@ proptest! {
     #[test]
     fn add_and_sub_are_inverse(a in any_decimal(), b in any_decimal()) {
         let sum = a.add(&b).unwrap();
+        // Beyond 81 digits the last ones are rounded away, as in MySQL.
+        let integer_digits = |value: &Decimal| value.precision() - u32::from(value.scale());
+        let digits = integer_digits(&a).max(integer_digits(&b)) + u32::from(a.scale().max(b.scale()));
+        prop_assume!(digits < DIGITS_MAX as u32);
         prop_assert_eq!(sum.sub(&b).unwrap(), a);
     }
 
