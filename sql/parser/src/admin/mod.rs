@@ -1,0 +1,7 @@
+//! Rules of statements about sessions, transactions, accounts and the server.
+
+mod account;
+mod server;
+mod set;
+mod show;
+mod transaction;
