@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_expr::EvalContext;
+use cairn_expr::{EvalContext, Warnings};
+use cairn_types::chunk::{CHUNK_ROWS_INIT, CHUNK_ROWS_MAX};
 use cairn_types::{Chunk, FieldType};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -21,10 +22,6 @@ use crate::error::{ExecError, Result};
 use crate::memory::{MemoryTracker, OperatorMemory};
 use crate::operator::{BoxOperator, Operator};
 
-/// Rows of an operator's first chunk.
-pub const CHUNK_ROWS_INIT: usize = 32;
-/// Rows of a full chunk.
-pub const CHUNK_ROWS_MAX: usize = 1024;
 /// Workers of a parallel operator unless the statement says otherwise
 /// (`tidb_executor_concurrency`).
 pub const CONCURRENCY_DEFAULT: usize = 5;
@@ -37,6 +34,8 @@ pub type ClockFn = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub struct ExecContext {
     /// SQL mode, time zone, parameters, warnings, … for expressions.
     pub eval: EvalContext,
+    /// Warnings of all operators; evaluation contexts are emptied into it.
+    pub warnings: Arc<Mutex<Warnings>>,
     /// The statement's memory.
     pub memory: Arc<MemoryTracker>,
     /// Set when the statement is killed or timed out, or its client went away.
@@ -52,6 +51,8 @@ pub struct ExecContext {
     pub stats: Option<Arc<RuntimeStats>>,
     /// Row keys an index lookup found but may not read here.
     pub remote_row_keys: Arc<RemoteRowKeys>,
+    /// Where the fragment's scan stands.
+    pub scan_position: Arc<ScanPosition>,
     /// Clock for the statistics.
     pub clock: ClockFn,
 }
@@ -61,6 +62,7 @@ impl ExecContext {
     pub fn new(eval: EvalContext) -> ExecContext {
         ExecContext {
             eval,
+            warnings: Arc::default(),
             memory: MemoryTracker::root("statement", 0),
             cancel: CancellationToken::new(),
             concurrency: CONCURRENCY_DEFAULT,
@@ -68,6 +70,7 @@ impl ExecContext {
             chunk_rows_max: CHUNK_ROWS_MAX,
             stats: None,
             remote_row_keys: Arc::default(),
+            scan_position: Arc::default(),
             clock: Arc::new(|| 0),
         }
     }
@@ -98,6 +101,21 @@ impl ExecContext {
     #[inline]
     pub fn check(&self) -> Result<()> {
         if self.cancel.is_cancelled() { Err(ExecError::Cancelled) } else { Ok(()) }
+    }
+
+    /// An evaluation context of one's own, without warnings.
+    pub fn eval(&self) -> EvalContext {
+        let mut eval = self.eval.clone();
+        eval.warnings.take();
+        eval
+    }
+
+    /// Moves an operator's warnings to the statement's.
+    #[inline]
+    pub fn flush_warnings(&self, eval: &mut EvalContext) {
+        if !eval.warnings.is_empty() {
+            self.warnings.lock().merge(eval.warnings.take());
+        }
     }
 
     /// An empty memory account of an operator.
@@ -156,6 +174,28 @@ impl RemoteRowKeys {
     /// Takes what was collected since the last call (once per page).
     pub fn take(&self) -> Vec<Bytes> {
         std::mem::take(&mut *self.keys.lock())
+    }
+}
+
+/// Where a fragment's scan stands, as raw keys.
+///
+/// Operators pull: when a fragment of scan, selection, projection, limit and index
+/// lookup has returned a chunk, all rows before the position were seen and none
+/// behind it.
+#[derive(Debug, Default)]
+pub struct ScanPosition {
+    key: Mutex<Option<Bytes>>,
+}
+
+impl ScanPosition {
+    pub(crate) fn set(&self, key: Bytes) {
+        *self.key.lock() = Some(key);
+    }
+
+    /// Start of what remains to be scanned; for a descending scan its end
+    /// (exclusive). `None`: nothing was scanned yet.
+    pub fn get(&self) -> Option<Bytes> {
+        self.key.lock().clone()
     }
 }
 
@@ -241,7 +281,7 @@ impl Operator for Instrumented {
         let result = self.operator.next().await;
         let time_ns = (self.clock)().saturating_sub(start_ns);
         let rows = match &result {
-            Ok(Some(chunk)) => chunk.num_rows() as u64,
+            Ok(Some(chunk)) => chunk.num_selected() as u64,
             _ => 0,
         };
         self.counters.add(rows, 1, time_ns);

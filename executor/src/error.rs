@@ -56,6 +56,9 @@ pub enum ExecError {
         /// The limit.
         limit: u64,
     },
+    /// Collected rows hold more text in one column than a chunk can.
+    #[error("an operator cannot collect more than 4 GiB of text in one column")]
+    TooMuchText,
     /// A scalar subquery gave more than one row.
     #[error("Subquery returns more than 1 row")]
     SubqueryRows,
@@ -103,9 +106,10 @@ impl ExecError {
                 MysqlError::new(ER_MEM_QUOTA_EXCEEDED, self.to_string())
             },
             ExecError::SubqueryRows => MysqlError::new(ER_SUBQUERY_NO_1_ROW, self.to_string()),
-            ExecError::InvalidPlan(_) | ExecError::Corrupted(_) | ExecError::WorkerLost(_) => {
-                MysqlError::unknown(self.to_string())
-            }
+            ExecError::InvalidPlan(_)
+            | ExecError::Corrupted(_)
+            | ExecError::TooMuchText
+            | ExecError::WorkerLost(_) => MysqlError::unknown(self.to_string()),
         }
     }
 }

@@ -22,13 +22,21 @@
 //! starts ends with it. What comes from the wire or from storage is checked and
 //! never makes it panic.
 
+mod batch;
+mod build;
 pub mod context;
 pub mod error;
+pub mod index_entry;
 pub mod memory;
 pub mod operator;
+pub mod operators;
+mod order;
 pub mod plan;
 pub mod source;
+mod table;
+pub mod testing;
 
+pub use build::{build_fragment, build_operator};
 pub use context::{
     ChunkRows, ClockFn, ExecContext, OperatorStats, OperatorSummary, RemoteRowKeys, RuntimeStats,
 };

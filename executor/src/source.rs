@@ -83,8 +83,7 @@ pub trait KvSource: Send + Sync {
 /// A running scan. Dropping it ends it.
 #[async_trait]
 pub trait KvScan: Send {
-    /// Appends up to `limit` pairs to `out` (which the caller has cleared).
-    /// `false`: drained, no pair will follow (some may still have been added by
+    /// Appends up to `limit` pairs to `out`, which may hold pairs already. `false`: drained, no pair will follow (some may still have been added by
     /// this call). `true` with no pair added is allowed.
     async fn next_batch(&mut self, out: &mut KvBatch, limit: usize) -> Result<bool>;
 }

@@ -8,6 +8,7 @@ use cairn_types::FieldType;
 
 use super::{AggMode, AggregationDesc, OpDesc, ScanColumn};
 use crate::error::{ExecError, Result};
+use crate::operators::value_fits;
 
 /// Most operators of a fragment: the planner makes at most a dozen.
 pub const FRAGMENT_OPERATORS_MAX: usize = 64;
@@ -46,9 +47,8 @@ pub struct Fragment {
 impl Fragment {
     /// Checks what building would rely on, and tells the output's types.
     ///
-    /// Fragments come from the wire: nothing is taken for granted. Types of
-    /// column references need not be those of the column: expressions must cope
-    /// with (answer an error to) a column of another physical kind.
+    /// Fragments come from the wire: nothing is taken for granted. What columns an
+    /// expression names must exist and be held as the expression believes.
     pub fn validate(&self) -> Result<Vec<FieldType>> {
         if self.operators.len() > FRAGMENT_OPERATORS_MAX {
             return Err(ExecError::invalid_plan("too many operators"));
@@ -100,19 +100,19 @@ pub(crate) fn output_types(
         }
         OpDesc::Selection(selection) => {
             let types = below(input)?;
-            check_exprs(&selection.conditions, types.len())?;
+            check_exprs(&selection.conditions, &types)?;
             Ok(types)
         }
         OpDesc::Projection(projection) => {
             let types = below(input)?;
-            check_exprs(&projection.exprs, types.len())?;
+            check_exprs(&projection.exprs, &types)?;
             Ok(projection.exprs.iter().map(|expr| expr.ty().clone()).collect())
         }
         OpDesc::Aggregation(aggregation) => aggregation_types(aggregation, &below(input)?),
         OpDesc::TopN(top_n) => {
             let types = below(input)?;
             for item in &top_n.order_by {
-                check_expr(&item.expr, types.len())?;
+                check_expr(&item.expr, &types)?;
             }
             Ok(types)
         }
@@ -125,12 +125,12 @@ pub fn aggregation_types(desc: &AggregationDesc, input: &[FieldType]) -> Result<
     if desc.aggs.len() + desc.group_by.len() > FRAGMENT_COLUMNS_MAX {
         return Err(ExecError::invalid_plan("too many aggregates"));
     }
-    check_exprs(&desc.group_by, input.len())?;
+    check_exprs(&desc.group_by, input)?;
     let mut types = Vec::with_capacity(desc.aggs.len() + desc.group_by.len());
     let mut states = 0;
     for agg in &desc.aggs {
         match desc.mode {
-            AggMode::Complete | AggMode::Partial => check_exprs(&agg.args, input.len())?,
+            AggMode::Complete | AggMode::Partial => check_exprs(&agg.args, input)?,
             AggMode::Final => states += partial_types(agg).len(),
         }
         match desc.mode {
@@ -149,26 +149,32 @@ fn column_types(columns: &[ScanColumn]) -> Vec<FieldType> {
     columns.iter().map(|column| column.ty.clone()).collect()
 }
 
-fn check_scan_columns(columns: &[ScanColumn], handle_parts: usize) -> Result<()> {
+pub(crate) fn check_scan_columns(columns: &[ScanColumn], handle_parts: usize) -> Result<()> {
     if columns.len() > FRAGMENT_COLUMNS_MAX || handle_parts > FRAGMENT_COLUMNS_MAX {
         return Err(ExecError::invalid_plan("too many columns"));
     }
-    match columns.iter().all(|c| c.handle_part.is_none_or(|part| part < handle_parts)) {
-        true => Ok(()),
-        false => Err(ExecError::invalid_plan("a column names a missing part of the handle")),
+    for column in columns {
+        if column.handle_part.is_some_and(|part| part >= handle_parts) {
+            return Err(ExecError::invalid_plan("a column names a missing part of the handle"));
+        }
+        if !value_fits(&column.default, &column.ty) {
+            return Err(ExecError::invalid_plan("a default is not of its column's type"));
+        }
     }
+    Ok(())
 }
 
-pub(crate) fn check_exprs(exprs: &[Expr], columns: usize) -> Result<()> {
+pub(crate) fn check_exprs(exprs: &[Expr], input: &[FieldType]) -> Result<()> {
     if exprs.len() > FRAGMENT_COLUMNS_MAX {
         return Err(ExecError::invalid_plan("too many expressions"));
     }
-    exprs.iter().try_for_each(|expr| check_expr(expr, columns))
+    exprs.iter().try_for_each(|expr| check_expr(expr, input))
 }
 
-/// Checks that an expression is bounded and names existing columns. Walks level
-/// by level, so that a deep expression cannot exhaust the stack here.
-pub(crate) fn check_expr(expr: &Expr, columns: usize) -> Result<()> {
+/// Checks that an expression is bounded, and that the columns it names exist and
+/// are held as it believes. Walks level by level, so that a deep expression cannot
+/// exhaust the stack here.
+pub(crate) fn check_expr(expr: &Expr, input: &[FieldType]) -> Result<()> {
     let mut queue = VecDeque::from([(expr, 1usize)]);
     let mut nodes = 0;
     while let Some((expr, depth)) = queue.pop_front() {
@@ -177,12 +183,26 @@ pub(crate) fn check_expr(expr: &Expr, columns: usize) -> Result<()> {
             return Err(ExecError::invalid_plan("an expression is too large"));
         }
         match expr {
-            Expr::Column { index, .. } if *index >= columns => {
-                return Err(ExecError::invalid_plan("an expression names a missing column"));
-            }
+            Expr::Column { index, ty } => check_column(*index, ty, input)?,
             Expr::Function { args, .. } => queue.extend(args.iter().map(|arg| (arg, depth + 1))),
             _ => {}
         }
+    }
+    Ok(())
+}
+
+fn check_column(index: usize, ty: &FieldType, input: &[FieldType]) -> Result<()> {
+    let Some(column) = input.get(index) else {
+        return Err(ExecError::invalid_plan(format!(
+            "an expression names column {index} of {}",
+            input.len()
+        )));
+    };
+    let same_scale = !ty.is_decimal() || ty.scale() == column.scale();
+    if ty.physical() != column.physical() || !same_scale {
+        return Err(ExecError::invalid_plan(format!(
+            "an expression takes column {index} for {ty}, but it is {column}"
+        )));
     }
     Ok(())
 }

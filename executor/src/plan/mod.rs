@@ -85,8 +85,8 @@ pub struct IndexScanDesc {
     pub table_id: TableId,
     /// The index.
     pub index_id: IndexId,
-    /// Output: the index's columns **in index order and all of them**, then
-    /// columns of the handle as wanted.
+    /// Output: the index's columns **in index order and all of them, without
+    /// `handle_part`**, then columns of the handle as wanted.
     pub columns: Vec<ScanColumn>,
     /// Backwards.
     pub desc: bool,
@@ -266,6 +266,20 @@ pub struct HashJoinDesc {
     /// The input that is put into the hash table. Semi joins of all kinds build
     /// on the right whatever is said here.
     pub build_side: JoinSide,
+}
+
+/// Runs a subquery per outer row and joins its rows with the outer row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApplyDesc {
+    /// What to return; the outer row is the left. Not `RightOuter`.
+    pub kind: JoinKind,
+    /// Outer columns whose values the subquery depends on.
+    pub outer_columns: Vec<usize>,
+    /// `NOT IN` and `IN` as a value: a condition that is NULL makes the match
+    /// unknown.
+    pub null_aware: bool,
+    /// Conditions over outer columns followed by the subquery's.
+    pub conditions: Vec<Expr>,
 }
 
 /// An operator of a [`Fragment`].

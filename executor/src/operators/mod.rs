@@ -1,0 +1,59 @@
+//! The operators, one per file.
+//!
+//! | operator | what it does | order of the output |
+//! |---|---|---|
+//! | [`TableScan`], [`IndexScan`] | rows, index entries | key order of each range |
+//! | [`IndexLookup`] | handles to rows | input order |
+//! | [`Selection`], [`Projection`], [`Limit`] | filter, compute, cut | input order |
+//! | [`HashAgg`] | groups and aggregates | groups in order of arrival |
+//! | [`StreamAgg`] | the same over sorted input | input order |
+//! | [`Sort`], [`TopN`] | order | as asked; equal rows in input order |
+//! | [`HashJoin`] | joins, also without keys | none |
+//! | [`Apply`] | runs a subquery per outer row | outer order |
+//! | [`UnionAll`] | inputs one after the other | inputs' order |
+//! | [`Values`], [`ChunkSource`] | constants, chunks from elsewhere | as given |
+//! | [`MaxOneRow`] | a scalar subquery's row | |
+//! | [`Exchange`] | runs operators in their own tasks | of one operator: its order |
+//!
+//! DISTINCT is a [`HashAgg`] with group columns and no aggregates.
+
+//TMPmod agg;
+mod apply;
+mod chunk_source;
+mod exchange;
+//TMPmod hash_agg;
+pub mod hash_join;
+mod index_lookup;
+mod index_scan;
+mod limit;
+mod max_one_row;
+mod projection;
+mod rows;
+mod scan;
+mod selection;
+mod sort;
+//TMPmod stream_agg;
+mod table_scan;
+mod top_n;
+mod union_all;
+mod values;
+mod worker;
+
+pub use apply::{Apply, SubqueryFactory};
+pub use chunk_source::ChunkSource;
+pub use exchange::Exchange;
+//TMPpub use hash_agg::HashAgg;
+pub use hash_join::HashJoin;
+pub use index_lookup::IndexLookup;
+pub use index_scan::IndexScan;
+pub use limit::Limit;
+pub use max_one_row::MaxOneRow;
+pub use projection::Projection;
+pub(crate) use rows::value_fits;
+pub use selection::Selection;
+pub use sort::Sort;
+//TMPpub use stream_agg::StreamAgg;
+pub use table_scan::TableScan;
+pub use top_n::TopN;
+pub use union_all::UnionAll;
+pub use values::Values;

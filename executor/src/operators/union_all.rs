@@ -1,0 +1,42 @@
+//! `UNION ALL`: the inputs' rows, one input after the other.
+//!
+//! The planner makes all inputs the same types. For parallel inputs wrap each in
+//! an [`super::Exchange`] first.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use cairn_types::{Chunk, FieldType};
+
+use crate::error::Result;
+use crate::operator::{BoxOperator, Operator};
+
+/// See the module documentation.
+pub struct UnionAll {
+    schema: Vec<FieldType>,
+    inputs: VecDeque<BoxOperator>,
+}
+
+impl UnionAll {
+    /// The rows of `inputs`, as columns of types `schema`.
+    pub fn new(schema: Vec<FieldType>, inputs: Vec<BoxOperator>) -> UnionAll {
+        UnionAll { schema, inputs: inputs.into() }
+    }
+}
+
+#[async_trait]
+impl Operator for UnionAll {
+    fn schema(&self) -> &[FieldType] {
+        &self.schema
+    }
+
+    async fn next(&mut self) -> Result<Option<Chunk>> {
+        while let Some(input) = self.inputs.front_mut() {
+            if let Some(chunk) = input.next().await? {
+                return Ok(Some(chunk));
+            }
+            self.inputs.pop_front();
+        }
+        Ok(None)
+    }
+}
