@@ -1,6 +1,8 @@
 //! A store: raft groups, apply, MVCC, transaction commands, coprocessor.
 
+pub mod coprocessor;
 pub mod keys;
-pub mod raftstore;
 pub mod mvcc;
+pub mod raftstore;
+pub mod service;
 pub mod txn;

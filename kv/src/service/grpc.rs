@@ -1,0 +1,208 @@
+//! The gRPC face of a store.
+//!
+//! One `BatchCommands` stream per client carries many requests: each runs on its
+//! own, as many at once as [`REQUESTS_IN_FLIGHT_MAX`], and answers that are ready
+//! together leave in one message (no timer: a message goes as soon as the stream
+//! can take it). Point gets with a valid lease are answered by the task that
+//! reads the stream.
+//!
+//! **Bounds**: requests under way per stream, answers waiting per stream, message
+//! size. A client that does not read its answers stops being read from.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cairn_kv_client::{KvStoreService, TransportError};
+use cairn_proto::kv::kv_server::{Kv, KvServer};
+use cairn_proto::kv::{self, kv_request};
+use futures::stream::{BoxStream, Stream, StreamExt};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::StoreService;
+
+/// Requests of one stream that run at once.
+const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+/// Answers put into one message.
+const RESPONSES_PER_MESSAGE_MAX: usize = 128;
+/// Largest message taken: a transaction's batch of mutations fits many times.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Flow-control windows of HTTP/2; the default of 64 KiB stalls bulk pages.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Where Raft's own traffic goes.
+#[async_trait]
+pub trait RaftIngress: Send + Sync {
+    /// Takes in messages of another store; drops what it has no room for, as a
+    /// network would.
+    fn receive(&self, batch: kv::RaftMessageBatch);
+
+    /// Takes in one Raft snapshot.
+    async fn receive_snapshot(
+        &self,
+        chunks: BoxStream<'static, Result<kv::SnapshotChunk, String>>,
+    ) -> Result<(), String>;
+}
+
+/// Implements the wire's service over a [`StoreService`].
+pub struct GrpcService {
+    store: Arc<StoreService>,
+    raft: Arc<dyn RaftIngress>,
+}
+
+impl GrpcService {
+    /// A service for the wire.
+    pub fn new(store: Arc<StoreService>, raft: Arc<dyn RaftIngress>) -> GrpcService {
+        GrpcService { store, raft }
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let service = KvServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .add_service(service)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                shutdown.cancelled_owned(),
+            )
+            .await
+    }
+}
+
+type Answer = (u64, kv::KvResponse);
+
+#[async_trait]
+impl Kv for GrpcService {
+    type BatchCommandsStream =
+        Pin<Box<dyn Stream<Item = Result<kv::BatchCommandsResponse, Status>> + Send>>;
+    type CoprocessorStream =
+        Pin<Box<dyn Stream<Item = Result<kv::CoprocessorResponse, Status>> + Send>>;
+
+    async fn batch_commands(
+        &self,
+        request: Request<Streaming<kv::BatchCommandsRequest>>,
+    ) -> Result<Response<Self::BatchCommandsStream>, Status> {
+        let (answers, waiting) = mpsc::channel(REQUESTS_IN_FLIGHT_MAX);
+        tokio::spawn(read_commands(Arc::clone(&self.store), request.into_inner(), answers));
+        let responses = futures::stream::unfold(waiting, |mut waiting| async move {
+            let mut ready: Vec<Answer> = Vec::new();
+            if waiting.recv_many(&mut ready, RESPONSES_PER_MESSAGE_MAX).await == 0 {
+                return None;
+            }
+            let (request_ids, responses) = ready.into_iter().unzip();
+            Some((Ok(kv::BatchCommandsResponse { request_ids, responses }), waiting))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn coprocessor(
+        &self,
+        request: Request<kv::CoprocessorRequest>,
+    ) -> Result<Response<Self::CoprocessorStream>, Status> {
+        let pages = self.store.coprocessor(request.into_inner()).await.map_err(to_status)?;
+        Ok(Response::new(Box::pin(pages.map(|page| page.map_err(to_status)))))
+    }
+
+    async fn raft(
+        &self,
+        request: Request<Streaming<kv::RaftMessageBatch>>,
+    ) -> Result<Response<kv::RaftDone>, Status> {
+        let mut batches = request.into_inner();
+        while let Some(batch) = batches.message().await? {
+            self.raft.receive(batch);
+        }
+        Ok(Response::new(kv::RaftDone {}))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<kv::SnapshotChunk>>,
+    ) -> Result<Response<kv::RaftDone>, Status> {
+        let chunks = request.into_inner().map(|chunk| chunk.map_err(|status| status.to_string()));
+        self.raft.receive_snapshot(Box::pin(chunks)).await.map_err(Status::aborted)?;
+        Ok(Response::new(kv::RaftDone {}))
+    }
+
+    async fn store_info(
+        &self,
+        _: Request<kv::StoreInfoRequest>,
+    ) -> Result<Response<kv::StoreInfoResponse>, Status> {
+        self.store.store_info().await.map(Response::new).map_err(to_status)
+    }
+}
+
+/// Reads a client's requests until it hangs up.
+async fn read_commands(
+    store: Arc<StoreService>,
+    mut requests: Streaming<kv::BatchCommandsRequest>,
+    answers: mpsc::Sender<Answer>,
+) {
+    let in_flight = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
+    loop {
+        let batch = match requests.message().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(%status, "client stream ended");
+                return;
+            }
+        };
+        if batch.request_ids.len() != batch.requests.len() {
+            tracing::warn!("client sent a batch whose ids and requests do not match");
+            return;
+        }
+        for (id, request) in batch.request_ids.into_iter().zip(batch.requests) {
+            if let Some(response) = answer_now(&store, &request) {
+                if answers.send((id, response)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+            let (store, answers) = (Arc::clone(&store), answers.clone());
+            tokio::spawn(async move {
+                let response = store.call(request).await.unwrap_or_else(malformed);
+                // The client may have hung up: then nobody waits for the answer.
+                let _ = answers.send((id, response)).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Point gets under a valid lease need no task.
+fn answer_now(store: &StoreService, request: &kv::KvRequest) -> Option<kv::KvResponse> {
+    match (&request.context, &request.cmd) {
+        (Some(context), Some(kv_request::Cmd::Get(get))) => {
+            store.try_get_now(context, &get.key, get.version)
+        }
+        _ => None,
+    }
+}
+
+/// The store answers whatever it understands; this is the rest.
+fn malformed(error: TransportError) -> kv::KvResponse {
+    let error = kv::RegionError { message: error.to_string(), kind: None };
+    kv::KvResponse { region_error: Some(error), cmd: None }
+}
+
+fn to_status(error: TransportError) -> Status {
+    match error {
+        TransportError::Malformed { .. } => Status::invalid_argument(error.to_string()),
+        TransportError::DeadlineExceeded { .. } => Status::deadline_exceeded(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,23 @@
+//! A store's front: requests in, answers out; in this process or over gRPC.
+//!
+//! **Flow**: [`grpc`] (or a caller in the same process) → [`StoreService`] → point
+//! gets run where they are, larger reads on the [`ReadPool`], commands through the
+//! transaction [`Scheduler`](crate::txn::Scheduler), fragments through the
+//! coprocessor. The wire's structs stop here, except for commands, whose requests
+//! are plain data already.
+
+pub mod grpc;
+pub mod metrics;
+pub mod read_pool;
+pub mod reads;
+pub mod status;
+pub mod store;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use grpc::{GrpcService, RaftIngress};
+pub use read_pool::ReadPool;
+pub use store::StoreService;

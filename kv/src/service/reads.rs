@@ -1,0 +1,298 @@
+//! Point gets, batches of gets, scans and lock listings in one region.
+//!
+//! A point get with a valid lease is a plain function call: no channel, no task,
+//! no allocation but the value's. Larger reads go to the read pool, so that they
+//! do not hold up the threads that serve requests.
+//!
+//! **Invariant**: every read first enters [`MaxTs`], then takes its view (see
+//! there why in this order).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_proto::kv::{self, key_error};
+use cairn_types::TimeStamp;
+
+use super::read_pool::ReadPool;
+use crate::keys::region_contains;
+use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
+use crate::raftstore::{RaftKv, RegionContext, RegionError, RegionSnapshot};
+use crate::txn::scheduler::abort;
+use crate::txn::{MaxTs, scan_lock};
+
+/// Gets of one batch that run on the caller's thread; more go to the pool.
+const INLINE_KEYS_MAX: usize = 64;
+/// Rows of one scan that run on the caller's thread; more go to the pool.
+const INLINE_ROWS_MAX: usize = 256;
+/// Rows of one answer, whatever the request asks.
+const SCAN_ROWS_MAX: usize = 65_536;
+/// Rows when the request does not say.
+const SCAN_ROWS_DEFAULT: usize = 256;
+
+/// The reading half of a store.
+pub struct Reads {
+    kv: Arc<dyn RaftKv>,
+    max_ts: Arc<MaxTs>,
+    pool: Arc<ReadPool>,
+}
+
+/// A read's view and how locks concern it.
+#[derive(Clone, Copy)]
+pub struct ReadAt<'a> {
+    /// The read view.
+    pub read_ts: TimeStamp,
+    /// Transactions whose locks do not block.
+    pub resolved: &'a [u64],
+}
+
+impl Reads {
+    /// Reads through `kv`.
+    pub fn new(kv: Arc<dyn RaftKv>, max_ts: Arc<MaxTs>, pool: Arc<ReadPool>) -> Reads {
+        Reads { kv, max_ts, pool }
+    }
+
+    /// A point get without waiting; `None` when the lease is not valid now.
+    pub fn try_get(
+        &self,
+        context: &RegionContext,
+        key: &Bytes,
+        at: ReadAt<'_>,
+    ) -> Result<Option<kv::GetResponse>, RegionError> {
+        if let Err(locked) = self.max_ts.enter_read(key, at.read_ts, at.resolved) {
+            return Ok(Some(get_response(Err(ReadError::Locked(locked)))));
+        }
+        match self.kv.try_local_snapshot(context)? {
+            Some(view) => get_at(&view, key, at).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A point get.
+    pub async fn get(
+        &self,
+        context: &RegionContext,
+        key: &Bytes,
+        at: ReadAt<'_>,
+    ) -> Result<kv::GetResponse, RegionError> {
+        match self.try_get(context, key, at)? {
+            Some(response) => Ok(response),
+            None => get_at(&self.kv.snapshot(context).await?, key, at),
+        }
+    }
+
+    /// Many gets on one view.
+    pub async fn batch_get(
+        &self,
+        context: &RegionContext,
+        request: kv::BatchGetRequest,
+        resolved: Vec<u64>,
+    ) -> Result<kv::BatchGetResponse, RegionError> {
+        let read_ts = TimeStamp(request.version);
+        // Keys that a pending commit will write are answered as locked; the rest
+        // is still read.
+        let mut keys = Vec::with_capacity(request.keys.len());
+        for key in request.keys {
+            let pending = self.max_ts.enter_read(&key, read_ts, &resolved).err();
+            keys.push((key, pending));
+        }
+        let view = self.view(context).await?;
+        if let Some((key, _)) = keys.iter().find(|(key, _)| !region_contains(&view.region, key)) {
+            return Err(outside(&view, key));
+        }
+        let is_inline = keys.len() <= INLINE_KEYS_MAX;
+        let read = move || batch_get_at(&view, keys, ReadAt { read_ts, resolved: &resolved });
+        let pairs = if is_inline { read() } else { self.pool.run(read).await? };
+        Ok(kv::BatchGetResponse { pairs })
+    }
+
+    /// Pairs of a range, clipped to the region, up to and including the first
+    /// locked key.
+    pub async fn scan(
+        &self,
+        context: &RegionContext,
+        request: kv::ScanRequest,
+        resolved: Vec<u64>,
+    ) -> Result<kv::ScanResponse, RegionError> {
+        let read_ts = TimeStamp(request.version);
+        let limit = match request.limit {
+            0 => SCAN_ROWS_DEFAULT,
+            limit => (limit as usize).min(SCAN_ROWS_MAX),
+        };
+        let entered =
+            self.max_ts.enter_scan(&request.start_key, &request.end_key, read_ts, &resolved);
+        if let Err(locked) = entered {
+            return Ok(kv::ScanResponse { pairs: vec![locked_pair(*locked)] });
+        }
+        let view = self.view(context).await?;
+        let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
+        let options = ScanOptions {
+            start,
+            end,
+            read_ts,
+            desc: request.reverse,
+            key_only: request.key_only,
+            resolved: resolved.into(),
+        };
+        let scan = move || scan_at(&view, options, limit);
+        let pairs = if limit <= INLINE_ROWS_MAX { scan() } else { self.pool.run(scan).await? };
+        Ok(kv::ScanResponse { pairs })
+    }
+
+    /// Locks of a range that are at most as young as the request says.
+    pub async fn scan_lock(
+        &self,
+        context: &RegionContext,
+        request: kv::ScanLockRequest,
+    ) -> Result<kv::ScanLockResponse, RegionError> {
+        self.max_ts.observe(request.max_ts.into());
+        let view = self.view(context).await?;
+        let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
+        let list = move || {
+            let reader = MvccReader::new(Arc::clone(&view.engine));
+            scan_lock::run(&reader, &request, &start, &end)
+        };
+        // The answer has no place for a storage error: better late than wrong.
+        let locks = self.pool.run(list).await?.map_err(|error| {
+            tracing::error!(%error, "storage failed while listing locks");
+            RegionError::busy("storage failed")
+        })?;
+        Ok(kv::ScanLockResponse { locks })
+    }
+
+    /// A view of the region, at once when the lease allows.
+    pub async fn view(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
+        match self.kv.try_local_snapshot(context)? {
+            Some(view) => Ok(view),
+            None => self.kv.snapshot(context).await,
+        }
+    }
+}
+
+fn get_at(
+    view: &RegionSnapshot,
+    key: &Bytes,
+    at: ReadAt<'_>,
+) -> Result<kv::GetResponse, RegionError> {
+    if !region_contains(&view.region, key) {
+        return Err(outside(view, key));
+    }
+    let mut reader = MvccReader::new(Arc::clone(&view.engine));
+    Ok(get_response(reader.get(key, at.read_ts, at.resolved)))
+}
+
+fn get_response(outcome: Result<Option<Bytes>, ReadError>) -> kv::GetResponse {
+    match outcome {
+        Ok(Some(value)) => kv::GetResponse { error: None, value, not_found: false },
+        Ok(None) => kv::GetResponse { error: None, value: Bytes::new(), not_found: true },
+        Err(error) => kv::GetResponse { error: Some(read_error(error)), ..Default::default() },
+    }
+}
+
+/// A failed read as the client sees it.
+pub fn read_error(error: ReadError) -> kv::KeyError {
+    match error {
+        ReadError::Locked(info) => kv::KeyError { kind: Some(key_error::Kind::Locked(*info)) },
+        ReadError::Mvcc(error) => abort(&error),
+    }
+}
+
+fn batch_get_at(
+    view: &RegionSnapshot,
+    keys: Vec<(Bytes, Option<Box<kv::LockInfo>>)>,
+    at: ReadAt<'_>,
+) -> Vec<kv::KvPair> {
+    let mut reader = MvccReader::new(Arc::clone(&view.engine));
+    let mut pairs = Vec::with_capacity(keys.len());
+    for (key, pending) in keys {
+        let outcome = match pending {
+            Some(locked) => Err(ReadError::Locked(locked)),
+            None => reader.get(&key, at.read_ts, at.resolved),
+        };
+        match outcome {
+            Ok(Some(value)) => pairs.push(kv::KvPair { error: None, key, value }),
+            Ok(None) => {}
+            Err(error) => {
+                let error = Some(read_error(error));
+                pairs.push(kv::KvPair { error, key, value: Bytes::new() });
+            }
+        }
+    }
+    pairs
+}
+
+/// Pairs in one buffer, cut into `Bytes` that share it.
+#[derive(Default)]
+struct PairBuffer {
+    bytes: Vec<u8>,
+    /// Ends of key and value of each pair.
+    ends: Vec<(usize, usize)>,
+}
+
+impl PairSink for PairBuffer {
+    fn push(&mut self, raw_key: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(raw_key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.ends.push((key_end, self.bytes.len()));
+    }
+}
+
+impl PairBuffer {
+    fn into_pairs(self) -> Vec<kv::KvPair> {
+        let bytes = Bytes::from(self.bytes);
+        let mut start = 0;
+        let mut pairs = Vec::with_capacity(self.ends.len() + 1);
+        for (key_end, value_end) in self.ends {
+            let (key, value) = (bytes.slice(start..key_end), bytes.slice(key_end..value_end));
+            pairs.push(kv::KvPair { error: None, key, value });
+            start = value_end;
+        }
+        pairs
+    }
+}
+
+fn scan_at(view: &RegionSnapshot, options: ScanOptions, limit: usize) -> Vec<kv::KvPair> {
+    let mut scanner = Scanner::new(Arc::clone(&view.engine), options);
+    let mut buffer = PairBuffer::default();
+    let outcome = scanner.next_batch(&mut buffer, limit);
+    let mut pairs = buffer.into_pairs();
+    match outcome {
+        Ok(_) => {}
+        Err(ReadError::Locked(info)) => pairs.push(locked_pair(*info)),
+        Err(error) => {
+            pairs.push(kv::KvPair { error: Some(read_error(error)), ..Default::default() });
+        }
+    }
+    pairs
+}
+
+fn locked_pair(info: kv::LockInfo) -> kv::KvPair {
+    let key = info.key.clone();
+    let error = Some(kv::KeyError { kind: Some(key_error::Kind::Locked(info)) });
+    kv::KvPair { error, key, value: Bytes::new() }
+}
+
+/// The part of a raw range that lies in the region.
+pub fn clip(
+    view: &RegionSnapshot,
+    start: &Bytes,
+    end: &Bytes,
+) -> Result<(Bytes, Bytes), RegionError> {
+    let region = &view.region;
+    let from = start.max(&region.start_key).clone();
+    let to = match (end.is_empty(), region.end_key.is_empty()) {
+        (true, _) => region.end_key.clone(),
+        (_, true) => end.clone(),
+        _ => end.min(&region.end_key).clone(),
+    };
+    let is_empty_request = !end.is_empty() && start >= end;
+    if !to.is_empty() && from >= to && !is_empty_request {
+        return Err(outside(view, start));
+    }
+    Ok((from, to))
+}
+
+fn outside(view: &RegionSnapshot, key: &Bytes) -> RegionError {
+    let region_id = crate::raftstore::RegionId(view.region.id);
+    RegionError::KeyNotInRegion { key: key.clone(), region_id }
+}

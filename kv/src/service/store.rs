@@ -1,0 +1,207 @@
+//! [`StoreService`]: a store as its clients call it, in the process or over gRPC.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_engine::{Cf, WriteBatch};
+use cairn_kv_client::{CoprocessorStream, KvStoreService, TransportError};
+use cairn_proto::kv::{self, kv_request, kv_response};
+use cairn_types::TimeStamp;
+
+use super::metrics::Metrics;
+use super::read_pool::ReadPool;
+use super::reads::{ReadAt, Reads, clip};
+use crate::coprocessor::Endpoint;
+use crate::mvcc::keys::range_bounds;
+use crate::raftstore::{
+    Clock, Deadline, PeerId, RaftKv, RegionContext, RegionEpoch, RegionError, RegionId, StoreId,
+};
+use crate::txn::{MaxTs, Scheduler, TsoSource, scheduler};
+
+/// Serves a store's regions.
+pub struct StoreService {
+    kv: Arc<dyn RaftKv>,
+    clock: Arc<dyn Clock>,
+    reads: Reads,
+    scheduler: Arc<Scheduler>,
+    endpoint: Endpoint,
+    metrics: Arc<Metrics>,
+}
+
+impl StoreService {
+    /// A service over `kv`. Without `tso` one-phase commit always falls back.
+    pub fn new(
+        kv: Arc<dyn RaftKv>,
+        clock: Arc<dyn Clock>,
+        tso: Option<Arc<dyn TsoSource>>,
+        pool: Arc<ReadPool>,
+    ) -> StoreService {
+        let max_ts = Arc::new(MaxTs::default());
+        let scheduler =
+            Scheduler::new(Arc::clone(&kv), Arc::clone(&clock), Arc::clone(&max_ts), tso);
+        let endpoint = Endpoint::new(
+            Arc::clone(&kv),
+            Arc::clone(&clock),
+            Arc::clone(&max_ts),
+            Arc::clone(&pool),
+        );
+        let reads = Reads::new(Arc::clone(&kv), max_ts, pool);
+        StoreService { kv, clock, reads, scheduler, endpoint, metrics: Arc::default() }
+    }
+
+    /// Counters for the status server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Transaction commands under way.
+    pub fn running_commands(&self) -> usize {
+        self.scheduler.running()
+    }
+
+    fn region_context(&self, context: &kv::Context) -> Result<RegionContext, RegionError> {
+        region_context(&*self.kv, &*self.clock, context)
+    }
+
+    async fn dispatch(
+        &self,
+        context: &kv::Context,
+        command: kv_request::Cmd,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        let region = self.region_context(context)?;
+        let resolved = &context.resolved_locks;
+        if scheduler::is_scheduled(&command) {
+            return self.scheduler.run(region, command).await;
+        }
+        match command {
+            kv_request::Cmd::Get(request) => {
+                let at = ReadAt { read_ts: TimeStamp(request.version), resolved };
+                self.reads.get(&region, &request.key, at).await.map(kv_response::Cmd::Get)
+            }
+            kv_request::Cmd::BatchGet(request) => {
+                let response = self.reads.batch_get(&region, request, resolved.clone()).await?;
+                Ok(kv_response::Cmd::BatchGet(response))
+            }
+            kv_request::Cmd::Scan(request) => {
+                let response = self.reads.scan(&region, request, resolved.clone()).await?;
+                Ok(kv_response::Cmd::Scan(response))
+            }
+            kv_request::Cmd::ScanLock(request) => {
+                let response = self.reads.scan_lock(&region, request).await?;
+                Ok(kv_response::Cmd::ScanLock(response))
+            }
+            kv_request::Cmd::SplitRegion(request) => {
+                let regions = self.kv.split(&region, request.keys).await?;
+                Ok(kv_response::Cmd::SplitRegion(kv::SplitRegionResponse { regions }))
+            }
+            kv_request::Cmd::DeleteRange(request) => {
+                self.delete_range(&region, &request).await?;
+                Ok(kv_response::Cmd::DeleteRange(kv::DeleteRangeResponse {}))
+            }
+            _ => unreachable!("the scheduler takes every other command"),
+        }
+    }
+
+    /// Removes every version of every key in the range, clipped to the region.
+    /// Not transactional: the caller owns the range (a dropped table).
+    async fn delete_range(
+        &self,
+        region: &RegionContext,
+        request: &kv::DeleteRangeRequest,
+    ) -> Result<(), RegionError> {
+        let view = self.reads.view(region).await?;
+        let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
+        if !end.is_empty() && start >= end {
+            return Ok(());
+        }
+        let (lower, upper) = range_bounds(&start, &end);
+        let (lower, upper) = (Bytes::copy_from_slice(&lower), Bytes::copy_from_slice(&upper));
+        let mut batch = WriteBatch::with_capacity(Cf::ALL.len());
+        for cf in Cf::ALL {
+            batch.delete_range(cf, lower.clone(), upper.clone());
+        }
+        self.kv.write(region, batch).await
+    }
+}
+
+/// The store's own form of a request's context.
+pub(crate) fn region_context(
+    kv: &dyn RaftKv,
+    clock: &dyn Clock,
+    context: &kv::Context,
+) -> Result<RegionContext, RegionError> {
+    let peer = context.peer.as_ref();
+    let requested = StoreId(peer.map_or(0, |peer| peer.store_id));
+    if requested != StoreId(0) && requested != kv.store_id() {
+        return Err(RegionError::StoreNotMatch { requested, actual: kv.store_id() });
+    }
+    let deadline = (context.timeout_ms > 0)
+        .then(|| Deadline(clock.now().plus(Duration::from_millis(context.timeout_ms.into()))));
+    Ok(RegionContext {
+        region_id: RegionId(context.region_id),
+        epoch: context.epoch.as_ref().map(RegionEpoch::from).unwrap_or_default(),
+        peer: PeerId(peer.map_or(0, |peer| peer.id)),
+        // A client's term is a hint; commands check the term of their own view.
+        term: 0,
+        deadline,
+    })
+}
+
+/// An answer that says the request did not reach its region.
+fn refused(error: RegionError) -> kv::KvResponse {
+    kv::KvResponse { region_error: Some(error.into()), cmd: None }
+}
+
+#[async_trait]
+impl KvStoreService for StoreService {
+    async fn call(&self, request: kv::KvRequest) -> Result<kv::KvResponse, TransportError> {
+        let context = request.context.unwrap_or_default();
+        let Some(command) = request.cmd else {
+            let reason = "request without a command".to_string();
+            return Err(TransportError::Malformed { address: String::new(), reason });
+        };
+        self.metrics.count(&command);
+        Ok(match self.dispatch(&context, command).await {
+            Ok(response) => kv::KvResponse { region_error: None, cmd: Some(response) },
+            Err(error) => {
+                self.metrics.count_region_error();
+                refused(error)
+            }
+        })
+    }
+
+    fn try_get_now(
+        &self,
+        context: &kv::Context,
+        key: &Bytes,
+        version: u64,
+    ) -> Option<kv::KvResponse> {
+        let at = ReadAt { read_ts: TimeStamp(version), resolved: &context.resolved_locks };
+        let outcome = self
+            .region_context(context)
+            .and_then(|region| self.reads.try_get(&region, key, at))
+            .transpose()?;
+        self.metrics.count_get();
+        Some(match outcome {
+            Ok(get) => kv::KvResponse { region_error: None, cmd: Some(kv_response::Cmd::Get(get)) },
+            Err(error) => refused(error),
+        })
+    }
+
+    async fn coprocessor(
+        &self,
+        request: kv::CoprocessorRequest,
+    ) -> Result<CoprocessorStream, TransportError> {
+        self.metrics.count_coprocessor();
+        Ok(self.endpoint.run(request).await)
+    }
+
+    async fn store_info(&self) -> Result<kv::StoreInfoResponse, TransportError> {
+        Ok(kv::StoreInfoResponse {
+            store_id: self.kv.store_id().0,
+            regions: self.kv.region_infos(),
+        })
+    }
+}
