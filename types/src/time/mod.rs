@@ -19,6 +19,8 @@
 
 mod calendar;
 mod duration;
+mod format;
+mod interval;
 mod parse;
 mod zone;
 
@@ -33,6 +35,8 @@ use crate::field_type::{FSP_MAX, FieldType, TypeCode};
 
 pub use calendar::{WeekMode, day_number, days_in_month};
 pub use duration::Duration;
+pub use format::{StrToDate, format_duration, str_to_date, str_to_date_kind};
+pub use interval::{Interval, IntervalUnit};
 pub use parse::{DateMode, ParsedDuration, ParsedTime};
 pub use zone::TimeZone;
 
