@@ -1,0 +1,112 @@
+//! Figures of the multi-version layer on RocksDB: point gets and scans per core.
+//!
+//! `cargo run --release -p cairn-kv --example mvcc_bench [rows]`; one thread, data
+//! in cache, so that a second of wall-clock is a second of one core.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cairn_engine::{KvEngine, RocksEngine, RocksOptions};
+use cairn_kv::mvcc::{MvccReader, MvccTxn, PairSink, ScanOptions, Scanner, Write, WriteKind, keys};
+use cairn_types::TimeStamp;
+
+const ROWS_DEFAULT: u64 = 500_000;
+const ROWS_PER_BATCH: u64 = 1000;
+const RUN: Duration = Duration::from_secs(2);
+const READ_TS: TimeStamp = TimeStamp(100);
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A row key as tables have it.
+fn row_key(handle: u64) -> [u8; 19] {
+    let mut key = [0; 19];
+    key[0] = b't';
+    key[1..9].copy_from_slice(&(42u64 | 1 << 63).to_be_bytes());
+    key[9..11].copy_from_slice(b"_r");
+    key[11..].copy_from_slice(&(handle | 1 << 63).to_be_bytes());
+    key
+}
+
+struct Sum {
+    rows: u64,
+    bytes: u64,
+}
+
+impl PairSink for Sum {
+    fn push(&mut self, raw_key: &[u8], value: &[u8]) {
+        self.rows += 1;
+        self.bytes += (raw_key.len() + value.len()) as u64;
+    }
+}
+
+fn load(engine: &RocksEngine, rows: u64, value: &[u8]) {
+    for first in (0..rows).step_by(ROWS_PER_BATCH as usize) {
+        let mut txn = MvccTxn::new();
+        for handle in first..(first + ROWS_PER_BATCH).min(rows) {
+            let mut write = Write::new(WriteKind::Put, TimeStamp(10));
+            write.short_value = Some(value);
+            txn.put_write(&keys::user_key(&row_key(handle)), TimeStamp(11), &write);
+        }
+        engine.write(txn.into_batch(), false).expect("write");
+    }
+    engine.flush().expect("flush");
+}
+
+fn report(what: &str, count: u64, time: Duration) {
+    println!("{what:<34} {:>12.0} per core-second", count as f64 / time.as_secs_f64());
+}
+
+fn gets(engine: &RocksEngine, rows: u64, what: &str, is_missing: bool) {
+    let mut state = 1u64;
+    let mut count = 0;
+    let start = now();
+    while start.elapsed() < RUN {
+        for _ in 0..100 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let handle = (state >> 33) % rows + if is_missing { rows } else { 0 };
+            let mut reader = MvccReader::new(engine.snapshot());
+            let value = reader.get(&row_key(handle), READ_TS, &[]).expect("get");
+            assert_eq!(value.is_none(), is_missing);
+        }
+        count += 100;
+    }
+    report(what, count, start.elapsed());
+}
+
+fn scans(engine: &RocksEngine, what: &str, desc: bool) {
+    let mut sum = Sum { rows: 0, bytes: 0 };
+    let start = now();
+    while start.elapsed() < RUN {
+        let options = ScanOptions {
+            start: Bytes::copy_from_slice(&row_key(0)),
+            end: Bytes::new(),
+            read_ts: READ_TS,
+            desc,
+            key_only: false,
+            resolved: Arc::new([]),
+        };
+        let mut scanner = Scanner::new(engine.snapshot(), options);
+        while scanner.next_batch(&mut sum, 1024).expect("scan") {}
+    }
+    report(what, sum.rows, start.elapsed());
+    assert!(sum.bytes > 0);
+}
+
+fn main() {
+    let rows = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(ROWS_DEFAULT);
+    for value_bytes in [20, 190] {
+        let folder = tempfile::tempdir().expect("folder");
+        let engine =
+            RocksEngine::open(folder.path(), &RocksOptions::default()).expect("open RocksDB");
+        load(&engine, rows, &vec![7; value_bytes]);
+        println!("{rows} rows of {value_bytes} bytes");
+        gets(&engine, rows, "get", false);
+        gets(&engine, rows, "get of a missing key", true);
+        scans(&engine, "scan, rows", false);
+        scans(&engine, "scan backwards, rows", true);
+    }
+}
