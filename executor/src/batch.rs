@@ -33,7 +33,7 @@ pub(crate) fn eval<'a>(
 }
 
 /// Rows of `column`, in the order of `rows`. `nullable`: whether it may have NULLs.
-fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Column {
+pub(crate) fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Column {
     fn pick<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
         rows.iter().map(|&row| values[row as usize]).collect()
     }
@@ -89,6 +89,20 @@ pub(crate) fn gather(chunk: &Chunk, rows: &[u32]) -> Chunk {
     from_columns(columns.collect(), rows.len())
 }
 
+/// Rows `start..end` of a chunk without a selection.
+pub(crate) fn slice(chunk: &Chunk, start: usize, end: usize) -> Chunk {
+    debug_assert!(chunk.sel.is_none());
+    let columns = chunk.columns.iter().map(|column| slice_column(column, start, end)).collect();
+    from_columns(columns, end - start)
+}
+
+/// Rows `start..end` of a column.
+pub(crate) fn slice_column(column: &Column, start: usize, end: usize) -> Column {
+    let mut slice = column.empty_like(end - start);
+    slice.append_range(column, start, end);
+    slice
+}
+
 /// A chunk of `rows` rows, also if there are no columns.
 pub(crate) fn from_columns(columns: Vec<Column>, rows: usize) -> Chunk {
     let mut chunk = Chunk::from_columns(columns);
@@ -118,11 +132,6 @@ impl RowStore {
         self.chunk.num_rows()
     }
 
-    /// The rows.
-    pub(crate) fn chunk(&self) -> &Chunk {
-        &self.chunk
-    }
-
     /// Appends the selected rows.
     pub(crate) fn append(&mut self, rows: &Chunk) -> Result<()> {
         if rows.columns.len() != self.chunk.columns.len() {
@@ -135,6 +144,22 @@ impl RowStore {
         }
         self.chunk.append_chunk(rows);
         Ok(())
+    }
+
+    /// Appends rows of columns.
+    pub(crate) fn append_gathered(
+        &mut self,
+        columns: &[Cow<'_, Column>],
+        rows: &[u32],
+    ) -> Result<()> {
+        let columns =
+            columns.iter().map(|column| gather_column(column, rows, column.has_nulls()));
+        self.append(&from_columns(columns.collect(), rows.len()))
+    }
+
+    /// The rows, given away.
+    pub(crate) fn into_chunk(self) -> Chunk {
+        self.chunk
     }
 
     /// Rows in the order of `rows`.

@@ -6,7 +6,7 @@ use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
 use crate::operator::BoxOperator;
 use crate::operators::{
-    IndexLookup, IndexScan, Limit, Projection, Selection, TableScan, TopN,
+    HashAgg, IndexLookup, IndexScan, Limit, Projection, Selection, StreamAgg, TableScan, TopN,
 };
 use crate::plan::{Fragment, OpDesc};
 use crate::source::{KeyRange, KvSource};
@@ -56,11 +56,10 @@ pub fn build_operator(
     Ok(match desc {
         OpDesc::Selection(desc) => Box::new(Selection::new(input, desc, ctx.clone())?),
         OpDesc::Projection(desc) => Box::new(Projection::new(input, desc, ctx.clone())?),
-        OpDesc::Aggregation(_) => return Err(ExecError::invalid_plan("aggregation")),
-        /*TMP OpDesc::Aggregation(desc) if desc.stream => {
+        OpDesc::Aggregation(desc) if desc.stream => {
             Box::new(StreamAgg::new(input, desc, ctx.clone())?)
         }
-        OpDesc::Aggregation(desc) => Box::new(HashAgg::new(input, desc, ctx.clone())?),*/
+        OpDesc::Aggregation(desc) => Box::new(HashAgg::new(input, desc, ctx.clone())?),
         OpDesc::TopN(desc) => Box::new(TopN::new(input, desc, ctx.clone())?),
         OpDesc::Limit(desc) => Box::new(Limit::new(input, desc)),
         OpDesc::TableScan(_) | OpDesc::IndexScan(_) | OpDesc::IndexLookup(_) => {

@@ -35,6 +35,8 @@ pub mod plan;
 pub mod source;
 mod table;
 pub mod testing;
+#[cfg(test)]
+mod testscripts;
 
 pub use build::{build_fragment, build_operator};
 pub use context::{

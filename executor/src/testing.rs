@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cairn_types::{Datum, FieldType};
 
 use crate::error::Result;
+use crate::operator::{BoxOperator, Operator};
 use crate::source::{KeyRange, KvBatch, KvScan, KvSource, RowRead};
 
 /// An ordered map as a row source.
@@ -97,4 +99,37 @@ impl KvScan for MemoryScan {
         self.done = out.len() - before < limit;
         Ok(!self.done)
     }
+}
+
+/// Runs an operator to its end; every row as owned values.
+pub async fn collect_rows(mut operator: BoxOperator) -> Result<Vec<Vec<Datum>>> {
+    let mut rows = Vec::new();
+    while let Some(chunk) = operator.next().await? {
+        assert_eq!(chunk.columns.len(), operator.schema().len(), "columns as announced");
+        rows.extend(chunk.selected().map(|row| chunk.row(row)));
+    }
+    assert!(operator.next().await?.is_none(), "drained stays drained");
+    Ok(rows)
+}
+
+/// A value as the text protocol prints it; `NULL` for NULL.
+pub fn format_value(value: &Datum, ty: &FieldType) -> String {
+    if value.is_null() {
+        return "NULL".to_string();
+    }
+    let mut text = Vec::new();
+    cairn_types::write_text(&mut text, value.as_ref(), ty);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Rows as lines of values.
+pub fn format_rows(rows: &[Vec<Datum>], types: &[FieldType]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let values: Vec<String> =
+            row.iter().zip(types).map(|(value, ty)| format_value(value, ty)).collect();
+        text.push_str(&values.join(" | "));
+        text.push('\n');
+    }
+    text
 }

@@ -17,11 +17,11 @@
 //!
 //! DISTINCT is a [`HashAgg`] with group columns and no aggregates.
 
-//TMPmod agg;
+mod agg;
 mod apply;
 mod chunk_source;
 mod exchange;
-//TMPmod hash_agg;
+mod hash_agg;
 pub mod hash_join;
 mod index_lookup;
 mod index_scan;
@@ -32,7 +32,7 @@ mod rows;
 mod scan;
 mod selection;
 mod sort;
-//TMPmod stream_agg;
+mod stream_agg;
 mod table_scan;
 mod top_n;
 mod union_all;
@@ -42,7 +42,7 @@ mod worker;
 pub use apply::{Apply, SubqueryFactory};
 pub use chunk_source::ChunkSource;
 pub use exchange::Exchange;
-//TMPpub use hash_agg::HashAgg;
+pub use hash_agg::HashAgg;
 pub use hash_join::HashJoin;
 pub use index_lookup::IndexLookup;
 pub use index_scan::IndexScan;
@@ -52,7 +52,7 @@ pub use projection::Projection;
 pub(crate) use rows::value_fits;
 pub use selection::Selection;
 pub use sort::Sort;
-//TMPpub use stream_agg::StreamAgg;
+pub use stream_agg::StreamAgg;
 pub use table_scan::TableScan;
 pub use top_n::TopN;
 pub use union_all::UnionAll;

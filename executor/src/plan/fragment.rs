@@ -129,17 +129,28 @@ pub fn aggregation_types(desc: &AggregationDesc, input: &[FieldType]) -> Result<
     let mut types = Vec::with_capacity(desc.aggs.len() + desc.group_by.len());
     let mut states = 0;
     for agg in &desc.aggs {
+        if desc.mode != AggMode::Complete && !agg.is_splittable() {
+            return Err(ExecError::invalid_plan("this aggregate cannot be split"));
+        }
         match desc.mode {
             AggMode::Complete | AggMode::Partial => check_exprs(&agg.args, input)?,
-            AggMode::Final => states += partial_types(agg).len(),
+            AggMode::Final => {
+                let partial = partial_types(agg);
+                let given = input.get(states..states + partial.len());
+                let given = given.ok_or_else(|| {
+                    ExecError::invalid_plan("a final aggregation lacks partial columns")
+                })?;
+                let fits = given.iter().zip(&partial).all(|(a, b)| same_kind(a, b));
+                if !fits {
+                    return Err(ExecError::invalid_plan("a partial column has another type"));
+                }
+                states += partial.len();
+            }
         }
         match desc.mode {
             AggMode::Partial => types.extend(partial_types(agg)),
             AggMode::Complete | AggMode::Final => types.push(agg.ty.clone()),
         }
-    }
-    if states > input.len() {
-        return Err(ExecError::invalid_plan("a final aggregation lacks partial columns"));
     }
     types.extend(desc.group_by.iter().map(|expr| expr.ty().clone()));
     Ok(types)
@@ -198,11 +209,15 @@ fn check_column(index: usize, ty: &FieldType, input: &[FieldType]) -> Result<()>
             input.len()
         )));
     };
-    let same_scale = !ty.is_decimal() || ty.scale() == column.scale();
-    if ty.physical() != column.physical() || !same_scale {
+    if !same_kind(ty, column) {
         return Err(ExecError::invalid_plan(format!(
             "an expression takes column {index} for {ty}, but it is {column}"
         )));
     }
     Ok(())
+}
+
+/// Whether columns of both types hold the same kind of values.
+fn same_kind(a: &FieldType, b: &FieldType) -> bool {
+    a.physical() == b.physical() && (!a.is_decimal() || a.scale() == b.scale())
 }
