@@ -308,12 +308,12 @@ impl Datum {
     /// The string as UTF-8 text.
     pub fn as_str(&self) -> Result<&str> {
         match self {
-            Datum::Bytes(bytes) => std::str::from_utf8(bytes).map_err(|_| {
-                TypeError::InvalidCharacterString {
+            Datum::Bytes(bytes) => {
+                std::str::from_utf8(bytes).map_err(|_| TypeError::InvalidCharacterString {
                     charset: "utf8mb4",
                     value: crate::text::escape_bytes(bytes),
-                }
-            }),
+                })
+            }
             other => Err(TypeError::Unsupported { from: other.kind_name(), to: "CHAR" }),
         }
     }

@@ -269,7 +269,10 @@ mod tests {
     #[test]
     fn messages_read_as_mysql_prints_them() {
         let error = MysqlError::with_args(errno::ER_DUP_ENTRY, &[&"1", &"t.PRIMARY"]);
-        assert_eq!(error.to_string(), "ERROR 1062 (23000): Duplicate entry '1' for key 't.PRIMARY'");
+        assert_eq!(
+            error.to_string(),
+            "ERROR 1062 (23000): Duplicate entry '1' for key 't.PRIMARY'"
+        );
         let error = TypeError::DataTooLong.for_column("a", 3);
         assert_eq!(error.message, "Data too long for column 'a' at row 3");
         assert_eq!(error.sqlstate, "22001");

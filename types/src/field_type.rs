@@ -163,8 +163,7 @@ pub struct FieldType {
 impl FieldType {
     /// A type with default attributes.
     pub fn new(code: TypeCode) -> FieldType {
-        let collation =
-            if code_is_text(code) { Collation::default() } else { Collation::BINARY };
+        let collation = if code_is_text(code) { Collation::default() } else { Collation::BINARY };
         FieldType {
             code,
             unsigned: matches!(code, TypeCode::Year | TypeCode::Bit),
@@ -604,7 +603,8 @@ impl FieldType {
     /// "Length" of the column definition packet: the widest text, in bytes.
     pub fn display_length(&self) -> u32 {
         let fsp_width = if self.fsp() > 0 { u32::from(self.fsp()) + 1 } else { 0 };
-        let char_width = if code_is_text(self.code) { self.collation.charset().max_len() } else { 1 };
+        let char_width =
+            if code_is_text(self.code) { self.collation.charset().max_len() } else { 1 };
         match self.code {
             TypeCode::Null => 0,
             TypeCode::TinyInt

@@ -344,8 +344,7 @@ mod tests {
         let int = FieldType::bigint();
         let text = FieldType::varchar(10);
         let columns = [(DatumRef::Int(5), &int), (DatumRef::Bytes(b"abc"), &text)];
-        let key =
-            encode_index_key(TableId(1), IndexId(2), columns.clone(), Some(&Handle::Int(9)));
+        let key = encode_index_key(TableId(1), IndexId(2), columns.clone(), Some(&Handle::Int(9)));
         let parts = decode_index_key(&key).unwrap();
         assert_eq!((parts.table, parts.index), (TableId(1), IndexId(2)));
         assert_eq!(parts.handle(2, true).unwrap(), Some(Handle::Int(9)));

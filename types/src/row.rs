@@ -414,4 +414,4 @@ pub fn write_text_value(out: &mut Vec<u8>, bytes: &[u8], field_type: &FieldType)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -133,10 +133,10 @@ fn write_scientific(text: &str, plain_max: i32, out: &mut Vec<u8>) {
     while digits.len() > 1 && digits.last() == Some(&b'0') {
         digits.pop();
     }
+    out.extend_from_slice(sign.as_bytes());
     if digits == b"0" {
         return out.push(b'0');
     }
-    out.extend_from_slice(sign.as_bytes());
     if exponent > plain_max || exponent < -(plain_max + 1) {
         out.push(digits[0]);
         if digits.len() > 1 {
@@ -202,7 +202,7 @@ mod tests {
     fn doubles_as_mysql_prints_them() {
         let cases: &[(f64, &str)] = &[
             (0.0, "0"),
-            (-0.0, "0"),
+            (-0.0, "-0"),
             (1.0, "1"),
             (0.1, "0.1"),
             (-1.5, "-1.5"),

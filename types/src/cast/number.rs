@@ -226,7 +226,11 @@ pub(super) fn to_real(
 }
 
 /// A value as a decimal.
-pub(super) fn to_decimal(value: &Datum, from: &FieldType, ctx: &mut CastContext) -> Result<Decimal> {
+pub(super) fn to_decimal(
+    value: &Datum,
+    from: &FieldType,
+    ctx: &mut CastContext,
+) -> Result<Decimal> {
     Ok(match value {
         Datum::Null => Decimal::ZERO,
         Datum::Int(value) => Decimal::from(*value),
@@ -248,9 +252,7 @@ pub(super) fn to_decimal(value: &Datum, from: &FieldType, ctx: &mut CastContext)
                     let number = json.as_f64().unwrap_or(0.0);
                     double_to_decimal(number, format!("{number:e}"), ctx)?
                 }
-                JsonKind::String => {
-                    text_to_decimal(json.as_str().unwrap_or("").as_bytes(), ctx)?
-                }
+                JsonKind::String => text_to_decimal(json.as_str().unwrap_or("").as_bytes(), ctx)?,
                 _ => {
                     let value = String::from_utf8_lossy(&text_of(value, from)).into_owned();
                     ctx.loss(TypeError::Truncated { type_name: "DECIMAL", value })?;

@@ -114,9 +114,7 @@ fn json_time(json: &Json, kind: TimeKind, fsp: u8, ctx: &mut CastContext) -> Res
         JsonKind::Date | JsonKind::DateTime | JsonKind::Timestamp => {
             json.as_time().unwrap_or(Time::zero(kind, fsp)).with_kind(kind).round_fsp(fsp)
         }
-        JsonKind::String => {
-            parse_time(json.as_str().unwrap_or("").as_bytes(), kind, fsp, ctx)
-        }
+        JsonKind::String => parse_time(json.as_str().unwrap_or("").as_bytes(), kind, fsp, ctx),
         _ => Err(TypeError::InvalidDateTime { type_name: kind.name(), value: json.to_string() }),
     }
 }

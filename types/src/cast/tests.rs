@@ -46,10 +46,13 @@ fn text_to_integers() {
     check("1.5", int(), "2", ("2", &[]), ("1", &[1292]));
     check("1e2", int(), "100", ("100", &[]), ("1", &[1292]));
     check("99999999999", int(), "error 1264", ("2147483647", &[1264]), ("2147483647", &[1292]));
-    check("-1", FieldType::bigint_unsigned(), "error 1264", ("0", &[1264]), (
-        "18446744073709551615",
-        &[],
-    ));
+    check(
+        "-1",
+        FieldType::bigint_unsigned(),
+        "error 1264",
+        ("0", &[1264]),
+        ("18446744073709551615", &[]),
+    );
 }
 
 #[test]
@@ -103,31 +106,49 @@ fn lengths() {
 #[test]
 fn dates() {
     let datetime = FieldType::datetime(0);
-    check("2024-1-5 1:2:3.5", datetime.clone(), "2024-01-05 01:02:04", (
+    check(
+        "2024-1-5 1:2:3.5",
+        datetime.clone(),
         "2024-01-05 01:02:04",
-        &[],
-    ), ("2024-01-05 01:02:04", &[]));
-    check("2024-02-30", datetime.clone(), "error 1292", ("0000-00-00 00:00:00", &[1292]), (
-        "NULL",
-        &[1292],
-    ));
-    check("2024-01-05x", FieldType::date(), "error 1292", ("2024-01-05", &[1292]), (
-        "2024-01-05",
-        &[1292],
-    ));
-    check("0000-00-00", datetime, "error 1292", ("0000-00-00 00:00:00", &[]), (
-        "0000-00-00 00:00:00",
-        &[],
-    ));
-    check("1969-12-31", FieldType::timestamp(0), "error 1292", (
-        "0000-00-00 00:00:00",
-        &[1292],
-    ), ("1969-12-31 00:00:00", &[]));
+        ("2024-01-05 01:02:04", &[]),
+        ("2024-01-05 01:02:04", &[]),
+    );
+    check(
+        "2024-02-30",
+        datetime.clone(),
+        "error 1292",
+        ("0000-00-00 00:00:00", &[1292]),
+        ("NULL", &[1292]),
+    );
+    check(
+        "2024-01-05x",
+        FieldType::date(),
+        "error 1292",
+        ("2024-01-05", &[1292]),
+        ("2024-01-05", &[1292]),
+    );
+    check(
+        "0000-00-00",
+        datetime,
+        "error 1292",
+        ("0000-00-00 00:00:00", &[]),
+        ("0000-00-00 00:00:00", &[]),
+    );
+    check(
+        "1969-12-31",
+        FieldType::timestamp(0),
+        "error 1292",
+        ("0000-00-00 00:00:00", &[1292]),
+        ("1969-12-31 00:00:00", &[]),
+    );
     check("12:34:56.7", FieldType::time(0), "12:34:57", ("12:34:57", &[]), ("12:34:57", &[]));
-    check("900:00:00", FieldType::time(0), "error 1292", ("838:59:59", &[1292]), (
-        "838:59:59",
-        &[1292],
-    ));
+    check(
+        "900:00:00",
+        FieldType::time(0),
+        "error 1292",
+        ("838:59:59", &[1292]),
+        ("838:59:59", &[1292]),
+    );
     check("69", FieldType::year(), "2069", ("2069", &[]), ("2069", &[]));
     check("0", FieldType::year(), "2000", ("2000", &[]), ("2000", &[]));
     check("1800", FieldType::year(), "error 1292", ("0000", &[1292]), ("0000", &[1292]));
@@ -152,12 +173,16 @@ fn enums_sets_bits() {
 #[test]
 fn json() {
     let json = FieldType::json();
-    check("{\"b\": 1, \"a\": [1, 2]}", json.clone(), "{\"a\": [1, 2], \"b\": 1}", (
+    check(
+        "{\"b\": 1, \"a\": [1, 2]}",
+        json.clone(),
         "{\"a\": [1, 2], \"b\": 1}",
-        &[],
-    ), ("{\"a\": [1, 2], \"b\": 1}", &[]));
+        ("{\"a\": [1, 2], \"b\": 1}", &[]),
+        ("{\"a\": [1, 2], \"b\": 1}", &[]),
+    );
     check("{", json.clone(), "error 3140", ("error 3140", &[]), ("error 3140", &[]));
-    let value = cast_datum(&text("\"7x\""), &FieldType::string(), &json, &mut CastContext::expression());
+    let value =
+        cast_datum(&text("\"7x\""), &FieldType::string(), &json, &mut CastContext::expression());
     let got = run(value.unwrap(), json, &FieldType::bigint(), &mut CastContext::expression());
     assert_eq!(got, ("7".to_owned(), vec![1292]));
 }

@@ -42,12 +42,7 @@ pub(super) fn to_bytes(
 
 /// Deals with bytes that are no text of the character set, the first at `at`.
 /// `false`: the value is NULL.
-fn repair(
-    bytes: &mut Vec<u8>,
-    at: usize,
-    charset: Charset,
-    ctx: &mut CastContext,
-) -> Result<bool> {
+fn repair(bytes: &mut Vec<u8>, at: usize, charset: Charset, ctx: &mut CastContext) -> Result<bool> {
     let value = escape_bytes(&bytes[at..]);
     let is_text = std::str::from_utf8(bytes).is_ok();
     if ctx.is_assign() {
@@ -155,8 +150,7 @@ pub(super) fn to_enum(
 /// Index (from 1) of a member by name, trailing blanks aside.
 fn find_member(text: &[u8], to: &FieldType) -> Option<u64> {
     let text = text.trim_ascii_end();
-    let position =
-        to.elements.iter().position(|name| to.collation.equals(name.as_bytes(), text));
+    let position = to.elements.iter().position(|name| to.collation.equals(name.as_bytes(), text));
     position.map(|at| at as u64 + 1)
 }
 

@@ -120,8 +120,7 @@ pub fn key_is_restorable(field_type: &FieldType) -> bool {
         PhysicalKind::Bytes => {
             let collation = field_type.collation;
             // CHAR never ends in blanks, so dropping them loses nothing.
-            collation.is_bytewise()
-                && (!collation.pad_space() || field_type.code == TypeCode::Char)
+            collation.is_bytewise() && (!collation.pad_space() || field_type.code == TypeCode::Char)
         }
         _ => true,
     }

@@ -279,9 +279,7 @@ impl Collation {
     /// The table row. An id that came from outside and is unknown reads as `binary`.
     #[inline]
     pub fn info(self) -> &'static CollationInfo {
-        info_of(self.0)
-            .or_else(|| info_of(63))
-            .expect("the collation table has a row for `binary`")
+        info_of(self.0).or_else(|| info_of(63)).expect("the collation table has a row for `binary`")
     }
 
     /// Name, lower case.

@@ -78,15 +78,19 @@ impl Decimal {
     /// Quotient with the scale MySQL shows (`scale + scale_increment`, at most
     /// 30), rounded half away from zero; `None` for a zero divisor.
     pub fn div(&self, other: &Decimal, scale_increment: u8) -> Result<Option<Decimal>> {
-        let scale = (usize::from(self.scale()) + usize::from(scale_increment))
-            .min(usize::from(SCALE_MAX));
+        let scale =
+            (usize::from(self.scale()) + usize::from(scale_increment)).min(usize::from(SCALE_MAX));
         self.div_at_scale(other, scale, true)
     }
 
     /// Quotient as MySQL keeps it inside an expression: truncated at a whole
     /// number of 9-digit words, so that `1/3*3` still shows as `1.0000`. The scale
     /// to show is that of [`Decimal::div`].
-    pub fn div_intermediate(&self, other: &Decimal, scale_increment: u8) -> Result<Option<Decimal>> {
+    pub fn div_intermediate(
+        &self,
+        other: &Decimal,
+        scale_increment: u8,
+    ) -> Result<Option<Decimal>> {
         let words = |digits: usize| digits.div_ceil(WORD_DIGITS) * WORD_DIGITS;
         let (p, q) = (usize::from(self.scale()), usize::from(other.scale()));
         let padding = words(p) - p + words(q) - q;
@@ -209,9 +213,8 @@ impl Decimal {
         if digits >= 0 {
             return Decimal::from_parts(negative, quotient, digits as usize);
         }
-        let mag = quotient
-            .scale_up(-digits as usize)
-            .ok_or_else(|| TypeError::overflow("DECIMAL"))?;
+        let mag =
+            quotient.scale_up(-digits as usize).ok_or_else(|| TypeError::overflow("DECIMAL"))?;
         Decimal::from_parts(negative, mag, 0)
     }
 
@@ -240,9 +243,8 @@ impl Decimal {
             let mag = divide_half_up(&mag, usize::from(own - scale));
             return Decimal::from_parts(negative, mag, usize::from(scale));
         }
-        let mag = mag
-            .scale_up(usize::from(scale - own))
-            .ok_or_else(|| TypeError::overflow("DECIMAL"))?;
+        let mag =
+            mag.scale_up(usize::from(scale - own)).ok_or_else(|| TypeError::overflow("DECIMAL"))?;
         Decimal::from_parts(negative, mag, usize::from(scale))
     }
 

@@ -127,9 +127,8 @@ impl Mag {
         for i in 0..m {
             let mut carry = 0u128;
             for j in 0..n {
-                let sum = u128::from(self.0[i]) * u128::from(other.0[j])
-                    + u128::from(out[i + j])
-                    + carry;
+                let sum =
+                    u128::from(self.0[i]) * u128::from(other.0[j]) + u128::from(out[i + j]) + carry;
                 out[i + j] = sum as u64;
                 carry = sum >> 64;
             }

@@ -354,4 +354,4 @@ impl<'de> Deserialize<'de> for Decimal {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -32,8 +32,7 @@ pub struct NumberPrefix<'a> {
 /// Finds the numeric head of a text: blanks, sign, digits, point, exponent.
 pub fn number_prefix(text: &[u8]) -> NumberPrefix<'_> {
     let start = text.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(text.len());
-    let digits_from =
-        |at: usize| at + text[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let digits_from = |at: usize| at + text[at..].iter().take_while(|b| b.is_ascii_digit()).count();
     let signed = start + usize::from(matches!(text.get(start), Some(b'+' | b'-')));
     let mut end = digits_from(signed);
     let mut digits = end - signed;
@@ -162,8 +161,7 @@ fn parse_exponent(text: &[u8]) -> i64 {
     let Some((_, rest)) = text.split_first() else { return 0 };
     let negative = rest.first() == Some(&b'-');
     let digits = rest.iter().filter(|b| b.is_ascii_digit());
-    let value = digits
-        .fold(0i64, |value, b| (value * 10 + i64::from(b - b'0')).min(EXPONENT_MAX));
+    let value = digits.fold(0i64, |value, b| (value * 10 + i64::from(b - b'0')).min(EXPONENT_MAX));
     if negative { -value } else { value }
 }
 

@@ -151,7 +151,10 @@ fn cut_key(key: &str) -> &str {
 /// Parses text into a document.
 pub(super) fn parse_text(text: &[u8]) -> Result<Json> {
     if text.trim_ascii().is_empty() {
-        return Err(TypeError::InvalidJson { reason: "The document is empty.".into(), position: 0 });
+        return Err(TypeError::InvalidJson {
+            reason: "The document is empty.".into(),
+            position: 0,
+        });
     }
     let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| {
         if error.to_string().starts_with("recursion limit") {

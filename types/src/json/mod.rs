@@ -24,6 +24,8 @@
 
 mod build;
 mod compare;
+mod modify;
+mod path;
 mod print;
 mod validate;
 
@@ -36,6 +38,8 @@ use crate::error::Result;
 use crate::time::{Duration, Time};
 
 pub use build::JsonValue;
+pub use modify::{Modify, merge_patch, merge_preserve};
+pub use path::{ArrayIndex, JsonPath, PathLeg};
 pub use print::{quote, unquote};
 
 /// Deepest nesting of a document.
@@ -421,4 +425,4 @@ impl TryFrom<String> for Json {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -162,16 +162,13 @@ pub fn unquote(text: &str) -> Result<String> {
     if text.len() < 2 || !text.starts_with('"') || !text.ends_with('"') {
         return Ok(text.to_owned());
     }
-    serde_json::from_str(text).map_err(|_| TypeError::InvalidJson {
-        reason: "Invalid value.".into(),
-        position: 0,
-    })
+    serde_json::from_str(text)
+        .map_err(|_| TypeError::InvalidJson { reason: "Invalid value.".into(), position: 0 })
 }
 
 /// Standard alphabet with padding.
 fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    const ALPHABET: &[u8; 64] =
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for group in bytes.chunks(3) {
         let byte = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
         let bits = (byte(0) << 16) | (byte(1) << 8) | byte(2);

@@ -145,8 +145,10 @@ pub fn format_duration(duration: Duration, format: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         match bytes.next() {
-            Some(b'a' | b'b' | b'D' | b'j' | b'M' | b'U' | b'u' | b'V' | b'v' | b'W' | b'w'
-            | b'X' | b'x') => return None,
+            Some(
+                b'a' | b'b' | b'D' | b'j' | b'M' | b'U' | b'u' | b'V' | b'v' | b'W' | b'w' | b'X'
+                | b'x',
+            ) => return None,
             Some(b'Y') => push_digits(&mut out, 0, 4),
             Some(b'y' | b'm' | b'd') => push_digits(&mut out, 0, 2),
             Some(b'c' | b'e') => push_digits(&mut out, 0, 1),

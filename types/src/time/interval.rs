@@ -1,8 +1,7 @@
 //! INTERVAL arithmetic, TIMESTAMPDIFF and EXTRACT.
 
 use super::{
-    Duration, MICROS_PER_DAY, MICROS_PER_SECOND, Time, TimeKind, TimeParts, WeekMode,
-    days_in_month,
+    Duration, MICROS_PER_DAY, MICROS_PER_SECOND, Time, TimeKind, TimeParts, WeekMode, days_in_month,
 };
 use crate::decimal::Decimal;
 use crate::error::{Result, TypeError};
@@ -322,9 +321,7 @@ fn clock(unit: IntervalUnit, days: i64, hms: [i64; 3], micros: i64) -> i64 {
         Unit::HourMicrosecond => (h * 10_000 + m * 100 + s) * 1_000_000 + micros,
         Unit::HourSecond => h * 10_000 + m * 100 + s,
         Unit::HourMinute => h * 100 + m,
-        Unit::DayMicrosecond => {
-            (days * 1_000_000 + h * 10_000 + m * 100 + s) * 1_000_000 + micros
-        }
+        Unit::DayMicrosecond => (days * 1_000_000 + h * 10_000 + m * 100 + s) * 1_000_000 + micros,
         Unit::DaySecond => days * 1_000_000 + h * 10_000 + m * 100 + s,
         Unit::DayMinute => days * 10_000 + h * 100 + m,
         Unit::DayHour => days * 100 + h,

@@ -361,9 +361,8 @@ impl Time {
 
     /// The value as a number: `YYYYMMDD` or `YYYYMMDDHHMMSS`, fraction cut.
     pub fn to_number(self) -> i64 {
-        let date = i64::from(self.year()) * 10_000
-            + i64::from(self.month()) * 100
-            + i64::from(self.day());
+        let date =
+            i64::from(self.year()) * 10_000 + i64::from(self.month()) * 100 + i64::from(self.day());
         if self.kind() == TimeKind::Date {
             return date;
         }
@@ -484,4 +483,4 @@ impl fmt::Debug for Time {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

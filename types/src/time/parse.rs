@@ -1,6 +1,8 @@
 //! Dates and times from text and numbers, in all the forms MySQL accepts.
 
-use super::{Duration, MICROS_PER_DAY, MICROS_PER_SECOND, Time, TimeKind, TimeParts, days_in_month};
+use super::{
+    Duration, MICROS_PER_DAY, MICROS_PER_SECOND, Time, TimeKind, TimeParts, days_in_month,
+};
 use crate::error::{Result, TypeError};
 use crate::field_type::FSP_MAX;
 
@@ -128,8 +130,7 @@ impl Time {
         let run = reader.text[reader.at..].iter().take_while(|b| b.is_ascii_digit()).count();
         let next = reader.text.get(reader.at + run).copied();
         let compact = run >= 5 && !next.is_some_and(|b| b == b'-' || b == b'/' || b == b':');
-        let parts =
-            if compact { read_compact(&mut reader) } else { read_separated(&mut reader) };
+        let parts = if compact { read_compact(&mut reader) } else { read_separated(&mut reader) };
         let (parts, tenths) = parts.ok_or_else(invalid)?;
         let offset_seconds = read_offset(&mut reader);
         reader.skip_spaces();
@@ -143,10 +144,8 @@ impl Time {
 
     /// Reads a number such as `20240105` or `20240105102030`.
     pub fn from_number(number: i64, kind: TimeKind, fsp: u8, mode: DateMode) -> Result<Time> {
-        let invalid = || TypeError::InvalidDateTime {
-            type_name: kind.name(),
-            value: number.to_string(),
-        };
+        let invalid =
+            || TypeError::InvalidDateTime { type_name: kind.name(), value: number.to_string() };
         let value = u64::try_from(number).map_err(|_| invalid())?;
         // YYMMDD, YYYYMMDD, YYMMDDHHMMSS, YYYYMMDDHHMMSS, told by magnitude.
         let (date, clock) = match value {
@@ -412,7 +411,8 @@ impl Duration {
             let duration = Duration::from_micros_clamped(most, fsp);
             return Some(ParsedDuration { duration, truncated: true });
         }
-        let hms = ((magnitude / 10_000) as u32, (magnitude / 100 % 100) as u8, (magnitude % 100) as u8);
+        let hms =
+            ((magnitude / 10_000) as u32, (magnitude / 100 % 100) as u8, (magnitude % 100) as u8);
         if hms.1 > 59 || hms.2 > 59 {
             return None;
         }

@@ -49,13 +49,15 @@ impl TimeZone {
         if let Some(sign) = text.chars().next().filter(|c| matches!(c, '+' | '-')) {
             let (hours, minutes) = text[1..].split_once(':').ok_or_else(unknown)?;
             let number = |part: &str| -> Option<i32> {
-                let digits = (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+                let digits =
+                    (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
                 if digits { part.parse().ok() } else { None }
             };
             let hours = number(hours).ok_or_else(unknown)?;
             let minutes = number(minutes).filter(|m| *m < 60).ok_or_else(unknown)?;
             let total = hours * 60 + minutes;
-            let valid = if sign == '-' { total < OFFSET_MINUTES_MAX } else { total <= OFFSET_MINUTES_MAX };
+            let valid =
+                if sign == '-' { total < OFFSET_MINUTES_MAX } else { total <= OFFSET_MINUTES_MAX };
             if !valid {
                 return Err(unknown());
             }
@@ -85,8 +87,7 @@ impl TimeZone {
         }
         let p = local.parts();
         let date = civil::Date::new(p.year as i16, p.month as i8, p.day as i8).ok()?;
-        let time =
-            civil::Time::new(p.hour as i8, p.minute as i8, p.second as i8, 0).ok()?;
+        let time = civil::Time::new(p.hour as i8, p.minute as i8, p.second as i8, 0).ok()?;
         let ambiguous = self.zone.to_ambiguous_timestamp(date.to_datetime(time));
         let instant = ambiguous.compatible().ok()?;
         Some(instant.as_microsecond() + i64::from(p.microsecond))
@@ -151,7 +152,6 @@ impl Time {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::super::day_number;
@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn zones() {
         let shanghai = TimeZone::parse("+08:00").unwrap();
-        let time = Time::from_number(20_240_105_102_030, TimeKind::DateTime, 0, Default::default()).unwrap();
+        let time = Time::from_number(20_240_105_102_030, TimeKind::DateTime, 0, Default::default())
+            .unwrap();
         let utc = time.to_zone(&shanghai, &TimeZone::utc()).unwrap();
         assert_eq!(utc.to_string(), "2024-01-05 02:20:30");
         assert_eq!(utc.to_zone(&TimeZone::utc(), &shanghai).unwrap(), time);
