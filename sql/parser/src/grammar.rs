@@ -30,6 +30,10 @@ pub const MAX_NESTING: usize = 250;
 /// Levels of an expression tree at most: nesting plus chains such as `1 + 1 + ...`.
 pub const MAX_TREE_HEIGHT: u32 = 500;
 
+/// Queries and parenthesised tables in one another at most: MySQL's own bound (error 1473). The
+/// rules between two such levels take more stack than any other.
+pub const MAX_QUERY_LEVELS: usize = 63;
+
 /// What rules return. The error is the library's, as it passes through its frames; what is
 /// reported is kept in the context.
 pub(crate) type Parse<T> = Result<T, ParserError>;
@@ -52,6 +56,8 @@ pub(crate) struct Context {
     shelf: RefCell<Vec<Option<(Expr, u32)>>>,
     /// The greatest height among the children of the node being built.
     pub height: Cell<u32>,
+    /// How many queries and parenthesised tables the rule being run is in.
+    query_levels: Cell<usize>,
     /// The furthest failure: token index and what was expected.
     failure: RefCell<Option<(usize, String)>>,
     /// A failure that is no syntax error.
@@ -67,6 +73,7 @@ impl Context {
             hints: std::mem::take(&mut tokens.hints),
             shelf: RefCell::new(Vec::new()),
             height: Cell::new(0),
+            query_levels: Cell::new(0),
             failure: RefCell::new(None),
             fatal: RefCell::new(None),
         }
@@ -398,6 +405,18 @@ impl Grammar<'_, '_> {
         let value = inner(self)?;
         self.expect_sign(&Token::RParen)?;
         Ok(value)
+    }
+
+    /// Runs a rule one level of queries deeper.
+    pub(crate) fn deeper<T>(&mut self, rule: impl FnOnce(&mut Self) -> Parse<T>) -> Parse<T> {
+        let outer = self.cx.query_levels.get();
+        if outer >= MAX_QUERY_LEVELS {
+            return Err(self.cx.fatal(ParseError::TooDeep { limit: MAX_QUERY_LEVELS }));
+        }
+        self.cx.query_levels.set(outer + 1);
+        let result = rule(self);
+        self.cx.query_levels.set(outer);
+        result
     }
 
     /// `(a, b)`: identifiers; at least one.

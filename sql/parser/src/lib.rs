@@ -43,7 +43,7 @@ mod tests;
 
 pub use display::{quote_identifier, quote_string};
 pub use error::{NEAR_CHARS, ParseError};
-pub use grammar::{MAX_NESTING, MAX_TREE_HEIGHT};
+pub use grammar::{MAX_NESTING, MAX_QUERY_LEVELS, MAX_TREE_HEIGHT};
 pub use lex::{SERVER_VERSION, SqlMode};
 pub use parse::{parse_expr, parse_next, parse_one, parse_statements};
 pub use token::{MAX_PARENTHESES, MAX_TOKENS};

@@ -55,7 +55,7 @@ pub fn parse_expr(sql: &str, mode: &SqlMode) -> Result<Expr, ParseError> {
 /// The bytes of the first statement at or after a byte, and the byte after its `;`.
 fn next_range(sql: &str, start: usize, mode: SqlMode) -> Option<(std::ops::Range<usize>, usize)> {
     let blanks = sql.bytes().skip(start).take_while(u8::is_ascii_whitespace).count();
-    let start = start + blanks;
+    let mut start = start + blanks;
     let mut lexer = Lexer::starting_at(sql, start, mode);
     let mut range: Option<std::ops::Range<usize>> = None;
     loop {
@@ -68,6 +68,8 @@ fn next_range(sql: &str, start: usize, mode: SqlMode) -> Option<(std::ops::Range
                 if let Some(range) = range {
                     return Some((range, token.end));
                 }
+                start = token.end;
+                start += sql.bytes().skip(start).take_while(u8::is_ascii_whitespace).count();
             }
             _ => {
                 // Comments belong to the statement, wherever they stand before its end. A

@@ -15,8 +15,10 @@ const MAX_SET_OPERANDS: usize = 500;
 impl Grammar<'_, '_> {
     /// A whole query.
     pub(crate) fn query(&mut self) -> Parse<Query> {
-        let with = self.with_clause()?;
-        self.query_after_with(with)
+        self.deeper(|g| {
+            let with = g.with_clause()?;
+            g.query_after_with(with)
+        })
     }
 
     /// A query whose `WITH` has been read.

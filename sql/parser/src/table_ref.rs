@@ -140,7 +140,7 @@ impl Grammar<'_, '_> {
                 if *self.peek() == Token::LParen { self.ident_list()? } else { Vec::new() };
             return Ok(TableRef::Derived { query, alias, columns, lateral });
         }
-        let mut refs = self.parenthesised(Self::table_refs)?;
+        let mut refs = self.deeper(|g| g.parenthesised(Self::table_refs))?;
         match refs.pop() {
             Some(only) if refs.is_empty() => Ok(only),
             Some(last) => {

@@ -287,7 +287,17 @@ impl Writer<'_> {
                     self.put(&call.name)?;
                 }
                 self.put("(")?;
-                self.exprs(&call.args)?;
+                match call.args.as_slice() {
+                    // Its first argument is a word and no string.
+                    [Expr::Literal(Literal::String { value, .. }), format]
+                        if call.name == "get_format" =>
+                    {
+                        self.put(value)?;
+                        self.put(", ")?;
+                        self.expr(format)?;
+                    }
+                    args => self.exprs(args)?,
+                }
             }
             Expr::Aggregate(call) => return self.aggregate(call),
             Expr::Window(call) => return self.window_call(call),
