@@ -93,6 +93,7 @@ pub struct Warning {
 
 impl Warning {
     /// A diagnostic of level `Warning`.
+    #[expect(clippy::self_named_constructors, reason = "the level has the name of the type")]
     pub fn warning(error: MysqlError) -> Warning {
         Warning { level: WarningLevel::Warning, code: error.code, message: error.message }
     }

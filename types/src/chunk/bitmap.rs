@@ -83,12 +83,12 @@ impl Bitmap {
         let end = self.len + count;
         if value {
             if let Some(last) = self.bytes.last_mut()
-                && self.len % 8 != 0
+                && !self.len.is_multiple_of(8)
             {
                 *last |= 0xFF << (self.len % 8);
             }
             self.bytes.resize(end.div_ceil(8), 0xFF);
-            if end % 8 != 0
+            if !end.is_multiple_of(8)
                 && let Some(last) = self.bytes.last_mut()
             {
                 *last &= 0xFF >> (8 - end % 8);
@@ -109,7 +109,7 @@ impl Bitmap {
     pub fn truncate(&mut self, len: usize) {
         if len < self.len {
             self.bytes.truncate(len.div_ceil(8));
-            if len % 8 != 0
+            if !len.is_multiple_of(8)
                 && let Some(last) = self.bytes.last_mut()
             {
                 *last &= 0xFF >> (8 - len % 8);

@@ -182,7 +182,7 @@ impl Decimal {
     /// Rounds half away from zero to `digits` after the point (before it, if
     /// negative). The scale never grows.
     pub fn round(&self, digits: i32) -> Result<Decimal> {
-        self.reduce(digits, |mag, drop| divide_half_up(mag, drop))
+        self.reduce(digits, divide_half_up)
     }
 
     /// Cuts digits after the `digits`-th place; the scale never grows.

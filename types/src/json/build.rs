@@ -145,7 +145,11 @@ fn object(members: &[(Cow<'_, str>, JsonValue<'_>)], out: &mut Vec<u8>) {
 }
 
 fn cut_key(key: &str) -> &str {
-    &key[..key.floor_char_boundary(KEY_LEN_MAX)]
+    let mut end = key.len().min(KEY_LEN_MAX);
+    while !key.is_char_boundary(end) {
+        end -= 1;
+    }
+    &key[..end]
 }
 
 /// Parses text into a document.

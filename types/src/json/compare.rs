@@ -109,17 +109,17 @@ impl PartialEq for Json {
 
 impl JsonRef<'_> {
     /// Feeds a hasher so that equal documents hash alike: numbers by their double.
-    pub fn hash<H: Hasher>(self, state: &mut H) {
+    pub fn hash_to<H: Hasher>(self, state: &mut H) {
         precedence(self.kind()).hash(state);
         match self.kind() {
             JsonKind::Int | JsonKind::UInt | JsonKind::Double | JsonKind::Decimal => {
                 // Adding zero makes -0.0 and 0.0 one value.
                 (self.as_f64().unwrap_or(0.0) + 0.0).to_bits().hash(state);
             }
-            JsonKind::Array => self.elements().for_each(|element| element.hash(state)),
+            JsonKind::Array => self.elements().for_each(|element| element.hash_to(state)),
             JsonKind::Object => self.members().for_each(|(key, value)| {
                 key.hash(state);
-                value.hash(state);
+                value.hash_to(state);
             }),
             JsonKind::Date | JsonKind::DateTime | JsonKind::Timestamp => {
                 self.as_time().hash(state);

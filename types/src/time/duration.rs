@@ -117,20 +117,14 @@ impl Duration {
         crate::Decimal::from_mantissa(mantissa, self.fsp)
     }
 
-    /// Sum, clamped.
-    pub fn add(self, other: Duration) -> Result<Duration> {
+    /// Sum; fails beyond the range.
+    pub fn checked_add(self, other: Duration) -> Result<Duration> {
         Duration::from_micros(self.micros + other.micros, self.fsp.max(other.fsp))
     }
 
-    /// Difference, clamped.
-    pub fn sub(self, other: Duration) -> Result<Duration> {
+    /// Difference; fails beyond the range.
+    pub fn checked_sub(self, other: Duration) -> Result<Duration> {
         Duration::from_micros(self.micros - other.micros, self.fsp.max(other.fsp))
-    }
-
-    /// Negation.
-    #[must_use]
-    pub fn neg(self) -> Duration {
-        Duration { micros: -self.micros, fsp: self.fsp }
     }
 
     /// Appends `[-]HH:MM:SS[.ffffff]`.
@@ -140,6 +134,14 @@ impl Duration {
         }
         push_clock(out, self.hours(), self.minutes(), self.seconds());
         push_fraction(out, self.microseconds(), self.fsp);
+    }
+}
+
+impl std::ops::Neg for Duration {
+    type Output = Duration;
+
+    fn neg(self) -> Duration {
+        Duration { micros: -self.micros, fsp: self.fsp }
     }
 }
 

@@ -210,12 +210,14 @@ impl Interval {
             total.months = total.months.saturating_add(one.months);
             total.micros = total.micros.saturating_add(one.micros);
         }
-        if negative { total.neg() } else { total }
+        if negative { -total } else { total }
     }
+}
 
-    /// The opposite span.
-    #[must_use]
-    pub fn neg(self) -> Interval {
+impl std::ops::Neg for Interval {
+    type Output = Interval;
+
+    fn neg(self) -> Interval {
         Interval {
             months: self.months.checked_neg().unwrap_or(i64::MAX),
             micros: self.micros.checked_neg().unwrap_or(i64::MAX),

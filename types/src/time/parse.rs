@@ -248,7 +248,7 @@ fn read_compact(reader: &mut Reader<'_>) -> Option<(TimeParts, u32)> {
 fn read_separated(reader: &mut Reader<'_>) -> Option<(TimeParts, u32)> {
     let mut date = [0u32; 3];
     let mut year_digits = 0;
-    for i in 0..3 {
+    for (i, field) in date.iter_mut().enumerate() {
         let digits = reader.digits(if i == 0 { 4 } else { 2 });
         if digits.is_empty() {
             return None;
@@ -256,7 +256,7 @@ fn read_separated(reader: &mut Reader<'_>) -> Option<(TimeParts, u32)> {
         if i == 0 {
             year_digits = digits.len();
         }
-        date[i] = number(digits);
+        *field = number(digits);
         if i < 2 {
             let separator = reader.peek()?;
             if !separator.is_ascii_punctuation() {
