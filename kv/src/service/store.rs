@@ -195,7 +195,7 @@ impl KvStoreService for StoreService {
         request: kv::CoprocessorRequest,
     ) -> Result<CoprocessorStream, TransportError> {
         self.metrics.count_coprocessor();
-        Ok(self.endpoint.run(request).await)
+        Ok(self.endpoint.run(request))
     }
 
     async fn store_info(&self) -> Result<kv::StoreInfoResponse, TransportError> {

@@ -118,6 +118,17 @@ impl MaxTs {
         Ok(())
     }
 
+    /// Every pending commit that a read at `read_ts` must wait for, by key: for
+    /// readers that do not know their keys beforehand.
+    pub fn pending_for(&self, read_ts: TimeStamp, resolved: &[u64]) -> Vec<kv::LockInfo> {
+        if read_ts.is_max() || self.pending_count.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        let pending = self.pending.read();
+        let blocking = pending.iter().filter(|(_, entry)| entry.blocks(read_ts, resolved));
+        blocking.map(|(key, entry)| *entry.to_info(key)).collect()
+    }
+
     /// Whether `max_ts` covers the reads of leaders before this term.
     pub fn is_synced(&self, region_id: u64, term: u64) -> bool {
         self.synced_terms.get(&region_id).is_some_and(|synced| *synced == term)

@@ -1,0 +1,196 @@
+//! Takes coprocessor requests in and streams their pages out.
+
+use std::sync::Arc;
+
+use cairn_executor::{
+    ExecContext, ExecError, Fragment, KeyRange, MemoryTracker, RuntimeStats,
+    build_fragment,
+};
+use cairn_expr::EvalContext;
+use cairn_expr::wire::context_from_proto;
+use cairn_kv_client::CoprocessorStream;
+use cairn_proto::kv;
+use cairn_types::TimeStamp;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::pages::{PageRunner, Pages, error_response};
+use super::source::{EnteredView, ReadView, RegionSource};
+use crate::keys::region_contains;
+use crate::raftstore::{Clock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot};
+use crate::service::ReadPool;
+use crate::service::store::region_context;
+use crate::txn::MaxTs;
+
+/// Pages that wait for a slow caller before the task stands still.
+const PAGES_WAITING_MAX: usize = 2;
+/// Memory of one task's operators (hash tables, sort buffers).
+const TASK_MEMORY_BYTES_MAX: u64 = 512 << 20;
+/// Memory of all tasks of a store.
+const STORE_MEMORY_BYTES_MAX: u64 = 2 << 30;
+
+/// Runs plan fragments on a store.
+#[derive(Clone)]
+pub struct Endpoint {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    kv: Arc<dyn RaftKv>,
+    clock: Arc<dyn Clock>,
+    max_ts: Arc<MaxTs>,
+    pool: Arc<ReadPool>,
+    memory: Arc<MemoryTracker>,
+}
+
+/// A request, checked.
+struct Task {
+    region: RegionContext,
+    fragment: Fragment,
+    eval: EvalContext,
+    ranges: Vec<KeyRange>,
+    at: ReadView,
+    page_rows: u32,
+    cancel: CancellationToken,
+}
+
+impl Endpoint {
+    /// An endpoint over the store's regions.
+    pub fn new(
+        kv: Arc<dyn RaftKv>,
+        clock: Arc<dyn Clock>,
+        max_ts: Arc<MaxTs>,
+        pool: Arc<ReadPool>,
+    ) -> Endpoint {
+        let memory = MemoryTracker::root("coprocessor", STORE_MEMORY_BYTES_MAX);
+        Endpoint { shared: Arc::new(Shared { kv, clock, max_ts, pool, memory }) }
+    }
+
+    /// Starts a task; what is wrong with it comes as its only page.
+    pub fn run(&self, request: kv::CoprocessorRequest) -> CoprocessorStream {
+        let fragment = request.fragment.unwrap_or_default();
+        let eval = context_from_proto(&fragment.settings.clone().unwrap_or_default());
+        let (fragment, eval) = match (fragment_from_proto(&fragment), eval) {
+            (Ok(fragment), Ok(eval)) => (fragment, eval),
+            (Err(error), _) => return single(error_response(error)),
+            (_, Err(error)) => return single(error_response(error.into())),
+        };
+        let context = request.context.unwrap_or_default();
+        let (kv, clock) = (&self.shared.kv, &self.shared.clock);
+        let region = match region_context(&**kv, &**clock, &context) {
+            Ok(region) => region,
+            Err(error) => return single(refused(error)),
+        };
+        let task = Task {
+            region,
+            fragment,
+            eval,
+            ranges: request.ranges.into_iter().map(KeyRange::from).collect(),
+            at: ReadView {
+                read_ts: TimeStamp(request.start_ts),
+                resolved: context.resolved_locks.into(),
+            },
+            page_rows: request.page_rows,
+            cancel: CancellationToken::new(),
+        };
+        self.start(task)
+    }
+
+    fn start(&self, task: Task) -> CoprocessorStream {
+        let (pages, waiting) = mpsc::channel(PAGES_WAITING_MAX);
+        let cancel = task.cancel.clone();
+        let deadline = task.region.deadline;
+        let shared = Arc::clone(&self.shared);
+        let spawned = self.shared.pool.spawn(async move { shared.execute(task, &pages).await });
+        if let Err(error) = spawned {
+            return single(refused(error));
+        }
+        if let Some(deadline) = deadline {
+            let left = deadline.0.since(self.shared.clock.now());
+            let cancel = cancel.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(left) => cancel.cancel(),
+                }
+            });
+        }
+        // Dropping the stream cancels the task, in the middle of a batch too.
+        let state = (waiting, cancel.drop_guard());
+        Box::pin(futures::stream::unfold(state, |(mut waiting, guard)| async move {
+            let page = waiting.recv().await?;
+            Some((Ok(page), (waiting, guard)))
+        }))
+    }
+}
+
+impl Shared {
+    async fn execute(&self, task: Task, pages: &Pages) {
+        // What is pending is looked at before the view is taken, see `MaxTs`.
+        self.max_ts.observe(task.at.read_ts);
+        let pending = self.max_ts.pending_for(task.at.read_ts, &task.at.resolved);
+        let outcome = match self.view(&task).await {
+            Ok(view) => self.build(task, EnteredView::new(pending, view)),
+            Err(error) => Err(refused(error)),
+        };
+        match outcome {
+            Ok(runner) => runner.run(pages).await,
+            Err(response) => {
+                let _ = pages.send(response).await;
+            }
+        }
+    }
+
+    async fn view(&self, task: &Task) -> Result<RegionSnapshot, RegionError> {
+        let view = match self.kv.try_local_snapshot(&task.region)? {
+            Some(view) => view,
+            None => self.kv.snapshot(&task.region).await?,
+        };
+        let region = &view.region;
+        for range in &task.ranges {
+            let ends_inside = region.end_key.is_empty()
+                || (!range.end.is_empty() && range.end <= region.end_key);
+            if !region_contains(region, &range.start) || !ends_inside {
+                let (key, region_id) = (range.start.clone(), RegionId(region.id));
+                return Err(RegionError::KeyNotInRegion { key, region_id });
+            }
+        }
+        Ok(view)
+    }
+
+    fn build(
+        &self,
+        task: Task,
+        view: EnteredView,
+    ) -> Result<PageRunner, kv::CoprocessorResponse> {
+        let source = RegionSource::new(
+            Arc::clone(&self.kv),
+            Arc::clone(&self.max_ts),
+            task.at,
+            view,
+        );
+        let stats = Arc::new(RuntimeStats::default());
+        let clock = Arc::clone(&self.clock);
+        let context = ExecContext::new(task.eval)
+            .with_memory(self.memory.child("coprocessor task", TASK_MEMORY_BYTES_MAX))
+            .with_cancel(task.cancel)
+            .with_stats(Arc::clone(&stats), Arc::new(move || clock.now().0));
+        let operator =
+            build_fragment(&task.fragment, task.ranges, Arc::new(source), context.clone())
+                .map_err(error_response)?;
+        Ok(PageRunner::new(&task.fragment, operator, context, stats, task.page_rows))
+    }
+}
+
+/// TMP
+fn fragment_from_proto(_: &cairn_proto::cop::Fragment) -> Result<Fragment, ExecError> {
+    Err(ExecError::invalid_plan("fragments are not understood yet"))
+}
+
+fn single(response: kv::CoprocessorResponse) -> CoprocessorStream {
+    Box::pin(futures::stream::once(async move { Ok(response) }))
+}
+
+fn refused(error: RegionError) -> kv::CoprocessorResponse {
+    kv::CoprocessorResponse { region_error: Some(error.into()), ..Default::default() }
+}
