@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use cairn_executor::{
-    ExecContext, ExecError, Fragment, KeyRange, MemoryTracker, RuntimeStats,
-    build_fragment,
+    ExecContext, ExecError, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
 };
 use cairn_expr::EvalContext;
 use cairn_expr::wire::context_from_proto;
@@ -43,15 +42,15 @@ struct Shared {
     memory: Arc<MemoryTracker>,
 }
 
-/// A request, checked.
-struct Task {
-    region: RegionContext,
-    fragment: Fragment,
-    eval: EvalContext,
-    ranges: Vec<KeyRange>,
-    at: ReadView,
-    page_rows: u32,
-    cancel: CancellationToken,
+/// A request, decoded.
+pub(super) struct Task {
+    pub region: RegionContext,
+    pub fragment: Fragment,
+    pub eval: EvalContext,
+    pub ranges: Vec<KeyRange>,
+    pub at: ReadView,
+    pub page_rows: u32,
+    pub cancel: CancellationToken,
 }
 
 impl Endpoint {
@@ -96,7 +95,12 @@ impl Endpoint {
         self.start(task)
     }
 
-    fn start(&self, task: Task) -> CoprocessorStream {
+    /// Tasks waiting or running on this store's read pool.
+    pub fn running(&self) -> usize {
+        self.shared.pool.running()
+    }
+
+    pub(super) fn start(&self, task: Task) -> CoprocessorStream {
         let (pages, waiting) = mpsc::channel(PAGES_WAITING_MAX);
         let cancel = task.cancel.clone();
         let deadline = task.region.deadline;
@@ -148,8 +152,8 @@ impl Shared {
         };
         let region = &view.region;
         for range in &task.ranges {
-            let ends_inside = region.end_key.is_empty()
-                || (!range.end.is_empty() && range.end <= region.end_key);
+            let ends_inside =
+                region.end_key.is_empty() || (!range.end.is_empty() && range.end <= region.end_key);
             if !region_contains(region, &range.start) || !ends_inside {
                 let (key, region_id) = (range.start.clone(), RegionId(region.id));
                 return Err(RegionError::KeyNotInRegion { key, region_id });
@@ -158,17 +162,9 @@ impl Shared {
         Ok(view)
     }
 
-    fn build(
-        &self,
-        task: Task,
-        view: EnteredView,
-    ) -> Result<PageRunner, kv::CoprocessorResponse> {
-        let source = RegionSource::new(
-            Arc::clone(&self.kv),
-            Arc::clone(&self.max_ts),
-            task.at,
-            view,
-        );
+    fn build(&self, task: Task, view: EnteredView) -> Result<PageRunner, kv::CoprocessorResponse> {
+        let source =
+            RegionSource::new(Arc::clone(&self.kv), Arc::clone(&self.max_ts), task.at, view);
         let stats = Arc::new(RuntimeStats::default());
         let clock = Arc::clone(&self.clock);
         let context = ExecContext::new(task.eval)

@@ -20,7 +20,6 @@ use crate::txn::MaxTs;
 #[error(transparent)]
 pub struct SourceError(#[from] pub ReadError);
 
-
 fn source_error(error: ReadError) -> ExecError {
     let mysql = MysqlError::unknown(error.to_string());
     ExecError::source(SourceError(error), mysql)
