@@ -61,9 +61,9 @@ pub(crate) fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Co
         ColumnData::Decimal128 { values, scale } => {
             ColumnData::Decimal128 { values: pick(values, rows), scale: *scale }
         }
-        ColumnData::DecimalWide(values) => ColumnData::DecimalWide(
-            rows.iter().map(|&row| values[row as usize].clone()).collect(),
-        ),
+        ColumnData::DecimalWide(values) => {
+            ColumnData::DecimalWide(rows.iter().map(|&row| values[row as usize].clone()).collect())
+        }
         ColumnData::Time(values) => ColumnData::Time(pick(values, rows)),
         ColumnData::Duration(values) => ColumnData::Duration(pick(values, rows)),
         ColumnData::Bytes { offsets, data } => {
@@ -152,8 +152,7 @@ impl RowStore {
         columns: &[Cow<'_, Column>],
         rows: &[u32],
     ) -> Result<()> {
-        let columns =
-            columns.iter().map(|column| gather_column(column, rows, column.has_nulls()));
+        let columns = columns.iter().map(|column| gather_column(column, rows, column.has_nulls()));
         self.append(&from_columns(columns.collect(), rows.len()))
     }
 

@@ -48,11 +48,7 @@ pub fn build_fragment(
 
 /// Builds one operator that reads another; scans and lookups need a source and
 /// are refused.
-pub fn build_operator(
-    desc: &OpDesc,
-    input: BoxOperator,
-    ctx: &ExecContext,
-) -> Result<BoxOperator> {
+pub fn build_operator(desc: &OpDesc, input: BoxOperator, ctx: &ExecContext) -> Result<BoxOperator> {
     Ok(match desc {
         OpDesc::Selection(desc) => Box::new(Selection::new(input, desc, ctx.clone())?),
         OpDesc::Projection(desc) => Box::new(Projection::new(input, desc, ctx.clone())?),
@@ -71,4 +67,3 @@ pub fn build_operator(
 fn input(tree: &mut Option<BoxOperator>) -> Result<BoxOperator> {
     tree.take().ok_or_else(|| ExecError::invalid_plan("the first operator must be a scan"))
 }
-

@@ -99,12 +99,10 @@ impl ExecError {
             ExecError::Expr(error) => error.to_mysql(),
             ExecError::Source { mysql, .. } => mysql.clone(),
             ExecError::Mysql(error) => error.clone(),
-            ExecError::Cancelled => {
-                MysqlError::with_args(ER_QUERY_INTERRUPTED, &[])
-            }
+            ExecError::Cancelled => MysqlError::with_args(ER_QUERY_INTERRUPTED, &[]),
             ExecError::MemoryExceeded { .. } => {
                 MysqlError::new(ER_MEM_QUOTA_EXCEEDED, self.to_string())
-            },
+            }
             ExecError::SubqueryRows => MysqlError::new(ER_SUBQUERY_NO_1_ROW, self.to_string()),
             ExecError::InvalidPlan(_)
             | ExecError::Corrupted(_)

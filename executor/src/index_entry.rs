@@ -11,7 +11,9 @@
 //! laid out by [`cairn_types::keys`].
 
 use cairn_types::codec::key_is_restorable;
-use cairn_types::keys::{decode_index_key, decode_index_value, encode_index_key, encode_index_value};
+use cairn_types::keys::{
+    decode_index_key, decode_index_value, encode_index_key, encode_index_value,
+};
 use cairn_types::row::RowEncoder;
 use cairn_types::{ColumnId, DatumRef, FieldType, Handle, IndexId, TableId};
 

@@ -9,14 +9,12 @@
 use std::borrow::Cow;
 
 use cairn_expr::{EvalContext, Expr};
+use cairn_types::codec::encode_decimal;
 use cairn_types::{Chunk, Collation, Column, ColumnData, DatumRef, FieldType};
 
 use crate::batch;
 use crate::error::Result;
 use crate::plan::SortItem;
-
-/// Integer digits of the widest decimal.
-const DECIMAL_INTEGER_DIGITS: usize = 65;
 
 /// Makes sort keys.
 pub(crate) struct OrderEncoder {
@@ -119,26 +117,18 @@ fn encode_value(column: &Column, row: usize, collation: Collation, out: &mut Vec
             let flipped = values[row] as u128 ^ (1 << 127);
             out.extend_from_slice(&flipped.to_be_bytes());
         }
-        ColumnData::DecimalWide(values) => wide_decimal(&values[row], out),
+        ColumnData::DecimalWide(values) => encode_decimal(out, &values[row]),
         ColumnData::Bytes { .. } => {
             let start = out.len();
             collation.sort_key(column.bytes_at(row), out);
             escape_text(start, out);
         }
         ColumnData::Json { .. } => {
-            let start = out.len();
             if let DatumRef::Json(json) = column.get(row) {
-                json_key(json, out);
+                json.encode_key(out);
             }
-            escape_text(start, out);
         }
     }
-}
-
-/// JSON has no byte order of its own here: documents order by kind of value
-/// loosely, by their bytes. See `Left out` of [`crate::operators::Sort`].
-fn json_key(json: cairn_types::JsonRef<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(json.as_bytes());
 }
 
 fn signed(value: i64) -> [u8; 8] {
@@ -150,24 +140,6 @@ fn real(value: f64) -> [u8; 8] {
     let bits = if value == 0.0 { 0 } else { value.to_bits() };
     let ordered = if bits >> 63 == 1 { !bits } else { bits | (1 << 63) };
     ordered.to_be_bytes()
-}
-
-/// Sign, then all digits before the point (padded), then those after it.
-fn wide_decimal(value: &cairn_types::Decimal, out: &mut Vec<u8>) {
-    let mut text = Vec::with_capacity(100);
-    value.normalized().write_to(&mut text);
-    let negative = text.first() == Some(&b'-');
-    let digits = &text[usize::from(negative)..];
-    let point = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
-    let start = out.len();
-    out.push(1);
-    out.resize(out.len() + DECIMAL_INTEGER_DIGITS.saturating_sub(point), b'0');
-    out.extend_from_slice(&digits[..point]);
-    out.extend_from_slice(digits.get(point + 1..).unwrap_or_default());
-    out.push(0);
-    if negative {
-        out[start..].iter_mut().for_each(|byte| *byte = !*byte);
-    }
 }
 
 /// Escapes zeros in the bytes from `start` on and marks their end.
@@ -203,19 +175,40 @@ mod tests {
     fn key_order_is_value_order() {
         let decimal = |text: &str| Datum::Decimal(Decimal::parse_prefix(text.as_bytes()).value);
         let groups: Vec<(FieldType, Vec<Datum>)> = vec![
-            (FieldType::bigint(), vec![Datum::Null, i64::MIN.into(), (-1i64).into(), 0i64.into(), 7i64.into()]),
-            (FieldType::double(), vec![Datum::Null, (-1.5).into(), (-0.0).into(), 0.25.into(), 1e300.into()]),
-            (FieldType::varchar(9), vec![Datum::Null, "".into(), "a".into(), "A\0b".into(), "ab".into(), "B".into()]),
+            (
+                FieldType::bigint(),
+                vec![Datum::Null, i64::MIN.into(), (-1i64).into(), 0i64.into(), 7i64.into()],
+            ),
+            (
+                FieldType::double(),
+                vec![Datum::Null, (-1.5).into(), (-0.0).into(), 0.25.into(), 1e300.into()],
+            ),
+            (
+                FieldType::varchar(9),
+                vec![Datum::Null, "".into(), "a".into(), "A\0b".into(), "ab".into(), "B".into()],
+            ),
             (
                 FieldType::decimal(65, 30),
-                vec![Datum::Null, decimal("-100.5"), decimal("-100"), decimal("-9.25"), decimal("0"), decimal("0.001"), decimal("12345678901234567890123456789012345.5")],
+                vec![
+                    Datum::Null,
+                    decimal("-100.5"),
+                    decimal("-100"),
+                    decimal("-9.25"),
+                    decimal("0"),
+                    decimal("0.001"),
+                    decimal("12345678901234567890123456789012345.5"),
+                ],
             ),
         ];
         for (ty, values) in groups {
             for a in &values {
                 for b in &values {
                     let expected = compare(a, b, ty.collation);
-                    assert_eq!(key(&ty, a, false).cmp(&key(&ty, b, false)), expected, "{a:?} {b:?}");
+                    assert_eq!(
+                        key(&ty, a, false).cmp(&key(&ty, b, false)),
+                        expected,
+                        "{a:?} {b:?}"
+                    );
                     let reversed = key(&ty, a, true).cmp(&key(&ty, b, true));
                     assert_eq!(reversed, expected.reverse(), "{a:?} {b:?}");
                 }

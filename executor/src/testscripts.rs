@@ -5,7 +5,7 @@
 //!
 //! | command | meaning |
 //! |---|---|
-//! | `table NAME COLUMN:TYPE…` | a table; `COLUMN:TYPE:handle`, `COLUMN:TYPE:partN` |
+//! | `table NAME COLUMN/TYPE…` | a table; `COLUMN/TYPE/handle`, `…/partN`, `…/default=X` |
 //! | `index NAME TABLE COLUMN… [unique]` | an index of a table |
 //! | `insert TABLE VALUE…` | a row and its index entries |
 //! | `remote TABLE HANDLE` | the row is led elsewhere |
@@ -21,7 +21,7 @@ mod tables;
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use goldenscript::{Command, Context, Runner};
+use goldenscript::{Argument, Command, Context, Runner};
 
 use self::pipeline::Session;
 
@@ -36,7 +36,13 @@ impl Runner for Script {
     type Command = Command;
 
     fn run(&mut self, command: &Command, _context: &Context) -> Result<String, Box<dyn Error>> {
-        let args: Vec<&str> = command.args.iter().map(|arg| arg.value.as_str()).collect();
+        let text = |argument: &Argument| match argument {
+            Argument::Positional(value) => value.clone(),
+            Argument::KeyValue(key, value) => format!("{key}={value}"),
+            other => other.to_string(),
+        };
+        let args: Vec<String> = command.args.iter().map(text).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         match command.name.as_str() {
             "table" => self.session.tables.create(&args)?,
             "index" => self.session.tables.create_index(&args)?,

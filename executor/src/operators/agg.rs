@@ -78,17 +78,12 @@ impl Aggregates {
     }
 
     /// Writes the output columns of groups `0..groups` and forgets all states.
-    pub(super) fn finish(
-        &mut self,
-        groups: usize,
-        eval: &mut EvalContext,
-    ) -> Result<Vec<Column>> {
+    pub(super) fn finish(&mut self, groups: usize, eval: &mut EvalContext) -> Result<Vec<Column>> {
         let mut out = Vec::new();
         for Aggregate { desc, state, .. } in &mut self.list {
             state.ensure_groups(groups);
             let types = desc.output_types(self.mode);
-            let mut columns: Vec<Column> =
-                types.iter().map(|ty| Column::new(ty, groups)).collect();
+            let mut columns: Vec<Column> = types.iter().map(|ty| Column::new(ty, groups)).collect();
             for group in 0..groups {
                 match self.mode {
                     AggMode::Partial => state.write_partial(group, &mut columns)?,

@@ -81,7 +81,9 @@ impl RangeScanner {
                 RowRead::Found(value) => self.batch.push(key, &value),
                 RowRead::Missing => {}
                 // The request's ranges lie in one region, which is led here.
-                RowRead::Remote => return Err(ExecError::Corrupted("a scanned key lies elsewhere")),
+                RowRead::Remote => {
+                    return Err(ExecError::Corrupted("a scanned key lies elsewhere"));
+                }
             }
         }
         Ok(())

@@ -7,8 +7,7 @@
 //! **Cost** (planner): rows × log(rows) × compare + rows × copy; memory: rows,
 //! keys, 32 bytes per row.
 //!
-//! **Left out:** spilling (error 8175 over the quota). JSON sorts by its stored
-//! bytes, not by MySQL's order of JSON values.
+//! **Left out:** spilling (error 8175 over the quota).
 
 use async_trait::async_trait;
 use cairn_expr::EvalContext;

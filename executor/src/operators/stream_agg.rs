@@ -83,8 +83,7 @@ impl StreamAgg {
         }
         let keys = self.encoder.encode_columns(&columns, rows)?;
         // Rows at which a group begins. Row 0 may go on with the open group.
-        let continues =
-            self.last_key.as_ref().is_some_and(|last| *last == key_at(&keys, 0));
+        let continues = self.last_key.as_ref().is_some_and(|last| *last == key_at(&keys, 0));
         let mut starts: Vec<u32> = if continues { Vec::new() } else { vec![0] };
         starts.extend((1..rows).filter(|&at| !same_key(&keys, at - 1, at)).map(|at| at as u32));
         self.last_key = Some(key_at(&keys, rows - 1));
@@ -178,8 +177,8 @@ impl Operator for StreamAgg {
             let Some(chunk) = input.next().await? else {
                 self.input = None;
                 let rows_seen = self.aggregates.rows_seen() > 0;
-                let global = self.group_by.is_empty()
-                    && (self.mode != AggMode::Partial || rows_seen);
+                let global =
+                    self.group_by.is_empty() && (self.mode != AggMode::Partial || rows_seen);
                 if global || self.groups.len() > 0 {
                     let out = self.hand_out()?;
                     self.ctx.flush_warnings(&mut self.eval);

@@ -27,9 +27,10 @@ impl Values {
                 return Err(ExecError::invalid_plan("a row of VALUES has the wrong length"));
             }
             check_exprs(row, &[])?;
-            let fits = row.iter().zip(&schema).all(|(expr, ty)| {
-                expr.is_null_constant() || expr.ty().physical() == ty.physical()
-            });
+            let fits = row
+                .iter()
+                .zip(&schema)
+                .all(|(expr, ty)| expr.is_null_constant() || expr.ty().physical() == ty.physical());
             if !fits {
                 return Err(ExecError::invalid_plan("a value of VALUES has the wrong type"));
             }

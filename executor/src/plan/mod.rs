@@ -2,7 +2,7 @@
 //!
 //! The planner writes them, [`crate::build_fragment`] and the operators'
 //! constructors read them, and those that stores run travel as
-//! `cairn_proto::cop::Fragment`. They are immutable data: plans are
+//! `cairn_proto::cop::Fragment` ([`wire`]). They are immutable data: plans are
 //! shared by sessions through a cache.
 //!
 //! **Columns** are named by their offset in the input chunk. Joined rows are the
@@ -15,7 +15,7 @@
 //! [`IndexLookupDesc`] takes the **last** column of its input for the handle.
 
 pub mod fragment;
-
+pub mod wire;
 
 use cairn_expr::Expr;
 use cairn_expr::agg::AggDesc;

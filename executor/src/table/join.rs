@@ -58,7 +58,10 @@ impl JoinTableBuilder {
         }
         match (&mut self.keys, batch) {
             (Keys::Ints(all), KeyBatch::Ints { keys, .. }) => all.extend_from_slice(keys),
-            (Keys::Bytes { data: all, ends: all_ends, hashes }, KeyBatch::Bytes { data, ends, .. }) => {
+            (
+                Keys::Bytes { data: all, ends: all_ends, hashes },
+                KeyBatch::Bytes { data, ends, .. },
+            ) => {
                 let base = all.len();
                 all.extend_from_slice(data);
                 let mut start = 0;

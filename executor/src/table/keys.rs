@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use cairn_expr::{EvalContext, Expr};
+use cairn_types::codec::encode_decimal;
 use cairn_types::{Chunk, Collation, Column, ColumnData, DatumRef, FieldType, PhysicalKind};
 
 use crate::batch;
@@ -130,8 +131,7 @@ impl KeyEncoder {
         let kinds: Result<Vec<KeyKind>> =
             a.iter().zip(b).map(|(a, b)| KeyKind::of(a.ty()).common(KeyKind::of(b.ty()))).collect();
         let kinds = kinds?;
-        let int_keys =
-            matches!((kinds.as_slice(), null_safe), ([kind], [false]) if kind.is_word());
+        let int_keys = matches!((kinds.as_slice(), null_safe), ([kind], [false]) if kind.is_word());
         Ok(KeyEncoder { kinds, null_is_value: null_safe.to_vec(), int_keys })
     }
 
@@ -234,27 +234,13 @@ fn encode_value(kind: KeyKind, column: &Column, row: usize, out: &mut Vec<u8>) -
             write_length(out, at);
         }
         (K::Json, ColumnData::Json { .. }) => {
-            let at = out.len();
-            out.extend_from_slice(&[0; 4]);
-            out.extend_from_slice(column.bytes_at(row));
-            write_length(out, at);
+            if let DatumRef::Json(json) = column.get(row) {
+                json.encode_key(out);
+            }
         }
         (K::Decimal | K::Decimal64(_), _) => {
             let DatumRef::Decimal(value) = column.get(row) else { return Err(WRONG_KIND) };
-            let value = value.normalized();
-            match value.mantissa() {
-                Some(mantissa) => {
-                    out.push(value.scale());
-                    out.extend_from_slice(&mantissa.to_le_bytes());
-                }
-                None => {
-                    out.push(u8::MAX);
-                    let at = out.len();
-                    out.extend_from_slice(&[0; 4]);
-                    value.write_to(out);
-                    write_length(out, at);
-                }
-            }
+            encode_decimal(out, &value);
         }
         _ => return Err(WRONG_KIND),
     }

@@ -40,11 +40,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Runs a pipeline and prints what it gives.
-    pub(super) async fn run(
-        &self,
-        text: &str,
-        named: &BTreeMap<String, String>,
-    ) -> Result<String> {
+    pub(super) async fn run(&self, text: &str, named: &BTreeMap<String, String>) -> Result<String> {
         let mut ctx = ExecContext::new(EvalContext::default())
             .with_memory(MemoryTracker::root("statement", self.memory_limit));
         // Small chunks, so that every operator meets several.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_types::keys::{encode_row_key, index_range, row_range};
 use cairn_types::row::encode_row;
 use cairn_types::{
-    CastContext, ColumnId, Collation, Datum, FieldType, Handle, IndexId, TableId, cast_datum,
+    CastContext, Collation, ColumnId, Datum, FieldType, Handle, IndexId, TableId, cast_datum,
 };
 
 use crate::index_entry::{EntryColumn, EntryIndex, encode_index_entry};
@@ -79,7 +79,7 @@ impl Tables {
         let id = TableId(self.tables.len() as i64 + 1);
         let mut table = Table { id, names: Vec::new(), columns: Vec::new(), indexes: Vec::new() };
         for (at, definition) in args[1..].iter().enumerate() {
-            let mut parts = definition.split(':');
+            let mut parts = definition.split('/');
             let name = parts.next().unwrap_or_default();
             let ty = parse_type(parts.next().ok_or("a column needs a type")?)?;
             let mut column = ScanColumn::new(ColumnId(at as i64 + 1), ty.clone());
@@ -139,8 +139,8 @@ impl Tables {
             }
         };
         let stored = table.columns.iter().zip(&values).filter(|(column, _)| {
-            let in_key = column.handle_part.is_some()
-                && cairn_types::codec::key_is_restorable(&column.ty);
+            let in_key =
+                column.handle_part.is_some() && cairn_types::codec::key_is_restorable(&column.ty);
             !column.is_handle && !in_key
         });
         let stored = stored
@@ -186,8 +186,7 @@ impl Tables {
         desc: bool,
     ) -> Result<(IndexScanDesc, Vec<KeyRange>)> {
         let table = self.get(table)?;
-        let index =
-            table.indexes.iter().find(|own| own.name == index).ok_or("no such index")?;
+        let index = table.indexes.iter().find(|own| own.name == index).ok_or("no such index")?;
         let (start, end) = index_range(table.id, index.id);
         let of_index = |at: &usize| {
             let column = &table.columns[*at];

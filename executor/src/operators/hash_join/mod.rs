@@ -193,7 +193,13 @@ impl HashJoin {
         desc.null_safe.resize(desc.left_keys.len(), false);
         let schema = desc.kind.output_types(left.schema(), right.schema());
         let memory = ctx.account("HashJoin");
-        Ok(HashJoin { schema, eval: ctx.eval(), ctx, state: State::Start { left, right, desc }, memory })
+        Ok(HashJoin {
+            schema,
+            eval: ctx.eval(),
+            ctx,
+            state: State::Start { left, right, desc },
+            memory,
+        })
     }
 
     /// Drains the build side.
@@ -235,8 +241,7 @@ impl HashJoin {
             JoinKind::RightOuter => probe_is_left,
             _ => false,
         };
-        let matched =
-            preserved.then(|| (0..rows.len()).map(|_| AtomicBool::new(false)).collect());
+        let matched = preserved.then(|| (0..rows.len()).map(|_| AtomicBool::new(false)).collect());
         Ok(JoinCore {
             kind: desc.kind,
             null_aware: desc.null_aware,
@@ -320,15 +325,13 @@ impl HashJoin {
                         self.state = State::Rest { core: core.clone(), row: 0 };
                     }
                 },
-                State::Rest { core, row } => {
-                    match core.unmatched(row, self.ctx.chunk_rows_max) {
-                        Some(chunk) => return Ok(Some(chunk)),
-                        None => {
-                            self.state = State::Done;
-                            self.memory.clear();
-                        }
+                State::Rest { core, row } => match core.unmatched(row, self.ctx.chunk_rows_max) {
+                    Some(chunk) => return Ok(Some(chunk)),
+                    None => {
+                        self.state = State::Done;
+                        self.memory.clear();
                     }
-                }
+                },
                 State::Done => return Ok(None),
             }
         }

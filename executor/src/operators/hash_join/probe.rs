@@ -75,7 +75,11 @@ impl ProbeCursor {
     }
 
     /// The next joined chunk; `None`: done with this probe chunk.
-    pub(crate) fn next(&mut self, core: &JoinCore, eval: &mut EvalContext) -> Result<Option<Chunk>> {
+    pub(crate) fn next(
+        &mut self,
+        core: &JoinCore,
+        eval: &mut EvalContext,
+    ) -> Result<Option<Chunk>> {
         loop {
             if self.pairs_at < self.probe_rows.len() {
                 match self.join_pairs(core, eval)? {
