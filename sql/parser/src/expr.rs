@@ -93,7 +93,6 @@ impl Grammar<'_, '_> {
                 Some(QUOTED) => self.column_or_call(),
                 _ => self.fail("an expression"),
             },
-            // `.t.c` does not exist, but `.c` after ODBC's fashion does not either.
             _ => self.fail("an expression"),
         }
     }
@@ -101,7 +100,6 @@ impl Grammar<'_, '_> {
     fn unary(&mut self, op: UnaryOperator, level: u8) -> Parse<Expr> {
         self.advance();
         let expr = self.boxed(level)?;
-        // A signed number stays a number: `-1` is a literal in defaults and in plans.
         Ok(Expr::Unary { op, expr })
     }
 
@@ -174,10 +172,6 @@ impl Grammar<'_, '_> {
             if let Some(expr) = self.typed_literal(word)? {
                 return Ok(expr);
             }
-            if word.eq_ignore_ascii_case("row") && before_parenthesis {
-                self.advance();
-                return self.row();
-            }
             return self.column_or_call();
         }
         if before_parenthesis && is_reserved_function(word) {
@@ -223,15 +217,6 @@ impl Grammar<'_, '_> {
             }
             _ => self.fail("an expression"),
         }
-    }
-
-    /// After `ROW`: `(a, b)`.
-    fn row(&mut self) -> Parse<Expr> {
-        let members = self.parenthesised(|g| g.comma_list(Self::expr))?;
-        if members.len() < 2 {
-            return self.fail_at(self.at().saturating_sub(1), "two members of a row");
-        }
-        Ok(Expr::Row(members))
     }
 
     /// `DATE 'x'`, `_utf8mb4'x'`.
@@ -320,7 +305,7 @@ impl Grammar<'_, '_> {
     fn interval(&mut self) -> Parse<Expr> {
         self.advance();
         if *self.peek() == Token::LParen && self.is_interval_function() {
-            return self.general_call_arguments(None, "interval".into());
+            return self.general_call(None, "interval".into());
         }
         let value = Box::new(self.expr()?);
         let unit = self.interval_unit()?;

@@ -106,18 +106,13 @@ impl Grammar<'_, '_> {
             }
             _ => {
                 self.advance();
-                self.general_call_arguments(None, name)
+                self.general_call(None, name)
             }
         }
     }
 
-    /// At `(`: arguments of a function with the usual syntax.
-    pub(crate) fn general_call(&mut self, schema: Option<String>, name: String) -> Parse<Expr> {
-        self.general_call_arguments(schema, name)
-    }
-
     /// At `(`: arguments, and what follows a call.
-    pub(crate) fn general_call_arguments(
+    pub(crate) fn general_call(
         &mut self,
         schema: Option<String>,
         name: String,
@@ -125,12 +120,9 @@ impl Grammar<'_, '_> {
         let aggregate = schema.is_none() && AGGREGATES.binary_search(&name.as_str()).is_ok();
         let opening = self.at();
         let call = self.parenthesised(|g| g.arguments(name, aggregate))?;
-        let from_last = self.eat_all("FROM LAST");
+        let from_last = self.nth_value_end(&call.name)?;
         let ignore_nulls = self.eat_all("IGNORE NULLS");
-        if !from_last && self.are("FROM FIRST") {
-            self.eat_all("FROM FIRST");
-        }
-        let _ = self.eat_all("RESPECT NULLS");
+        let _ = !ignore_nulls && self.eat_all("RESPECT NULLS");
         if self.eat("OVER") {
             let over = if *self.peek() == Token::LParen {
                 WindowRef::Inline(self.parenthesised(Self::window_spec)?)
@@ -147,6 +139,20 @@ impl Grammar<'_, '_> {
             return self.fail_at(opening + 1, "an expression");
         }
         Ok(Expr::Function(FunctionCall { schema, name: call.name, args: call.args }))
+    }
+
+    /// `FROM LAST` of `NTH_VALUE`. Tables may be called `first` and `last`, so `OVER` has to be
+    /// in sight.
+    fn nth_value_end(&mut self, name: &str) -> Parse<bool> {
+        let ends = self.is("FROM") && (self.nth_is(1, "FIRST") || self.nth_is(1, "LAST"));
+        let over = ["OVER", "IGNORE", "RESPECT"].iter().any(|word| self.nth_is(2, word));
+        if name != "nth_value" || !ends || !over {
+            return Ok(false);
+        }
+        self.advance();
+        let last = self.is("LAST");
+        self.advance();
+        Ok(last)
     }
 
     /// Between the parentheses of a call.

@@ -9,7 +9,8 @@
 //! out of every signature; should profiles ask for an arena, the seam (this module) stays.
 //!
 //! **Invariants.** Identifiers keep the case they were written in, without quotes. Lists whose
-//! documentation says "at least one" are never empty. See [`expr`] for those of expressions.
+//! documentation says "at least one" are never empty. Those of expressions are told in
+//! `ast/expr.rs`: flat chains, bounded height, lower-case function names, one form per meaning.
 
 mod admin;
 mod ddl;
