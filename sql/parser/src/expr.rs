@@ -281,6 +281,9 @@ impl Grammar<'_, '_> {
             return Ok(ColumnRef { schema: None, table: Some(first), column: second });
         }
         let column = self.ident_after_dot()?;
+        if *self.peek() == Token::Period {
+            return self.fail("an operator");
+        }
         Ok(ColumnRef { schema: Some(first), table: Some(second), column })
     }
 

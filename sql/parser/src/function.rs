@@ -100,6 +100,7 @@ impl Grammar<'_, '_> {
                         return g.fail("a kind of date");
                     };
                     g.expect_sign(&Token::Comma)?;
+                    let kind = if kind == "TIMESTAMP" { "DATETIME" } else { kind };
                     let kind = Expr::Literal(Literal::string(kind));
                     Ok(function("get_format", vec![kind, g.expr()?]))
                 })
@@ -112,11 +113,7 @@ impl Grammar<'_, '_> {
     }
 
     /// At `(`: arguments, and what follows a call.
-    pub(crate) fn general_call(
-        &mut self,
-        schema: Option<String>,
-        name: String,
-    ) -> Parse<Expr> {
+    pub(crate) fn general_call(&mut self, schema: Option<String>, name: String) -> Parse<Expr> {
         let aggregate = schema.is_none() && AGGREGATES.binary_search(&name.as_str()).is_ok();
         let opening = self.at();
         let call = self.parenthesised(|g| g.arguments(name, aggregate))?;

@@ -88,8 +88,8 @@ pub struct Lexer<'a> {
     in_versioned_comment: bool,
     /// The last token was a `.`: a word follows, whatever it starts with.
     after_period: bool,
-    /// The last token can stand before a `.`: then `.5` is no number.
-    after_name: bool,
+    /// Where the last token ends if it is a word: a `.5` right after it is no number.
+    name_end: usize,
 }
 
 /// One bit per property of a byte.
@@ -127,7 +127,7 @@ impl<'a> Lexer<'a> {
             mode,
             in_versioned_comment: false,
             after_period: false,
-            after_name: false,
+            name_end: usize::MAX,
         }
     }
 
@@ -254,13 +254,14 @@ impl<'a> Lexer<'a> {
             b'"' => self.quoted(byte, Kind::String),
             b'`' => self.quoted(byte, Kind::QuotedWord),
             b'@' => self.variable(),
-            b'.' if is(self.peek(1), DIGIT) && !self.after_name => self.fraction(),
+            b'.' if is(self.peek(1), DIGIT) && self.name_end != start => self.fraction(),
             b'?' => self.sign(1, Kind::Parameter),
             b';' => self.sign(1, Kind::Semicolon),
             _ => self.operator(byte),
         };
         self.after_period = byte == b'.' && kind == Kind::Sign;
-        self.after_name = matches!(kind, Kind::Word | Kind::QuotedWord);
+        let name = matches!(kind, Kind::Word | Kind::QuotedWord);
+        self.name_end = if name { self.pos } else { usize::MAX };
         Some(RawToken { kind, start, end: self.pos })
     }
 

@@ -104,7 +104,10 @@ impl Grammar<'_, '_> {
         if self.eat("VALUES") {
             return Ok(QueryBody::Values(self.comma_list(|g| {
                 g.expect("ROW")?;
-                g.parenthesised(|g| g.comma_list(Self::expr))
+                g.parenthesised(|g| match g.peek() {
+                    Token::RParen => Ok(Vec::new()),
+                    _ => g.comma_list(Self::expr),
+                })
             })?));
         }
         if self.eat("TABLE") {
@@ -124,7 +127,7 @@ impl Grammar<'_, '_> {
     fn select(&mut self) -> Parse<Select> {
         self.expect("SELECT")?;
         let hints = self.hints();
-        let modifiers = self.select_modifiers();
+        let modifiers = self.select_modifiers()?;
         let items = self.comma_list(Self::select_item)?;
         if self.is("INTO") {
             return self.unsupported("SELECT ... INTO");
@@ -153,8 +156,9 @@ impl Grammar<'_, '_> {
         Ok(Select { hints, modifiers, items, from, selection, group_by, rollup, having, windows })
     }
 
-    fn select_modifiers(&mut self) -> SelectModifiers {
+    fn select_modifiers(&mut self) -> Parse<SelectModifiers> {
         let mut modifiers = SelectModifiers::default();
+        let mut all = false;
         const WORDS: [&str; 11] = [
             "DISTINCT",
             "ALL",
@@ -171,14 +175,18 @@ impl Grammar<'_, '_> {
         while let Some(word) = self.eat_one(&WORDS) {
             match word {
                 "DISTINCT" | "DISTINCTROW" => modifiers.distinct = true,
+                "ALL" => all = true,
                 "SQL_CALC_FOUND_ROWS" => modifiers.calc_found_rows = true,
                 "STRAIGHT_JOIN" => modifiers.straight_join = true,
                 "HIGH_PRIORITY" => modifiers.high_priority = true,
                 "SQL_NO_CACHE" => modifiers.no_cache = true,
                 _ => {}
             }
+            if all && modifiers.distinct {
+                return self.fail_at(self.at().saturating_sub(1), "an expression");
+            }
         }
-        modifiers
+        Ok(modifiers)
     }
 
     fn select_item(&mut self) -> Parse<SelectItem> {

@@ -75,6 +75,9 @@ impl Grammar<'_, '_> {
             self.expect("CHAIN")?;
             completion.chain = Some(!no);
         }
+        if completion.chain == Some(true) && self.is("RELEASE") {
+            return self.fail("the end of the statement");
+        }
         if self.eat("RELEASE") {
             completion.release = Some(true);
         } else if self.eat_all("NO RELEASE") {

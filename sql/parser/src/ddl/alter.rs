@@ -12,9 +12,10 @@ impl Grammar<'_, '_> {
         let mut actions = Vec::new();
         loop {
             self.alter_action(&mut actions)?;
-            // Table options need no comma between them.
+            // Table options need no comma between them, partitioning none before it.
             let option = matches!(actions.last(), Some(AlterAction::Option(_)));
-            if !self.eat_sign(&Token::Comma) && (!option || self.at_end()) {
+            let partitioning = self.are("REMOVE PARTITIONING") || self.are("PARTITION BY");
+            if !self.eat_sign(&Token::Comma) && !partitioning && (!option || self.at_end()) {
                 break;
             }
         }
@@ -151,7 +152,7 @@ impl Grammar<'_, '_> {
 
     /// Changes that TiDB knows and Cairn does not, and what nobody knows.
     fn alter_unknown(&mut self) -> Parse<()> {
-        const KNOWN: [&str; 8] = [
+        const KNOWN: [&str; 11] = [
             "SET",
             "ATTRIBUTES",
             "CHECK",
@@ -159,7 +160,10 @@ impl Grammar<'_, '_> {
             "OPTIMIZE",
             "REBUILD",
             "ANALYZE",
+            "CACHE",
+            "NOCACHE",
             "SECONDARY_LOAD",
+            "SECONDARY_UNLOAD",
         ];
         match KNOWN.iter().find(|word| self.is(word)) {
             Some(word) => self.unsupported(format!("ALTER TABLE ... {word}")),

@@ -6,6 +6,10 @@ use crate::ast::*;
 use crate::expr::function;
 use crate::grammar::{Grammar, Parse};
 
+/// What `SERIAL` stands for beside the type.
+const SERIAL: [ColumnAttribute; 3] =
+    [ColumnAttribute::NotNull, ColumnAttribute::AutoIncrement, ColumnAttribute::Unique];
+
 impl Grammar<'_, '_> {
     /// `name type attributes`.
     pub(crate) fn column_def(&mut self) -> Parse<ColumnDef> {
@@ -19,17 +23,18 @@ impl Grammar<'_, '_> {
     pub(crate) fn column_def_after(&mut self, name: String) -> Parse<ColumnDef> {
         let mut attributes = Vec::new();
         let mut data_type = if self.eat("SERIAL") {
-            attributes.extend([
-                ColumnAttribute::NotNull,
-                ColumnAttribute::AutoIncrement,
-                ColumnAttribute::Unique,
-            ]);
+            attributes.extend(SERIAL);
             let size = IntegerSize::Big;
             DataType::Integer { size, width: None, unsigned: true, zerofill: false }
         } else {
             self.data_type()?
         };
-        while let Some(attribute) = self.column_attribute()? {
+        loop {
+            if self.eat_all("SERIAL DEFAULT VALUE") {
+                attributes.extend(SERIAL);
+                continue;
+            }
+            let Some(attribute) = self.column_attribute()? else { break };
             if let ColumnAttribute::Collate(collation) = &attribute
                 && let Some(charset) = charset_of(&mut data_type)
             {
@@ -107,7 +112,10 @@ impl Grammar<'_, '_> {
                 if self.eat("VARBINARY") {
                     return self.blob_type(LobSize::Medium);
                 }
-                let _ = self.eat("VARCHAR") || self.eat("VARCHARACTER");
+                let _ = self.eat("VARCHAR")
+                    || self.eat("VARCHARACTER")
+                    || self.eat_all("CHAR VARYING")
+                    || self.eat_all("CHARACTER VARYING");
                 self.text_type(LobSize::Medium)
             }
             _ => self.character_type(&word, at),
@@ -119,7 +127,7 @@ impl Grammar<'_, '_> {
             "VARCHAR" | "VARCHARACTER" => (true, false),
             "CHAR" | "CHARACTER" => (self.eat("VARYING"), false),
             "NVARCHAR" => (true, true),
-            "NCHAR" => (self.eat("VARYING") || self.eat("VARCHAR"), true),
+            "NCHAR" => (self.eat_one(&["VARYING", "VARCHAR", "VARCHARACTER"]).is_some(), true),
             "NATIONAL" => {
                 let varying = match self.eat_one(&["VARCHAR", "VARCHARACTER", "CHAR", "CHARACTER"])
                 {
@@ -236,7 +244,7 @@ impl Grammar<'_, '_> {
 
     /// One attribute of a column, if one is next.
     fn column_attribute(&mut self) -> Parse<Option<ColumnAttribute>> {
-        const WORDS: [&str; 21] = [
+        const WORDS: [&str; 20] = [
             "NOT",
             "NULL",
             "DEFAULT",
@@ -255,7 +263,6 @@ impl Grammar<'_, '_> {
             "REFERENCES",
             "VISIBLE",
             "INVISIBLE",
-            "SERIAL",
             "COLUMN_FORMAT",
             "STORAGE",
         ];
@@ -306,11 +313,6 @@ impl Grammar<'_, '_> {
             "REFERENCES" => ColumnAttribute::References(self.reference()?),
             "VISIBLE" => ColumnAttribute::Visible(true),
             "INVISIBLE" => ColumnAttribute::Visible(false),
-            "SERIAL" => {
-                // NOT NULL AUTO_INCREMENT UNIQUE: the first two follow from the third's use.
-                self.expect("DEFAULT VALUE")?;
-                ColumnAttribute::AutoIncrement
-            }
             "COLUMN_FORMAT" | "STORAGE" => {
                 ColumnAttribute::Other(word.to_owned(), self.ident_or_string()?)
             }

@@ -24,6 +24,9 @@ impl Grammar<'_, '_> {
         if self.eat_all("TEMPORARY TABLE") {
             return self.create_table(true);
         }
+        if self.are("GLOBAL TEMPORARY") {
+            return self.unsupported("CREATE GLOBAL TEMPORARY TABLE");
+        }
         if self.is("USER") || self.is("ROLE") {
             return self.create_user();
         }

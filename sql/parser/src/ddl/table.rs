@@ -11,7 +11,7 @@ const CONSTRAINT_WORDS: [&str; 9] =
 
 /// Options whose value is a name, a number or a string, and of which nothing but a record is
 /// kept.
-const OTHER_OPTIONS: [&str; 40] = [
+const OTHER_OPTIONS: [&str; 32] = [
     "ROW_FORMAT",
     "KEY_BLOCK_SIZE",
     "AVG_ROW_LENGTH",
@@ -44,14 +44,6 @@ const OTHER_OPTIONS: [&str; 40] = [
     "STATS_SAMPLE_RATE",
     "STATS_COL_CHOICE",
     "STATS_COL_LIST",
-    "AFFINITY",
-    "PRE_SPLIT",
-    "CACHE",
-    "NOCACHE",
-    "TRANSACTIONAL",
-    "PAGE_CHECKSUM",
-    "SEQUENCE",
-    "STATS_OPTIONS",
 ];
 
 impl Grammar<'_, '_> {
@@ -177,7 +169,12 @@ impl Grammar<'_, '_> {
             let index = self.ident()?;
             name.get_or_insert(index);
         }
-        let columns = self.ident_list()?;
+        // Lengths and directions of the referencing columns mean nothing here.
+        let columns = self.key_parts()?.into_iter().filter_map(|part| match part.target {
+            KeyTarget::Column { name, .. } => Some(name),
+            KeyTarget::Expr(_) => None,
+        });
+        let columns = columns.collect();
         self.expect("REFERENCES")?;
         let reference = self.reference()?;
         let key = ForeignKey { name, if_not_exists, columns, reference };
