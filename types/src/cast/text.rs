@@ -58,14 +58,7 @@ fn repair(bytes: &mut Vec<u8>, at: usize, charset: Charset, ctx: &mut CastContex
         return Ok(true);
     }
     // Characters the set lacks become question marks.
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    bytes.clear();
-    let mut buffer = [0; 4];
-    for c in text.chars() {
-        let encoded = c.encode_utf8(&mut buffer).as_bytes();
-        let fits = charset.find_invalid(encoded).is_none();
-        bytes.extend_from_slice(if fits { encoded } else { b"?" });
-    }
+    *bytes = charset.replace_invalid(&String::from_utf8_lossy(bytes)).into_bytes();
     Ok(true)
 }
 

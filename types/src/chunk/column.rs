@@ -1,9 +1,12 @@
 //! One typed vector of a chunk with its validity.
 
 use super::Bitmap;
+use crate::cast::{CastContext, cast_datum};
 use crate::datum::DatumRef;
 use crate::decimal::Decimal;
-use crate::field_type::{FieldType, PhysicalKind, TypeCode};
+use crate::field_type::{
+    DECIMAL_PRECISION_MAX, DECIMAL_SCALE_MAX, FSP_MAX, FieldType, PhysicalKind, TypeCode,
+};
 use crate::json::JsonRef;
 use crate::time::{Duration, Time};
 
@@ -219,13 +222,13 @@ impl Column {
 
     /// Appends a value.
     ///
-    /// Decimals are rescaled to the column's scale. Integers are taken into
-    /// integer, decimal and double columns of the other sign too.
+    /// Decimals are rescaled to the column's scale; one with more digits than the
+    /// column's kind holds turns the column into the next wider kind. A value of
+    /// another kind is a broken type of the planner's: debug builds stop there,
+    /// others convert it as CAST would.
     ///
     /// # Panics
-    /// If the value is of another kind than the column, if a decimal has more
-    /// digits than the column's kind, or if text grows past 4 GiB: the planner's
-    /// types were broken.
+    /// If text grows past 4 GiB.
     #[inline]
     pub fn push(&mut self, value: DatumRef<'_>) {
         match (&mut self.data, value) {
@@ -253,29 +256,74 @@ impl Column {
         self.validity.push(true);
     }
 
-    /// Decimals, and integers for decimal or double columns.
+    /// Decimals, integers for decimal or double columns, and misfits.
     fn push_converted(&mut self, value: DatumRef<'_>) {
-        let kind = value.kind_name();
         let decimal = match value {
             DatumRef::Decimal(value) => value,
             DatumRef::Int(value) => Decimal::from(value),
             DatumRef::UInt(value) => Decimal::from(value),
-            _ => panic!("a {kind} value was pushed into a column of another kind"),
+            misfit => return self.push_misfit(&misfit),
         };
         match &mut self.data {
-            ColumnData::Decimal64 { values, scale } => {
-                let mantissa = decimal.to_scaled_i64(*scale);
-                values.push(mantissa.expect("the value has the column's precision"));
-            }
-            ColumnData::Decimal128 { values, scale } => {
-                let mantissa = decimal.to_scaled_i128(*scale);
-                values.push(mantissa.expect("the value has the column's precision"));
-            }
+            ColumnData::Decimal64 { values, scale } => match decimal.to_scaled_i64(*scale) {
+                Some(mantissa) => values.push(mantissa),
+                None => {
+                    self.widen_decimals();
+                    return self.push_converted(DatumRef::Decimal(decimal));
+                }
+            },
+            ColumnData::Decimal128 { values, scale } => match decimal.to_scaled_i128(*scale) {
+                Some(mantissa) => values.push(mantissa),
+                None => {
+                    self.widen_decimals();
+                    return self.push_converted(DatumRef::Decimal(decimal));
+                }
+            },
             ColumnData::DecimalWide(values) => values.push(decimal),
             ColumnData::Double(values) => values.push(decimal.to_f64()),
-            _ => panic!("a {kind} value was pushed into a column of another kind"),
+            _ => return self.push_misfit(&DatumRef::Decimal(decimal)),
         }
         self.validity.push(true);
+    }
+
+    /// Turns decimals into the next wider kind.
+    fn widen_decimals(&mut self) {
+        self.data = match std::mem::replace(&mut self.data, ColumnData::Int(Vec::new())) {
+            ColumnData::Decimal64 { values, scale } => ColumnData::Decimal128 {
+                values: values.into_iter().map(i128::from).collect(),
+                scale,
+            },
+            ColumnData::Decimal128 { values, scale } => ColumnData::DecimalWide(
+                values.into_iter().map(|value| Decimal::from_mantissa(value, scale)).collect(),
+            ),
+            other => other,
+        };
+    }
+
+    /// A value of another kind than the column: converted, or NULL.
+    fn push_misfit(&mut self, value: &DatumRef<'_>) {
+        debug_assert!(false, "a {} value in a column of another kind", value.kind_name());
+        let target = match &self.data {
+            ColumnData::Int(_) => FieldType::bigint(),
+            ColumnData::UInt(_) => FieldType::bigint_unsigned(),
+            ColumnData::Float(_) => FieldType::float(),
+            ColumnData::Double(_) => FieldType::double(),
+            ColumnData::Decimal64 { scale, .. } | ColumnData::Decimal128 { scale, .. } => {
+                FieldType::decimal(DECIMAL_PRECISION_MAX, *scale)
+            }
+            ColumnData::DecimalWide(_) => {
+                FieldType::decimal(DECIMAL_PRECISION_MAX, DECIMAL_SCALE_MAX)
+            }
+            ColumnData::Time(_) => FieldType::datetime(FSP_MAX),
+            ColumnData::Duration(_) => FieldType::time(self.fsp),
+            ColumnData::Bytes { .. } => FieldType::string(),
+            ColumnData::Json { .. } => FieldType::json(),
+        };
+        let mut ctx = CastContext::expression();
+        match cast_datum(&value.to_owned(), &FieldType::string(), &target, &mut ctx) {
+            Ok(value) => self.push(value.as_ref()),
+            Err(_) => self.push_null(),
+        }
     }
 
     /// Appends a signed integer to an `Int` column.

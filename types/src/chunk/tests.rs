@@ -141,3 +141,19 @@ fn clear_keeps_buffers() {
     assert_eq!(chunk.memory_bytes(), before);
     assert_eq!(chunk.num_rows(), 1);
 }
+
+#[test]
+fn decimals_beyond_their_type_widen_the_column() {
+    let types = [FieldType::decimal(5, 1)];
+    let mut chunk = Chunk::new(&types, 0);
+    let values = ["1.5", "12345678901234567890.5", "1234567890123456789012345678901234567890.5"];
+    for value in values {
+        chunk.columns[0].push(DatumRef::Decimal(value.parse().unwrap()));
+    }
+    let mut bytes = Vec::new();
+    chunk.encode(&mut bytes);
+    let back = Chunk::decode(&bytes, &types).unwrap();
+    for (i, value) in values.iter().enumerate() {
+        assert_eq!(back.get(0, i), DatumRef::Decimal(value.parse().unwrap()));
+    }
+}

@@ -13,7 +13,7 @@
 use super::{Bitmap, Chunk, Column, ColumnData};
 use crate::decimal::Decimal;
 use crate::error::{Result, TypeError};
-use crate::field_type::{FieldType, PhysicalKind, TypeCode};
+use crate::field_type::{DECIMAL_SCALE_MAX, FSP_MAX, FieldType, PhysicalKind, TypeCode};
 use crate::json::JsonRef;
 use crate::time::{Duration, Time};
 
@@ -25,19 +25,47 @@ const ROWS_MAX: usize = 1 << 24;
 
 const CORRUPTED: TypeError = TypeError::Corrupted("chunk");
 
+const KIND_INT: u8 = 1;
+const KIND_UINT: u8 = 2;
+const KIND_FLOAT: u8 = 3;
+const KIND_DOUBLE: u8 = 4;
+const KIND_DECIMAL64: u8 = 5;
+const KIND_DECIMAL128: u8 = 6;
+const KIND_DECIMAL_WIDE: u8 = 7;
+const KIND_TIME: u8 = 8;
+const KIND_DURATION: u8 = 9;
+const KIND_BYTES: u8 = 10;
+const KIND_JSON: u8 = 11;
+
 fn kind_byte(data: &ColumnData) -> u8 {
     match data {
-        ColumnData::Int(_) => 1,
-        ColumnData::UInt(_) => 2,
-        ColumnData::Float(_) => 3,
-        ColumnData::Double(_) => 4,
-        ColumnData::Decimal64 { .. } => 5,
-        ColumnData::Decimal128 { .. } => 6,
-        ColumnData::DecimalWide(_) => 7,
-        ColumnData::Time(_) => 8,
-        ColumnData::Duration(_) => 9,
-        ColumnData::Bytes { .. } => 10,
-        ColumnData::Json { .. } => 11,
+        ColumnData::Int(_) => KIND_INT,
+        ColumnData::UInt(_) => KIND_UINT,
+        ColumnData::Float(_) => KIND_FLOAT,
+        ColumnData::Double(_) => KIND_DOUBLE,
+        ColumnData::Decimal64 { .. } => KIND_DECIMAL64,
+        ColumnData::Decimal128 { .. } => KIND_DECIMAL128,
+        ColumnData::DecimalWide(_) => KIND_DECIMAL_WIDE,
+        ColumnData::Time(_) => KIND_TIME,
+        ColumnData::Duration(_) => KIND_DURATION,
+        ColumnData::Bytes { .. } => KIND_BYTES,
+        ColumnData::Json { .. } => KIND_JSON,
+    }
+}
+
+fn kind_of(physical: PhysicalKind) -> u8 {
+    match physical {
+        PhysicalKind::Int => KIND_INT,
+        PhysicalKind::UInt => KIND_UINT,
+        PhysicalKind::Float => KIND_FLOAT,
+        PhysicalKind::Double => KIND_DOUBLE,
+        PhysicalKind::Decimal64 => KIND_DECIMAL64,
+        PhysicalKind::Decimal128 => KIND_DECIMAL128,
+        PhysicalKind::DecimalWide => KIND_DECIMAL_WIDE,
+        PhysicalKind::Time => KIND_TIME,
+        PhysicalKind::Duration => KIND_DURATION,
+        PhysicalKind::Bytes => KIND_BYTES,
+        PhysicalKind::Json => KIND_JSON,
     }
 }
 
@@ -136,43 +164,38 @@ fn decode_column(input: &mut &[u8], field_type: &FieldType, rows: usize) -> Resu
         }
         _ => return Err(CORRUPTED),
     };
-    let column = Column::new(field_type, 0);
-    let scale_fits = match &column.data {
-        ColumnData::Decimal64 { scale: own, .. } | ColumnData::Decimal128 { scale: own, .. } => {
-            scale == *own
+    let fits = match field_type.physical() {
+        // A column widens when a value has more digits than its type promised.
+        PhysicalKind::Decimal64 | PhysicalKind::Decimal128 | PhysicalKind::DecimalWide => {
+            (KIND_DECIMAL64..=KIND_DECIMAL_WIDE).contains(&kind) && scale <= DECIMAL_SCALE_MAX
         }
-        ColumnData::Duration(_) => scale <= 6,
-        _ => scale == 0,
+        PhysicalKind::Duration => kind == KIND_DURATION && scale <= FSP_MAX,
+        physical => kind == kind_of(physical) && scale == 0,
     };
-    if kind != kind_byte(&column.data) || !scale_fits {
+    if !fits {
         return Err(CORRUPTED);
     }
     let fsp = if field_type.code == TypeCode::Time { scale } else { 0 };
-    let data = decode_data(input, field_type, rows, &validity)?;
+    let data = decode_data(input, kind, scale, &validity)?;
     Ok(Column { data, validity, fsp })
 }
 
-fn decode_data(
-    input: &mut &[u8],
-    field_type: &FieldType,
-    rows: usize,
-    validity: &Bitmap,
-) -> Result<ColumnData> {
-    let scale = field_type.scale();
-    Ok(match field_type.physical() {
-        PhysicalKind::Int => ColumnData::Int(read_words(input, rows, i64::from_le_bytes)?),
-        PhysicalKind::UInt => ColumnData::UInt(read_words(input, rows, u64::from_le_bytes)?),
-        PhysicalKind::Float => ColumnData::Float(read_words(input, rows, f32::from_le_bytes)?),
-        PhysicalKind::Double => ColumnData::Double(read_words(input, rows, f64::from_le_bytes)?),
-        PhysicalKind::Decimal64 => {
+fn decode_data(input: &mut &[u8], kind: u8, scale: u8, validity: &Bitmap) -> Result<ColumnData> {
+    let rows = validity.len();
+    Ok(match kind {
+        KIND_INT => ColumnData::Int(read_words(input, rows, i64::from_le_bytes)?),
+        KIND_UINT => ColumnData::UInt(read_words(input, rows, u64::from_le_bytes)?),
+        KIND_FLOAT => ColumnData::Float(read_words(input, rows, f32::from_le_bytes)?),
+        KIND_DOUBLE => ColumnData::Double(read_words(input, rows, f64::from_le_bytes)?),
+        KIND_DECIMAL64 => {
             let values = read_words(input, rows, i64::from_le_bytes)?;
             ColumnData::Decimal64 { values, scale }
         }
-        PhysicalKind::Decimal128 => {
+        KIND_DECIMAL128 => {
             let values = read_words(input, rows, i128::from_le_bytes)?;
             ColumnData::Decimal128 { values, scale }
         }
-        PhysicalKind::DecimalWide => {
+        KIND_DECIMAL_WIDE => {
             // Each takes a byte at least, which bounds the allocation.
             let mut values = Vec::with_capacity(rows.min(input.len()));
             for _ in 0..rows {
@@ -183,25 +206,25 @@ fn decode_data(
             }
             ColumnData::DecimalWide(values)
         }
-        PhysicalKind::Time => {
+        KIND_TIME => {
             let values = read_words(input, rows, u64::from_le_bytes)?;
             if values.iter().any(|packed| Time::from_packed(*packed).is_err()) {
                 return Err(CORRUPTED);
             }
             ColumnData::Time(values)
         }
-        PhysicalKind::Duration => {
+        KIND_DURATION => {
             let values = read_words(input, rows, i64::from_le_bytes)?;
             if values.iter().any(|micros| micros.unsigned_abs() > Duration::MAX_MICROS as u64) {
                 return Err(CORRUPTED);
             }
             ColumnData::Duration(values)
         }
-        PhysicalKind::Bytes => {
+        KIND_BYTES => {
             let (offsets, data) = read_slices(input, rows)?;
             ColumnData::Bytes { offsets, data }
         }
-        PhysicalKind::Json => {
+        KIND_JSON => {
             let (offsets, data) = read_slices(input, rows)?;
             for (i, pair) in offsets.windows(2).enumerate() {
                 if validity.get(i) {
@@ -210,6 +233,7 @@ fn decode_data(
             }
             ColumnData::Json { offsets, data }
         }
+        _ => return Err(CORRUPTED),
     })
 }
 

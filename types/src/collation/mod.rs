@@ -11,14 +11,13 @@
 //!
 //! **Invariants.** `compare(a, b) == sort_key(a).cmp(sort_key(b))` (tested).
 //!
-//! **Left out.** Full UCA tables: `unicode_ci` and `0900_ai_ci` fold case and
-//! Latin, Greek and Cyrillic accents, expand the common ligatures and order ASCII
-//! as DUCET does, but order all other characters by code point. `gbk_chinese_ci`
-//! orders by GBK code, not by pinyin. Characters below the space compare as
-//! longer than padding in PAD SPACE collations (`'a' < 'a\t'`). The remedy is to
-//! replace the function `weights`.
+//! **Left out.** Contractions of DUCET (a few sequences of Indic, Tibetan and
+//! Cyrillic letters). `unicode_ci` uses the same, newer table as `0900_ai_ci`.
+//! `gbk_chinese_ci` orders by GBK code, not by pinyin. Characters below the space
+//! compare as longer than padding in PAD SPACE collations (`'a' < 'a\t'`).
 
 mod accents;
+mod uca;
 mod weights;
 
 use std::cmp::Ordering;
@@ -45,8 +44,10 @@ pub(crate) enum Method {
     General,
     /// ASCII upper case only.
     AsciiCi,
-    /// UCA primary weights (approximated).
+    /// UCA primary weights.
     Uca,
+    /// UCA primary weights of the BMP; all other characters are alike.
+    UcaBmp,
 }
 
 /// One row of the collation table.
@@ -180,6 +181,46 @@ impl Charset {
     }
 }
 
+impl Charset {
+    /// Bytes of this character set as UTF-8; `None` if they are none of it.
+    pub fn decode(self, bytes: &[u8]) -> Option<String> {
+        let encoding = match self {
+            Charset::Latin1 => encoding_rs::WINDOWS_1252,
+            Charset::Gbk => encoding_rs::GBK,
+            _ if self.find_invalid(bytes).is_some() => return None,
+            _ => return String::from_utf8(bytes.to_vec()).ok(),
+        };
+        let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
+        text.map(std::borrow::Cow::into_owned)
+    }
+
+    /// UTF-8 text in this character set's own encoding; characters it lacks
+    /// become `?`.
+    pub fn encode(self, text: &str) -> Vec<u8> {
+        let encoding = match self {
+            Charset::Latin1 => encoding_rs::WINDOWS_1252,
+            Charset::Gbk => encoding_rs::GBK,
+            _ => return self.replace_invalid(text).into_bytes(),
+        };
+        // The encoder writes `&#…;` for what it lacks, so that is replaced first.
+        let text = self.replace_invalid(text);
+        let (bytes, _, _) = encoding.encode(&text);
+        bytes.into_owned()
+    }
+
+    /// The text with `?` for every character the set lacks.
+    pub fn replace_invalid(self, text: &str) -> String {
+        if self.find_invalid(text.as_bytes()).is_none() {
+            return text.to_owned();
+        }
+        let mut buffer = [0; 4];
+        let fits = |c: char, buffer: &mut [u8; 4]| {
+            self.find_invalid(c.encode_utf8(buffer).as_bytes()).is_none()
+        };
+        text.chars().map(|c| if fits(c, &mut buffer) { c } else { '?' }).collect()
+    }
+}
+
 fn encodes(encoding: &'static encoding_rs::Encoding, c: char) -> bool {
     let mut buffer = [0; 4];
     let (_, _, replaced) = encoding.encode(c.encode_utf8(&mut buffer));
@@ -240,9 +281,9 @@ collations! {
     /// GBK by code (id 87).
     GBK_BIN = 87, "gbk_bin", Gbk, false, true, Gbk;
     /// utf8mb3, UCA 4.0 (id 192).
-    UTF8_UNICODE_CI = 192, "utf8mb3_unicode_ci", Utf8mb3, false, true, Uca;
+    UTF8_UNICODE_CI = 192, "utf8mb3_unicode_ci", Utf8mb3, false, true, UcaBmp;
     /// utf8mb4, UCA 4.0 (id 224).
-    UTF8MB4_UNICODE_CI = 224, "utf8mb4_unicode_ci", Utf8mb4, false, true, Uca;
+    UTF8MB4_UNICODE_CI = 224, "utf8mb4_unicode_ci", Utf8mb4, false, true, UcaBmp;
     /// utf8mb4, UCA 9.0, Cairn's default (id 255).
     UTF8MB4_0900_AI_CI = 255, "utf8mb4_0900_ai_ci", Utf8mb4, true, false, Uca;
     /// utf8mb4 by code point, NO PAD (id 309).
@@ -410,6 +451,21 @@ mod tests {
         assert!(Collation::UTF8MB4_BIN.equals(b"a", b"a "));
         assert!(!Collation::UTF8MB4_BIN.equals(b"a", b"A"));
         assert!(!Collation::BINARY.equals(b"a", b"a "));
+        assert!(ci.equals("Æ".as_bytes(), b"ae"));
+        assert!(ci.equals("한".as_bytes(), "\u{1112}\u{1161}\u{11ab}".as_bytes()));
+        let ordered = [
+            "", " ", "_", "-", "!", "“", "€", "1", "a", "Z", "α", "Ω", "а", "й", "я", "あ", "한",
+            "一", "丁",
+        ];
+        for pair in ordered.windows(2) {
+            assert_eq!(
+                ci.compare(pair[0].as_bytes(), pair[1].as_bytes()),
+                Ordering::Less,
+                "{pair:?}"
+            );
+        }
+        assert!(!ci.equals("😀".as_bytes(), "😁".as_bytes()));
+        assert!(Collation::UTF8MB4_UNICODE_CI.equals("😀".as_bytes(), "😁".as_bytes()));
         assert_eq!(ci.compare(b"_", b"1"), Ordering::Less);
         assert_eq!(ci.compare(b"1", b"a"), Ordering::Less);
         assert_eq!(ci.compare(b"a", b"B"), Ordering::Less);
@@ -424,6 +480,10 @@ mod tests {
         assert_eq!(Charset::Latin1.find_invalid("a漢".as_bytes()), Some(1));
         assert_eq!(Charset::Utf8mb3.find_invalid("ab😀".as_bytes()), Some(2));
         assert_eq!(Charset::Utf8mb4.find_invalid(b"ab\xff"), Some(2));
+        assert_eq!(Charset::Gbk.encode("a漢😀"), b"a\x9dh?");
+        assert_eq!(Charset::Gbk.decode(b"a\x9dh").as_deref(), Some("a漢"));
+        assert_eq!(Charset::Latin1.encode("é"), b"\xe9");
+        assert_eq!(Charset::Ascii.decode(b"\xe9"), None);
     }
 
     proptest! {

@@ -1,32 +1,14 @@
-//! Weight sequences of texts; the one place to put full UCA tables.
+//! Weight sequences of texts.
 //!
-//! Weights are 16 bits wide; characters beyond the BMP take two (their UTF-16
-//! form), whose range no BMP character uses.
+//! Weights are 16 bits wide. Where a collation goes by code point, characters
+//! beyond the BMP take two (their UTF-16 form), whose range no BMP character uses.
 
 use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 use super::Method;
 use super::accents::ACCENTED;
-
-/// ASCII in DUCET order; what is missing (controls) has no weight at all.
-const DUCET_ASCII: &[u8] =
-    b"\t\n\x0b\x0c\r _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-
-/// Weights of ASCII characters in UCA collations; 0 for none.
-static UCA_ASCII: [u8; 128] = {
-    let mut table = [0; 128];
-    let mut i = 0;
-    while i < DUCET_ASCII.len() {
-        let byte = DUCET_ASCII[i];
-        table[byte as usize] = i as u8 + 1;
-        if byte.is_ascii_uppercase() {
-            table[byte.to_ascii_lowercase() as usize] = i as u8 + 1;
-        }
-        i += 1;
-    }
-    table
-};
+use super::uca;
 
 /// Upper case without accents for every character of the BMP.
 static FOLD: LazyLock<Box<[u16]>> = LazyLock::new(|| {
@@ -63,10 +45,10 @@ fn char_weights(method: Method, text: &[u8], emit: &mut impl FnMut(u16)) -> usiz
     let first = text[0];
     if first < 0x80 {
         match method {
-            Method::Uca => {
-                let weight = UCA_ASCII[first as usize];
+            Method::Uca | Method::UcaBmp => {
+                let weight = uca::ascii()[usize::from(first)];
                 if weight != 0 {
-                    emit(u16::from(weight));
+                    emit(weight);
                 }
             }
             Method::Bytes | Method::Gbk => emit(u16::from(first)),
@@ -96,16 +78,8 @@ fn wide_weights(method: Method, c: char, emit: &mut impl FnMut(u16)) {
             'ß' => emit(u16::from(b'S')),
             _ => emit(fold(c).unwrap_or(0xFFFD)),
         },
-        Method::Uca => match expansion(c) {
-            Some(letters) => {
-                letters.iter().for_each(|byte| emit(u16::from(UCA_ASCII[*byte as usize])));
-            }
-            None => match fold(c) {
-                Some(code) if code < 0x80 => emit(u16::from(UCA_ASCII[code as usize])),
-                Some(code) => emit(code),
-                None => emit_utf16(c, emit),
-            },
-        },
+        Method::UcaBmp if u32::from(c) > 0xFFFF => emit(0xFFFD),
+        Method::Uca | Method::UcaBmp => uca::weights(c, emit),
         Method::Gbk | Method::GbkCi => {
             let mut buffer = [0; 4];
             let (code, _, replaced) = encoding_rs::GBK.encode(c.encode_utf8(&mut buffer));
@@ -120,22 +94,6 @@ fn wide_weights(method: Method, c: char, emit: &mut impl FnMut(u16)) {
 
 fn emit_utf16(c: char, emit: &mut impl FnMut(u16)) {
     c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| emit(*unit));
-}
-
-/// Letters whose primary weights are those of several letters.
-fn expansion(c: char) -> Option<&'static [u8]> {
-    Some(match c {
-        'ß' | 'ẞ' => b"SS",
-        'æ' | 'Æ' => b"AE",
-        'œ' | 'Œ' => b"OE",
-        'ﬀ' => b"FF",
-        'ﬁ' => b"FI",
-        'ﬂ' => b"FL",
-        'ﬃ' => b"FFI",
-        'ﬄ' => b"FFL",
-        'ﬅ' | 'ﬆ' => b"ST",
-        _ => return None,
-    })
 }
 
 /// First character of a byte string, if it is UTF-8.
@@ -159,17 +117,20 @@ pub(super) fn sort_key(method: Method, text: &[u8], out: &mut Vec<u8>) {
 /// Orders two texts by their weights.
 pub(super) fn compare(method: Method, a: &[u8], b: &[u8]) -> Ordering {
     // Most comparisons are decided by a common ASCII prefix: no buffers needed.
-    let mut at = 0;
-    while at < a.len() && at < b.len() && a[at] < 0x80 && b[at] < 0x80 {
-        let (x, y) = (ascii_weight(method, a[at]), ascii_weight(method, b[at]));
-        if x == 0 || y == 0 {
-            break;
+    let at = match method {
+        Method::Uca | Method::UcaBmp => {
+            let ascii = uca::ascii();
+            ascii_prefix(a, b, |byte| ascii[usize::from(byte)])
         }
-        if x != y {
-            return x.cmp(&y);
+        Method::Bytes | Method::Gbk => ascii_prefix(a, b, |byte| u16::from(byte) + 1),
+        Method::General | Method::AsciiCi | Method::GbkCi => {
+            ascii_prefix(a, b, |byte| u16::from(byte.to_ascii_uppercase()) + 1)
         }
-        at += 1;
-    }
+    };
+    let at = match at {
+        Ok(order) => return order,
+        Err(at) => at,
+    };
     let (a, b) = (&a[at..], &b[at..]);
     if a.is_empty() && b.is_empty() {
         return Ordering::Equal;
@@ -187,14 +148,24 @@ pub(super) fn compare(method: Method, a: &[u8], b: &[u8]) -> Ordering {
     }
 }
 
+/// Compares ASCII characters from the start. Gives the order once they differ, or
+/// the position from which on both are equal so far but not plain ASCII with
+/// exactly one weight (0: none) each.
 #[inline]
-fn ascii_weight(method: Method, byte: u8) -> u8 {
-    match method {
-        Method::Uca => UCA_ASCII[byte as usize],
-        Method::Bytes | Method::Gbk => byte.saturating_add(1),
-        // One more than the weight emitted: 0 means "take the slow path".
-        Method::General | Method::AsciiCi | Method::GbkCi => byte.to_ascii_uppercase() + 1,
+fn ascii_prefix(a: &[u8], b: &[u8], weight: impl Fn(u8) -> u16) -> Result<Ordering, usize> {
+    for (at, (x, y)) in a.iter().zip(b).enumerate() {
+        if *x >= 0x80 || *y >= 0x80 {
+            return Err(at);
+        }
+        let (x, y) = (weight(*x), weight(*y));
+        if x == 0 || y == 0 {
+            return Err(at);
+        }
+        if x != y {
+            return Ok(x.cmp(&y));
+        }
     }
+    Err(a.len().min(b.len()))
 }
 
 /// Weights of a text one by one.

@@ -10,7 +10,7 @@ const WORDS: usize = 10;
 const POWERS: usize = 193;
 
 /// A magnitude.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Mag([u64; WORDS]);
 
 static POW10: LazyLock<Box<[Mag]>> = LazyLock::new(|| {

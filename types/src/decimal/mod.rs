@@ -334,7 +334,10 @@ impl Hash for Decimal {
         }
         match value.mantissa() {
             Some(mantissa) => mantissa.hash(state),
-            None => value.parts().1.digits().hash(state),
+            None => {
+                let (negative, mag, _) = value.parts();
+                (negative, mag).hash(state);
+            }
         }
         value.scale().hash(state);
     }
