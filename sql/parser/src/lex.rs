@@ -30,6 +30,30 @@ pub struct SqlMode {
     pub ignore_space: bool,
 }
 
+impl SqlMode {
+    /// The flags that a value of the variable `sql_mode` sets. Names the parser does not know
+    /// are left to whoever checks the variable.
+    pub fn from_variable(value: &str) -> SqlMode {
+        let mut mode = SqlMode::default();
+        for name in value.split(',').map(str::trim) {
+            match name.to_ascii_uppercase().as_str() {
+                "ANSI" => {
+                    mode.ansi_quotes = true;
+                    mode.pipes_as_concat = true;
+                    mode.ignore_space = true;
+                }
+                "ANSI_QUOTES" => mode.ansi_quotes = true,
+                "PIPES_AS_CONCAT" => mode.pipes_as_concat = true,
+                "NO_BACKSLASH_ESCAPES" => mode.no_backslash_escapes = true,
+                "HIGH_NOT_PRECEDENCE" => mode.high_not_precedence = true,
+                "IGNORE_SPACE" => mode.ignore_space = true,
+                _ => {}
+            }
+        }
+        mode
+    }
+}
+
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
