@@ -36,6 +36,8 @@ pub mod source;
 mod table;
 pub mod testing;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod testscripts;
 
 pub use build::{build_fragment, build_operator};
