@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use cairn_executor::{
-    ExecContext, ExecError, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
+    ExecContext, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
 };
 use cairn_expr::EvalContext;
-use cairn_expr::wire::context_from_proto;
 use cairn_kv_client::CoprocessorStream;
 use cairn_proto::kv;
 use cairn_types::TimeStamp;
@@ -43,14 +42,14 @@ struct Shared {
 }
 
 /// A request, decoded.
-pub(super) struct Task {
-    pub region: RegionContext,
-    pub fragment: Fragment,
-    pub eval: EvalContext,
-    pub ranges: Vec<KeyRange>,
-    pub at: ReadView,
-    pub page_rows: u32,
-    pub cancel: CancellationToken,
+struct Task {
+    region: RegionContext,
+    fragment: Fragment,
+    eval: EvalContext,
+    ranges: Vec<KeyRange>,
+    at: ReadView,
+    page_rows: u32,
+    cancel: CancellationToken,
 }
 
 impl Endpoint {
@@ -67,12 +66,14 @@ impl Endpoint {
 
     /// Starts a task; what is wrong with it comes as its only page.
     pub fn run(&self, request: kv::CoprocessorRequest) -> CoprocessorStream {
-        let fragment = request.fragment.unwrap_or_default();
-        let eval = context_from_proto(&fragment.settings.clone().unwrap_or_default());
-        let (fragment, eval) = match (fragment_from_proto(&fragment), eval) {
-            (Ok(fragment), Ok(eval)) => (fragment, eval),
-            (Err(error), _) => return single(error_response(error)),
-            (_, Err(error)) => return single(error_response(error.into())),
+        let fragment = Fragment::from_proto(&request.fragment.unwrap_or_default());
+        let decoded = fragment.and_then(|fragment| {
+            let eval = fragment.settings.to_context()?;
+            Ok((fragment, eval))
+        });
+        let (fragment, eval) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => return single(error_response(error)),
         };
         let context = request.context.unwrap_or_default();
         let (kv, clock) = (&self.shared.kv, &self.shared.clock);
@@ -100,7 +101,7 @@ impl Endpoint {
         self.shared.pool.running()
     }
 
-    pub(super) fn start(&self, task: Task) -> CoprocessorStream {
+    fn start(&self, task: Task) -> CoprocessorStream {
         let (pages, waiting) = mpsc::channel(PAGES_WAITING_MAX);
         let cancel = task.cancel.clone();
         let deadline = task.region.deadline;
@@ -176,11 +177,6 @@ impl Shared {
                 .map_err(error_response)?;
         Ok(PageRunner::new(&task.fragment, operator, context, stats, task.page_rows))
     }
-}
-
-/// TMP
-fn fragment_from_proto(_: &cairn_proto::cop::Fragment) -> Result<Fragment, ExecError> {
-    Err(ExecError::invalid_plan("fragments are not understood yet"))
 }
 
 fn single(response: kv::CoprocessorResponse) -> CoprocessorStream {

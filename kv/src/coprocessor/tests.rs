@@ -20,13 +20,10 @@ use cairn_types::{
     Chunk, ColumnId, Datum, DatumRef, FieldType, Handle, IndexId, TableId, TimeStamp,
 };
 use futures::StreamExt;
-use tokio_util::sync::CancellationToken;
 
 use super::Endpoint;
-use super::endpoint::Task;
-use super::source::ReadView;
 use crate::mvcc::{Lock, LockKind, MvccTxn, Write, WriteKind, keys};
-use crate::raftstore::{ManualClock, RaftKv, RegionContext};
+use crate::raftstore::{ManualClock, RaftKv};
 use crate::service::ReadPool;
 use crate::service::testing::MemoryKv;
 use crate::txn::MaxTs;
@@ -92,20 +89,13 @@ impl Table {
     }
 
     fn run(&self, operators: Vec<OpDesc>, range: KeyRange, page_rows: u32) -> CoprocessorStream {
-        let context = self.kv.context();
-        let region = RegionContext {
-            region_id: crate::raftstore::RegionId(context.region_id),
-            epoch: context.epoch.as_ref().map(Into::into).unwrap_or_default(),
-            ..Default::default()
-        };
-        self.endpoint.start(Task {
-            region,
-            fragment: Fragment { operators, settings: EvalSettings::default() },
-            eval: EvalContext::default(),
-            ranges: vec![range],
-            at: ReadView { read_ts: TimeStamp(100), resolved: Arc::new([]) },
+        let fragment = Fragment { operators, settings: EvalSettings::default() };
+        self.endpoint.run(kv::CoprocessorRequest {
+            context: Some(self.kv.context()),
+            start_ts: 100,
+            fragment: Some(fragment.to_proto().unwrap()),
+            ranges: vec![range.into()],
             page_rows,
-            cancel: CancellationToken::new(),
         })
     }
 }

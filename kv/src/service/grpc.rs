@@ -24,6 +24,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::StoreService;
+use crate::raftstore::RaftInbox;
+use crate::raftstore::transport::{serve_raft_stream, serve_snapshot_stream};
 
 /// Requests of one stream that run at once.
 const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
@@ -38,15 +40,34 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Where Raft's own traffic goes.
 #[async_trait]
 pub trait RaftIngress: Send + Sync {
-    /// Takes in messages of another store; drops what it has no room for, as a
-    /// network would.
-    fn receive(&self, batch: kv::RaftMessageBatch);
+    /// Takes in messages of another store until its stream ends.
+    async fn serve_raft(
+        &self,
+        batches: BoxStream<'static, Result<kv::RaftMessageBatch, Status>>,
+    ) -> Result<kv::RaftDone, Status>;
 
     /// Takes in one Raft snapshot.
-    async fn receive_snapshot(
+    async fn serve_snapshot(
         &self,
-        chunks: BoxStream<'static, Result<kv::SnapshotChunk, String>>,
-    ) -> Result<(), String>;
+        chunks: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
+    ) -> Result<kv::RaftDone, Status>;
+}
+
+#[async_trait]
+impl RaftIngress for RaftInbox {
+    async fn serve_raft(
+        &self,
+        batches: BoxStream<'static, Result<kv::RaftMessageBatch, Status>>,
+    ) -> Result<kv::RaftDone, Status> {
+        serve_raft_stream(self, batches).await
+    }
+
+    async fn serve_snapshot(
+        &self,
+        chunks: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
+    ) -> Result<kv::RaftDone, Status> {
+        serve_snapshot_stream(self, chunks).await
+    }
 }
 
 /// Implements the wire's service over a [`StoreService`].
@@ -120,20 +141,14 @@ impl Kv for GrpcService {
         &self,
         request: Request<Streaming<kv::RaftMessageBatch>>,
     ) -> Result<Response<kv::RaftDone>, Status> {
-        let mut batches = request.into_inner();
-        while let Some(batch) = batches.message().await? {
-            self.raft.receive(batch);
-        }
-        Ok(Response::new(kv::RaftDone {}))
+        self.raft.serve_raft(Box::pin(request.into_inner())).await.map(Response::new)
     }
 
     async fn snapshot(
         &self,
         request: Request<Streaming<kv::SnapshotChunk>>,
     ) -> Result<Response<kv::RaftDone>, Status> {
-        let chunks = request.into_inner().map(|chunk| chunk.map_err(|status| status.to_string()));
-        self.raft.receive_snapshot(Box::pin(chunks)).await.map_err(Status::aborted)?;
-        Ok(Response::new(kv::RaftDone {}))
+        self.raft.serve_snapshot(Box::pin(request.into_inner())).await.map(Response::new)
     }
 
     async fn store_info(

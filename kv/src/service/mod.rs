@@ -6,18 +6,24 @@
 //! coprocessor. The wire's structs stop here, except for commands, whose requests
 //! are plain data already.
 
+pub mod config;
 pub mod grpc;
 pub mod metrics;
+pub mod node;
 pub mod read_pool;
 pub mod reads;
 pub mod status;
 pub mod store;
 
 #[cfg(test)]
+mod node_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use config::StoreConfig;
 pub use grpc::{GrpcService, RaftIngress};
+pub use node::{NodeError, StoreNode};
 pub use read_pool::ReadPool;
 pub use store::StoreService;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Observed;
 use super::{ReadPool, StoreService};
-use crate::raftstore::RaftKv;
+use crate::raftstore::{RaftKv, RaftMetrics};
 
 /// What the status server shows.
 pub struct StatusState {
@@ -23,6 +23,8 @@ pub struct StatusState {
     pub kv: Arc<dyn RaftKv>,
     /// For its queue.
     pub pool: Arc<ReadPool>,
+    /// The Raft store's counters.
+    pub raft: Arc<RaftMetrics>,
     /// The address clients use.
     pub address: String,
 }
@@ -66,9 +68,19 @@ async fn metrics(State(state): State<Arc<StatusState>>) -> impl IntoResponse {
         read_tasks: state.pool.running() as i64,
     };
     match state.service.metrics().render(observed) {
-        Ok(text) => (StatusCode::OK, text),
+        Ok(text) => (StatusCode::OK, raft_counters(&state.raft) + &text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
+}
+
+/// The Raft store counts in plain atomics; this is their text form. It precedes
+/// the registry's, which ends with the end mark.
+fn raft_counters(metrics: &RaftMetrics) -> String {
+    let mut text = String::new();
+    for (name, value) in metrics.values() {
+        text.push_str(&format!("# TYPE cairn_raft_{name} gauge\ncairn_raft_{name} {value}\n"));
+    }
+    text
 }
 
 async fn status(State(state): State<Arc<StatusState>>) -> impl IntoResponse {

@@ -1,5 +1,5 @@
 //! A replicated region of one, without Raft: what the tests of the layers above
-//! run on.
+//! run on; and a PD that is enough for one store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,8 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_engine::{KvEngine, MemoryEngine, WriteBatch};
+use cairn_pd_client::{PdClient, PdError, RegionRoute};
+use cairn_proto::pd::{
+    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
+};
 use cairn_proto::{kv, meta};
 use cairn_types::TimeStamp;
+use futures::stream::BoxStream;
 use parking_lot::Mutex;
 
 use crate::keys::region_contains;
@@ -141,5 +146,150 @@ impl RaftKv for MemoryKv {
 
     fn is_busy(&self) -> Option<Busy> {
         None
+    }
+}
+
+/// As much of PD as one store needs.
+pub struct FakePd {
+    cluster_id: u64,
+    state: Mutex<FakePdState>,
+}
+
+#[derive(Default)]
+struct FakePdState {
+    next_id: u64,
+    last_ts: u64,
+    stores: Vec<meta::Store>,
+    regions: Vec<meta::Region>,
+}
+
+impl FakePd {
+    pub fn new(cluster_id: u64) -> Arc<FakePd> {
+        let state = FakePdState { next_id: 1, last_ts: 1 << 18, ..Default::default() };
+        Arc::new(FakePd { cluster_id, state: Mutex::new(state) })
+    }
+}
+
+fn unsupported<T>() -> Result<T, PdError> {
+    Err(PdError::InvalidArgument("not in this test".into()))
+}
+
+#[async_trait]
+impl PdClient for FakePd {
+    fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    async fn get_ts(&self) -> Result<TimeStamp, PdError> {
+        let mut state = self.state.lock();
+        state.last_ts += 1;
+        Ok(TimeStamp(state.last_ts))
+    }
+
+    async fn alloc_ids(&self, count: u32) -> Result<u64, PdError> {
+        let mut state = self.state.lock();
+        let first = state.next_id;
+        state.next_id += u64::from(count);
+        Ok(first)
+    }
+
+    async fn bootstrap(&self, store: meta::Store, region: meta::Region) -> Result<(), PdError> {
+        let mut state = self.state.lock();
+        if !state.regions.is_empty() {
+            return Err(PdError::AlreadyBootstrapped);
+        }
+        state.stores.push(store);
+        state.regions.push(region);
+        Ok(())
+    }
+
+    async fn is_bootstrapped(&self) -> Result<bool, PdError> {
+        Ok(!self.state.lock().regions.is_empty())
+    }
+
+    async fn put_store(&self, store: meta::Store) -> Result<(), PdError> {
+        let mut state = self.state.lock();
+        state.stores.retain(|known| known.id != store.id);
+        state.stores.push(store);
+        Ok(())
+    }
+
+    async fn get_store(&self, store_id: u64) -> Result<meta::Store, PdError> {
+        let state = self.state.lock();
+        let found = state.stores.iter().find(|store| store.id == store_id);
+        found.cloned().ok_or_else(|| PdError::StoreNotFound(store_id.to_string()))
+    }
+
+    async fn get_all_stores(&self) -> Result<Vec<(meta::Store, StoreStats)>, PdError> {
+        let stores = self.state.lock().stores.clone();
+        Ok(stores.into_iter().map(|store| (store, StoreStats::default())).collect())
+    }
+
+    async fn store_heartbeat(&self, _: StoreStats) -> Result<(), PdError> {
+        Ok(())
+    }
+
+    async fn region_heartbeat(
+        &self,
+        _: RegionHeartbeatRequest,
+    ) -> Result<RegionHeartbeatResponse, PdError> {
+        Ok(RegionHeartbeatResponse::default())
+    }
+
+    async fn get_region(&self, _: &[u8]) -> Result<RegionRoute, PdError> {
+        unsupported()
+    }
+
+    async fn get_region_by_id(&self, _: u64) -> Result<RegionRoute, PdError> {
+        unsupported()
+    }
+
+    async fn scan_regions(&self, _: &[u8], _: &[u8], _: u32) -> Result<Vec<RegionRoute>, PdError> {
+        let regions = self.state.lock().regions.clone();
+        let route = |region| RegionRoute { region, ..Default::default() };
+        Ok(regions.into_iter().map(route).collect())
+    }
+
+    async fn ask_split(
+        &self,
+        region: meta::Region,
+        split_count: u32,
+    ) -> Result<Vec<SplitId>, PdError> {
+        let mut ids = Vec::new();
+        for _ in 0..split_count {
+            let new_region_id = self.alloc_ids(1).await?;
+            let first = self.alloc_ids(region.peers.len() as u32).await?;
+            let new_peer_ids = (first..).take(region.peers.len()).collect();
+            ids.push(SplitId { new_region_id, new_peer_ids });
+        }
+        Ok(ids)
+    }
+
+    async fn report_split(&self, _: Vec<meta::Region>) -> Result<(), PdError> {
+        Ok(())
+    }
+
+    async fn get_gc_safe_point(&self) -> Result<TimeStamp, PdError> {
+        Ok(TimeStamp::ZERO)
+    }
+
+    async fn update_gc_safe_point(&self, safe_point: TimeStamp) -> Result<TimeStamp, PdError> {
+        Ok(safe_point)
+    }
+
+    async fn get_config(&self, _: &str) -> Result<Vec<ConfigEntry>, PdError> {
+        unsupported()
+    }
+
+    async fn put_config(&self, _: Vec<ConfigEntry>) -> Result<(), PdError> {
+        unsupported()
+    }
+
+    async fn watch_schema(&self) -> Result<BoxStream<'static, i64>, PdError> {
+        unsupported()
+    }
+
+    async fn notify_schema(&self, _: i64) -> Result<(), PdError> {
+        unsupported()
     }
 }

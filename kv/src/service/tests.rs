@@ -10,7 +10,9 @@ use cairn_proto::kv::kv_client::KvClient;
 use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{self, key_error, kv_request::Cmd, kv_response};
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use super::testing::MemoryKv;
 use super::*;
@@ -241,13 +243,18 @@ struct NoRaft;
 
 #[async_trait::async_trait]
 impl RaftIngress for NoRaft {
-    fn receive(&self, _: kv::RaftMessageBatch) {}
-
-    async fn receive_snapshot(
+    async fn serve_raft(
         &self,
-        _: futures::stream::BoxStream<'static, Result<kv::SnapshotChunk, String>>,
-    ) -> Result<(), String> {
-        Err("no room".into())
+        _: BoxStream<'static, Result<kv::RaftMessageBatch, Status>>,
+    ) -> Result<kv::RaftDone, Status> {
+        Ok(kv::RaftDone {})
+    }
+
+    async fn serve_snapshot(
+        &self,
+        _: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
+    ) -> Result<kv::RaftDone, Status> {
+        Err(Status::unavailable("no room"))
     }
 }
 

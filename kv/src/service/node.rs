@@ -1,0 +1,293 @@
+//! A store as a process part: opens its engines, takes its place in the cluster,
+//! and serves.
+//!
+//! **Birth of a cluster**: the first store that PD accepts as such (`bootstrap`)
+//! owns the first region, which spans all keys and has one peer; PD adds replicas
+//! later. The region is written here *after* PD accepted it: a store that crashes
+//! in between finds at its next start that PD knows a first region of its own
+//! which it lacks, and writes it then. Nothing can have been written to it yet,
+//! since no other peer exists.
+//!
+//! **Identity**: the store's id and the cluster's lie in the data engine; a folder
+//! of another cluster is refused.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cairn_engine::{
+    EngineError, IterOptions, KvEngine, RaftEngineLog, RaftEngineOptions, RaftLog, RocksEngine,
+};
+use cairn_kv_client::KvStoreService;
+use cairn_pd_client::{PdClient, PdError};
+use cairn_proto::meta;
+use cairn_types::TimeStamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::status::StatusState;
+use super::{GrpcService, ReadPool, StoreConfig, StoreService, status};
+use crate::keys::region_local_range;
+use crate::raftstore::state::{StoreIdent, bootstrap_region, load_store_ident, save_store_ident};
+use crate::raftstore::{
+    GrpcTransport, LocalNetwork, LocalTransport, RaftStore, RaftStoreError, RaftStoreParts,
+    StoreId, SystemClock, Transport,
+};
+use crate::txn::TsoSource;
+
+/// Epoch of a region nobody has changed.
+const FIRST_EPOCH: meta::RegionEpoch = meta::RegionEpoch { conf_ver: 1, version: 1 };
+
+/// Why a store does not start or serve.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A folder or a thread could not be made.
+    #[error("store: {0}")]
+    Io(#[from] std::io::Error),
+    /// An engine does not open.
+    #[error("store: {0}")]
+    Engine(#[from] EngineError),
+    /// The Raft store does not start.
+    #[error("store: {0}")]
+    RaftStore(#[from] RaftStoreError),
+    /// PD refused or did not answer.
+    #[error("store: {0}")]
+    Pd(#[from] PdError),
+    /// The folder is another cluster's.
+    #[error("store: the data belongs to cluster {found}, PD serves cluster {expected}")]
+    WrongCluster {
+        /// Of the folder.
+        found: u64,
+        /// Of PD.
+        expected: u64,
+    },
+    /// The gRPC server failed.
+    #[error("store: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// A running store.
+pub struct StoreNode {
+    store_id: u64,
+    address: String,
+    raft: Arc<RaftStore>,
+    service: Arc<StoreService>,
+    pool: Arc<ReadPool>,
+    network: Option<Arc<LocalNetwork>>,
+}
+
+impl StoreNode {
+    /// Opens the store and takes its place in the cluster. Stores that share the
+    /// process give the same `network`, and skip gRPC between each other.
+    pub async fn start(
+        config: StoreConfig,
+        pd: Arc<dyn PdClient>,
+        network: Option<Arc<LocalNetwork>>,
+    ) -> Result<Arc<StoreNode>, NodeError> {
+        let engines = open_engines(config.clone()).await?;
+        let store_id = claim_identity(&*engines.kv, &*pd).await?;
+        let store = describe(&config, store_id, &*pd).await?;
+        join_cluster(&*engines.kv, &*pd, store).await?;
+
+        let runtime = tokio::runtime::Handle::current();
+        let grpc: Arc<dyn Transport> =
+            Arc::new(GrpcTransport::new(Arc::clone(&pd), runtime.clone()));
+        let transport = match &network {
+            Some(network) => {
+                Arc::new(LocalTransport::new(Arc::clone(network), Some(grpc))) as Arc<dyn Transport>
+            }
+            None => grpc,
+        };
+        let clock = Arc::new(SystemClock::new());
+        let raft = RaftStore::start(RaftStoreParts {
+            config: config.raft(store_id),
+            store_id: StoreId(store_id),
+            kv: engines.kv,
+            log: engines.log,
+            transport,
+            pd: Some((Arc::clone(&pd), runtime)),
+            clock: Arc::clone(&clock) as _,
+        })?;
+        if let Some(network) = &network {
+            network.join(store_id, raft.inbox().clone());
+        }
+        let pool = Arc::new(ReadPool::new(config.read_threads())?);
+        let tso = Arc::new(PdTso(pd));
+        let service = Arc::new(StoreService::new(raft.kv(), clock, Some(tso), Arc::clone(&pool)));
+        tracing::info!(store_id, address = config.addr, "store started");
+        Ok(Arc::new(StoreNode { store_id, address: config.addr, raft, service, pool, network }))
+    }
+
+    /// The store's id.
+    pub fn store_id(&self) -> u64 {
+        self.store_id
+    }
+
+    /// For direct calls in this process.
+    pub fn service(&self) -> Arc<dyn KvStoreService> {
+        Arc::clone(&self.service) as _
+    }
+
+    /// The Raft store, for tools and tests.
+    pub fn raft(&self) -> &Arc<RaftStore> {
+        &self.raft
+    }
+
+    /// Serves clients and other stores until `shutdown`.
+    pub async fn serve_grpc(
+        &self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), NodeError> {
+        let inbox = Arc::new(self.raft.inbox().clone());
+        GrpcService::new(Arc::clone(&self.service), inbox).serve(listener, shutdown).await?;
+        Ok(())
+    }
+
+    /// Serves `/metrics`, `/status` and `/health` until `shutdown`.
+    pub async fn serve_status(
+        &self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), NodeError> {
+        let state = StatusState {
+            service: Arc::clone(&self.service),
+            kv: self.raft.kv(),
+            pool: Arc::clone(&self.pool),
+            raft: Arc::clone(self.raft.metrics()),
+            address: self.address.clone(),
+        };
+        status::serve(listener, state, shutdown).await?;
+        Ok(())
+    }
+
+    /// Stops the Raft store; requests under way end with an error. Durable on return.
+    pub async fn stop(&self) {
+        if let Some(network) = &self.network {
+            network.leave(self.store_id);
+        }
+        let raft = Arc::clone(&self.raft);
+        // Waits for threads.
+        if tokio::task::spawn_blocking(move || raft.stop()).await.is_err() {
+            tracing::error!(store_id = self.store_id, "stopping the raft store failed");
+        }
+        tracing::info!(store_id = self.store_id, "store stopped");
+    }
+}
+
+struct OpenEngines {
+    kv: Arc<dyn KvEngine>,
+    log: Arc<dyn RaftLog>,
+}
+
+async fn open_engines(config: StoreConfig) -> Result<OpenEngines, NodeError> {
+    let open = move || -> Result<OpenEngines, NodeError> {
+        let folder = &config.data_dir;
+        std::fs::create_dir_all(folder.join("snapshots"))?;
+        let kv = RocksEngine::open(&folder.join("db"), &config.rocks())?;
+        let log = RaftEngineLog::open(&folder.join("raft"), &RaftEngineOptions::default())?;
+        Ok(OpenEngines { kv: Arc::new(kv), log: Arc::new(log) })
+    };
+    tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?
+}
+
+/// The store's id: from the folder, or fresh from PD.
+async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64, NodeError> {
+    let cluster_id = pd.cluster_id();
+    if let Some(ident) = load_store_ident(engine)? {
+        if ident.cluster_id != cluster_id {
+            let found = ident.cluster_id;
+            return Err(NodeError::WrongCluster { found, expected: cluster_id });
+        }
+        return Ok(ident.store_id);
+    }
+    let store_id = pd.alloc_ids(1).await?;
+    save_store_ident(engine, &StoreIdent { cluster_id, store_id })?;
+    Ok(store_id)
+}
+
+async fn describe(
+    config: &StoreConfig,
+    store_id: u64,
+    pd: &dyn PdClient,
+) -> Result<meta::Store, NodeError> {
+    // PD's clock is the cluster's: a store has none of its own.
+    let now_s = pd.get_ts().await?.physical_ms() / 1000;
+    let label = |(key, value): &(String, String)| meta::StoreLabel {
+        key: key.clone(),
+        value: value.clone(),
+    };
+    Ok(meta::Store {
+        id: store_id,
+        address: config.addr.clone(),
+        status_address: config.status_addr.clone(),
+        state: meta::StoreState::Up.into(),
+        labels: config.labels.iter().map(label).collect(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        start_timestamp_s: i64::try_from(now_s).unwrap_or(i64::MAX),
+    })
+}
+
+/// Registers the store; creates the cluster's first region if there is none.
+async fn join_cluster(
+    engine: &dyn KvEngine,
+    pd: &dyn PdClient,
+    store: meta::Store,
+) -> Result<(), NodeError> {
+    let store_id = store.id;
+    if !pd.is_bootstrapped().await? {
+        let ids = pd.alloc_ids(2).await?;
+        let peer = meta::Peer { id: ids + 1, store_id, role: meta::PeerRole::Voter.into() };
+        let region = meta::Region {
+            id: ids,
+            epoch: Some(FIRST_EPOCH),
+            peers: vec![peer],
+            ..Default::default()
+        };
+        match pd.bootstrap(store.clone(), region.clone()).await {
+            Ok(()) => bootstrap_region(engine, store_id, &region)?,
+            Err(PdError::AlreadyBootstrapped) => {}
+            Err(error) => return Err(error.into()),
+        }
+    } else if !has_regions(engine)? {
+        finish_bootstrap(engine, pd, store_id).await?;
+    }
+    pd.put_store(store).await?;
+    Ok(())
+}
+
+fn has_regions(engine: &dyn KvEngine) -> Result<bool, NodeError> {
+    let (start, end) = region_local_range();
+    let mut iter =
+        engine.snapshot().iter(cairn_engine::Cf::Default, IterOptions::range(start, end));
+    Ok(iter.seek_to_first()?)
+}
+
+/// Writes the first region that PD has accepted from this store before a crash.
+async fn finish_bootstrap(
+    engine: &dyn KvEngine,
+    pd: &dyn PdClient,
+    store_id: u64,
+) -> Result<(), NodeError> {
+    let Some(route) = pd.scan_regions(b"", b"", 1).await?.into_iter().next() else {
+        return Ok(());
+    };
+    let region = route.region;
+    let is_ours = region.peers.len() == 1 && region.peers[0].store_id == store_id;
+    if is_ours && region.epoch == Some(FIRST_EPOCH) {
+        bootstrap_region(engine, store_id, &region)?;
+    }
+    Ok(())
+}
+
+/// Timestamps of PD, for one-phase commits.
+struct PdTso(Arc<dyn PdClient>);
+
+#[async_trait]
+impl TsoSource for PdTso {
+    async fn timestamp(&self) -> Option<TimeStamp> {
+        match self.0.try_get_ts() {
+            Some(ts) => Some(ts),
+            None => self.0.get_ts().await.ok(),
+        }
+    }
+}
