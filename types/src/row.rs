@@ -25,7 +25,7 @@ use crate::error::{Result, TypeError};
 use crate::field_type::{FieldType, PhysicalKind, TypeCode};
 use crate::ids::ColumnId;
 use crate::json::JsonRef;
-use crate::time::{Duration, Time};
+use crate::time::{Duration, Time, TimeZone};
 
 const VERSION: u8 = 0x81;
 const LAYOUT_SMALL: u8 = 0;
@@ -411,6 +411,24 @@ pub fn write_text_value(out: &mut Vec<u8>, bytes: &[u8], field_type: &FieldType)
         _ => crate::text::write_text(out, decode_value_ref(bytes, field_type)?, field_type),
     }
     Ok(())
+}
+
+/// [`write_text_value`] in a session's time zone: a stored TIMESTAMP, which is in
+/// UTC, is shown as local time.
+#[inline]
+pub fn write_text_value_in(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    field_type: &FieldType,
+    zone: &TimeZone,
+) -> Result<()> {
+    if field_type.code == TypeCode::Timestamp && !zone.is_utc() {
+        let utc = read_time(bytes)?;
+        let local = utc.to_zone(&TimeZone::utc(), zone).unwrap_or(utc);
+        local.write_to(out);
+        return Ok(());
+    }
+    write_text_value(out, bytes, field_type)
 }
 
 #[cfg(test)]

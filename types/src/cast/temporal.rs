@@ -26,7 +26,7 @@ pub(super) fn to_time(
     let stored = kind == TimeKind::Timestamp && !time.is_zero();
     if stored && ctx.is_assign() {
         let utc = time.to_zone(&ctx.time_zone, &TimeZone::utc());
-        if !utc.is_some_and(Time::fits_timestamp) {
+        if !utc.is_some_and(Time::fits_timestamp) || (ctx.strict && ctx.time_zone.skips(time)) {
             let error =
                 TypeError::InvalidDateTime { type_name: "datetime", value: time.to_string() };
             return no_time(error, kind, to.fsp(), ctx);

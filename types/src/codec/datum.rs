@@ -2,7 +2,7 @@
 
 use super::{
     CORRUPTED, decode_bytes, decode_decimal, decode_f64, decode_i64, decode_u64, encode_bytes,
-    encode_decimal, encode_f64, encode_i64, encode_u64, skip_bytes,
+    encode_decimal, encode_f64, encode_i64, encode_tail, encode_u64, skip_bytes,
 };
 use crate::datum::{Datum, DatumRef};
 use crate::error::Result;
@@ -97,9 +97,9 @@ fn encode_text(out: &mut Vec<u8>, value: &[u8], field_type: &FieldType) {
     if collation.is_bytewise() && !collation.pad_space() {
         return encode_bytes(out, value);
     }
-    let mut key = Vec::with_capacity(2 * value.len());
-    collation.sort_key(value, &mut key);
-    encode_bytes(out, &key);
+    let start = out.len();
+    collation.sort_key(value, out);
+    encode_tail(out, start);
 }
 
 /// Appends several columns.

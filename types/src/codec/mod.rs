@@ -51,6 +51,22 @@ pub fn encode_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(MARKER_FULL - padding as u8);
 }
 
+/// Encodes in place what `out` holds from `start` on, as [`encode_bytes`] would.
+pub(crate) fn encode_tail(out: &mut Vec<u8>, start: usize) {
+    let len = out.len() - start;
+    let last = len / GROUP;
+    out.resize(start + encoded_bytes_len(len), 0);
+    // From the back, so that no group overwrites one that has yet to move.
+    for group in (0..=last).rev() {
+        let from = start + group * GROUP;
+        let to = start + group * (GROUP + 1);
+        let size = if group == last { len % GROUP } else { GROUP };
+        out.copy_within(from..from + size, to);
+        out[to + size..to + GROUP].fill(0);
+        out[to + GROUP] = MARKER_FULL - (GROUP - size) as u8;
+    }
+}
+
 /// Length of bytes once encoded.
 pub fn encoded_bytes_len(len: usize) -> usize {
     (len / GROUP + 1) * (GROUP + 1)

@@ -58,6 +58,15 @@ proptest! {
     }
 
     #[test]
+    fn in_place_is_the_same(head: Vec<u8>, bytes: Vec<u8>) {
+        let (mut copied, mut in_place) = (head.clone(), head.clone());
+        encode_bytes(&mut copied, &bytes);
+        in_place.extend_from_slice(&bytes);
+        encode_tail(&mut in_place, head.len());
+        prop_assert_eq!(in_place, copied);
+    }
+
+    #[test]
     fn decimals_come_back(value in any_decimal()) {
         let mut key = Vec::new();
         encode_decimal(&mut key, &value);

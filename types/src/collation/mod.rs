@@ -249,11 +249,7 @@ macro_rules! collations {
             method: Method::$method,
         }),*];
 
-        #[inline]
-        fn info_of(id: u16) -> Option<&'static CollationInfo> {
-            const IDS: &[u16] = &[$($id),*];
-            IDS.iter().position(|known| *known == id).map(|at| &COLLATIONS[at])
-        }
+        const IDS: &[u16] = &[$($id),*];
     };
 }
 
@@ -288,6 +284,25 @@ collations! {
     UTF8MB4_0900_AI_CI = 255, "utf8mb4_0900_ai_ci", Utf8mb4, true, false, Uca;
     /// utf8mb4 by code point, NO PAD (id 309).
     UTF8MB4_0900_BIN = 309, "utf8mb4_0900_bin", Utf8mb4, false, false, Bytes;
+}
+
+/// One more than the largest id.
+const ID_END: usize = 310;
+/// Row of [`COLLATIONS`] by id.
+static ROW_OF_ID: [u8; ID_END] = {
+    let mut rows = [u8::MAX; ID_END];
+    let mut at = 0;
+    while at < IDS.len() {
+        rows[IDS[at] as usize] = at as u8;
+        at += 1;
+    }
+    rows
+};
+
+#[inline]
+fn info_of(id: u16) -> Option<&'static CollationInfo> {
+    let row = ROW_OF_ID.get(usize::from(id))?;
+    COLLATIONS.get(usize::from(*row))
 }
 
 impl Default for Collation {

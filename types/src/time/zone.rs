@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::civil;
+use jiff::tz::AmbiguousOffset;
 
 use super::{MICROS_PER_SECOND, Time, TimeKind, TimeParts};
 use crate::error::{Result, TypeError};
@@ -78,19 +79,34 @@ impl TimeZone {
         self.zone == jiff::tz::TimeZone::UTC
     }
 
-    /// Microseconds since the Unix epoch of a local time. Times in a gap move on
-    /// by the gap's length, as MySQL does; ambiguous ones take the earlier instant.
+    /// Microseconds since the Unix epoch of a local time. A time that a change of
+    /// the clocks skips is the instant of that change; of two instants, the earlier
+    /// one counts.
     pub fn to_unix_micros(&self, local: Time) -> Option<i64> {
         let naive = local.total_micros()? - EPOCH_DAY * super::MICROS_PER_DAY;
         if self.is_utc() {
             return Some(naive);
         }
-        let p = local.parts();
-        let date = civil::Date::new(p.year as i16, p.month as i8, p.day as i8).ok()?;
-        let time = civil::Time::new(p.hour as i8, p.minute as i8, p.second as i8, 0).ok()?;
-        let ambiguous = self.zone.to_ambiguous_timestamp(date.to_datetime(time));
-        let instant = ambiguous.compatible().ok()?;
-        Some(instant.as_microsecond() + i64::from(p.microsecond))
+        let at = |offset: jiff::tz::Offset| naive - i64::from(offset.seconds()) * MICROS_PER_SECOND;
+        match self.zone.to_ambiguous_timestamp(civil(local)?).offset() {
+            AmbiguousOffset::Unambiguous { offset } => Some(at(offset)),
+            AmbiguousOffset::Fold { before, .. } => Some(at(before)),
+            AmbiguousOffset::Gap { before, .. } => {
+                let within = jiff::Timestamp::from_microsecond(at(before) + 1).ok()?;
+                let change = self.zone.preceding(within).next()?;
+                Some(change.timestamp().as_microsecond())
+            }
+        }
+    }
+
+    /// Whether a change of the clocks skips this local time. Strict mode refuses
+    /// to store such a TIMESTAMP.
+    pub fn skips(&self, local: Time) -> bool {
+        !self.is_utc()
+            && civil(local).is_some_and(|local| {
+                let ambiguous = self.zone.to_ambiguous_timestamp(local);
+                matches!(ambiguous.offset(), AmbiguousOffset::Gap { .. })
+            })
     }
 
     /// Local time of an instant.
@@ -106,6 +122,15 @@ impl TimeZone {
         let total = local.checked_add(EPOCH_DAY * super::MICROS_PER_DAY)?;
         Time::from_total_micros(total, kind, fsp)
     }
+}
+
+/// A local time as jiff knows it, without its fraction; `None` if it is no day of
+/// the calendar.
+fn civil(local: Time) -> Option<civil::DateTime> {
+    let p = local.parts();
+    let (month, day) = (p.month as i8, p.day as i8);
+    civil::DateTime::new(p.year as i16, month, day, p.hour as i8, p.minute as i8, p.second as i8, 0)
+        .ok()
 }
 
 impl Default for TimeZone {
@@ -171,6 +196,18 @@ mod tests {
         assert_eq!(utc.to_string(), "2024-01-05 02:20:30");
         assert_eq!(utc.to_zone(&TimeZone::utc(), &shanghai).unwrap(), time);
         assert_eq!(TimeZone::utc().to_unix_micros(utc), Some(1_704_421_230_000_000));
+        let berlin = TimeZone::parse("Europe/Berlin").unwrap();
+        let local = |text: &str| {
+            Time::parse(text.as_bytes(), TimeKind::DateTime, 0, Default::default()).unwrap().time
+        };
+        let to_utc =
+            |text: &str| local(text).to_zone(&berlin, &TimeZone::utc()).unwrap().to_string();
+        assert_eq!(to_utc("2024-01-01 12:00:00"), "2024-01-01 11:00:00");
+        assert_eq!(to_utc("2024-07-01 12:00:00"), "2024-07-01 10:00:00");
+        assert_eq!(to_utc("2024-03-31 02:30:00"), "2024-03-31 01:00:00");
+        assert_eq!(to_utc("2024-10-27 02:30:00"), "2024-10-27 00:30:00");
+        assert!(berlin.skips(local("2024-03-31 02:30:00")));
+        assert!(!berlin.skips(local("2024-03-31 03:00:00")));
         for bad in ["+15:00", "-14:00", "nowhere", "+8", "+1:60", ""] {
             assert!(TimeZone::parse(bad).is_err(), "{bad}");
         }
