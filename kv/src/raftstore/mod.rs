@@ -3,9 +3,29 @@
 //! The transaction layer sees [`RaftKv`] only: a consistent view of a region to read,
 //! and a batch to write through Raft exactly once.
 
+mod apply;
 pub mod clock;
+mod command;
+pub mod config;
 pub mod error;
+mod heartbeat;
 pub mod ids;
+mod lease;
+mod log;
+pub mod metrics;
+mod peer;
+mod read;
+mod router;
+mod running;
+pub mod snapshot;
+mod split;
+pub mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod threads;
+pub mod transport;
+mod worker;
 
 use std::sync::Arc;
 
@@ -15,8 +35,18 @@ use cairn_engine::{EngineSnapshot, WriteBatch};
 use cairn_proto::{kv, meta};
 
 pub use clock::{Clock, Deadline, ManualClock, MonotonicTime, SystemClock};
+pub use command::ConfChangeKind;
+pub use config::RaftStoreConfig;
 pub use error::{RaftStoreError, RegionError};
 pub use ids::{PeerId, RegionEpoch, RegionId, StoreId, epoch_of};
+pub use metrics::RaftMetrics;
+pub use router::RaftRouter;
+pub use running::{RaftStore, RaftStoreParts};
+pub use store::OutgoingSnapshot;
+pub use transport::{
+    GrpcTransport, LocalNetwork, LocalTransport, NoTransport, RaftInbox, Transport,
+};
+pub use worker::Mailbox;
 
 /// Where a request is meant to go, as its client saw it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,84 @@
+//! Settings of the Raft store, with the relations that keep it correct.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Entries begin after this index: a peer that has nothing (index 0) can never be
+/// brought up by entries alone and always asks for a Raft snapshot.
+pub const RAFT_INIT_LOG_INDEX: u64 = 5;
+/// Term of the entry that a bootstrapped or split region pretends to have.
+pub const RAFT_INIT_LOG_TERM: u64 = 5;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Settings of one store.
+#[derive(Clone, Debug)]
+pub struct RaftStoreConfig {
+    /// One tick of every region.
+    pub tick: Duration,
+    /// Ticks without a leader before an election, at least; at most half as many more.
+    pub election_timeout_ticks: usize,
+    /// Ticks between heartbeats of a leader.
+    pub heartbeat_ticks: usize,
+    /// Bytes of proposals that are not yet answered, over all regions.
+    pub inflight_bytes_max: u64,
+    /// Messages waiting for the Raft thread.
+    pub mailbox_messages_max: usize,
+    /// Messages handled in one round, so that none waits for a full mailbox.
+    pub round_messages_max: usize,
+    /// A region larger than this is split in the middle.
+    pub region_split_bytes: u64,
+    /// Entries a log may hold before it is compacted.
+    pub log_entries_max: u64,
+    /// Entries that are kept for slow followers, at most.
+    pub log_entries_force_max: u64,
+    /// Where Raft snapshots are spooled; none keeps them in memory.
+    pub snapshot_dir: Option<PathBuf>,
+    /// Raft snapshots sent at one time.
+    pub snapshot_sends_max: usize,
+    /// Between reports of the store to PD.
+    pub store_heartbeat: Duration,
+    /// Size of the disk, as reported to PD; 0 = unknown.
+    pub capacity_bytes: u64,
+    /// Seed of election timeouts.
+    pub seed: u64,
+}
+
+impl Default for RaftStoreConfig {
+    fn default() -> RaftStoreConfig {
+        RaftStoreConfig {
+            tick: Duration::from_millis(100),
+            election_timeout_ticks: 10,
+            heartbeat_ticks: 2,
+            inflight_bytes_max: 128 * MIB,
+            mailbox_messages_max: 65_536,
+            round_messages_max: 4_096,
+            region_split_bytes: 256 * MIB,
+            log_entries_max: 2_048,
+            log_entries_force_max: 65_536,
+            snapshot_dir: None,
+            snapshot_sends_max: 4,
+            store_heartbeat: Duration::from_secs(3),
+            capacity_bytes: 0,
+            seed: 0,
+        }
+    }
+}
+
+impl RaftStoreConfig {
+    /// How long a leader may read locally after a quorum heard from it.
+    ///
+    /// A follower that heard from its leader refuses to vote for
+    /// `election_timeout_ticks` ticks. The first of them may come at once, so that
+    /// is one tick less in time; one more tick and a twentieth are left to clocks
+    /// that drift apart.
+    pub fn lease(&self) -> Duration {
+        let ticks = self.election_timeout_ticks.saturating_sub(2) as u32;
+        self.tick * ticks * 19 / 20
+    }
+
+    /// How long a peer that lost its memory of a leader refuses to vote.
+    pub fn vote_quiet(&self) -> Duration {
+        self.tick * self.election_timeout_ticks as u32
+    }
+}

@@ -1,0 +1,220 @@
+//! Local reads: what any thread may know of a region without asking the Raft thread.
+//!
+//! **Concurrency.** The Raft thread writes, any thread reads; each field is atomic and
+//! the check is made twice, before and after the engine's snapshot is taken. That a view
+//! is taken a moment after the lease was checked is harmless: it holds every write that
+//! was acknowledged before the check, and the read may be ordered there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use cairn_engine::KvEngine;
+use cairn_proto::meta;
+use dashmap::DashMap;
+use parking_lot::RwLock;
+
+use super::clock::MonotonicTime;
+use super::error::RegionError;
+use super::ids::{PeerId, RegionId, epoch_of};
+use super::{RegionContext, RegionSnapshot};
+use crate::keys;
+
+/// What readers see of one region.
+pub(super) struct ReadDelegate {
+    pub(super) region: ArcSwap<meta::Region>,
+    pub(super) peer_id: u64,
+    /// Term in which this peer leads and has applied an entry; 0 = it does not lead.
+    leader_term: AtomicU64,
+    /// Term in which this peer leads, applied or not; 0 = it does not lead.
+    raw_leader_term: AtomicU64,
+    lease_valid_until: AtomicU64,
+    /// Peer id of the leader as far as known; 0 = unknown.
+    leader_id: AtomicU64,
+    /// Somebody read, or wanted to, since the last renewal of the lease.
+    wanted: AtomicBool,
+}
+
+impl ReadDelegate {
+    pub(super) fn new(region: Arc<meta::Region>, peer_id: u64) -> ReadDelegate {
+        ReadDelegate {
+            region: ArcSwap::new(region),
+            peer_id,
+            leader_term: AtomicU64::new(0),
+            raw_leader_term: AtomicU64::new(0),
+            lease_valid_until: AtomicU64::new(0),
+            leader_id: AtomicU64::new(0),
+            wanted: AtomicBool::new(false),
+        }
+    }
+
+    /// Publishes the role: the term led (0 = none) and whether reads see all of the past.
+    pub(super) fn set_role(&self, leader_id: u64, term: u64, ready: bool) {
+        self.leader_id.store(leader_id, Ordering::SeqCst);
+        self.raw_leader_term.store(term, Ordering::SeqCst);
+        self.leader_term.store(if ready { term } else { 0 }, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_lease(&self, valid_until: MonotonicTime) {
+        self.lease_valid_until.store(valid_until.0, Ordering::SeqCst);
+    }
+
+    /// Nobody may read here any more.
+    pub(super) fn close(&self) {
+        self.set_role(0, 0, false);
+        self.set_lease(MonotonicTime(0));
+    }
+
+    pub(super) fn take_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.raw_leader_term.load(Ordering::SeqCst) != 0
+    }
+
+    fn not_leader(&self, region: &meta::Region) -> RegionError {
+        let leader_id = self.leader_id.load(Ordering::SeqCst);
+        let leader = region.peers.iter().find(|peer| peer.id == leader_id).cloned();
+        RegionError::NotLeader { region_id: RegionId(region.id), leader }
+    }
+}
+
+/// Refuses a context that does not fit the region.
+pub(super) fn check_context(
+    context: &RegionContext,
+    region: &meta::Region,
+    peer_id: u64,
+) -> Result<(), RegionError> {
+    let other_peer = context.peer.0 != 0 && context.peer.0 != peer_id;
+    if other_peer || context.epoch.version != epoch_of(region).version {
+        return Err(RegionError::EpochNotMatch { current_regions: vec![region.clone()] });
+    }
+    Ok(())
+}
+
+/// Every region of a store, for readers.
+#[derive(Default)]
+pub(super) struct Regions {
+    delegates: DashMap<u64, Arc<ReadDelegate>, foldhash::fast::RandomState>,
+    ranges: RwLock<Ranges>,
+}
+
+/// Regions that have a range, by it.
+#[derive(Default)]
+struct Ranges {
+    /// Raw start key → (raw end key, region id).
+    by_start: BTreeMap<Bytes, (Bytes, u64)>,
+    /// Region id → raw start key.
+    starts: HashMap<u64, Bytes>,
+}
+
+impl Ranges {
+    fn remove(&mut self, region_id: u64) {
+        let Some(start) = self.starts.remove(&region_id) else { return };
+        // A split may have given the start to another region meanwhile.
+        if self.by_start.get(&start).is_some_and(|(_, id)| *id == region_id) {
+            self.by_start.remove(&start);
+        }
+    }
+}
+
+impl Regions {
+    pub(super) fn insert(&self, delegate: Arc<ReadDelegate>) {
+        self.delegates.insert(delegate.region.load().id, delegate);
+    }
+
+    pub(super) fn remove(&self, region_id: u64) {
+        if let Some((_, delegate)) = self.delegates.remove(&region_id) {
+            delegate.close();
+        }
+    }
+
+    pub(super) fn get(&self, region_id: u64) -> Option<Arc<ReadDelegate>> {
+        self.delegates.get(&region_id).map(|entry| entry.value().clone())
+    }
+
+    /// Gives a region its range; an older range of the same region goes.
+    pub(super) fn set_range(&self, region: &meta::Region) {
+        let mut ranges = self.ranges.write();
+        ranges.remove(region.id);
+        ranges.starts.insert(region.id, region.start_key.clone());
+        ranges.by_start.insert(region.start_key.clone(), (region.end_key.clone(), region.id));
+    }
+
+    pub(super) fn remove_range(&self, region_id: u64) {
+        self.ranges.write().remove(region_id);
+    }
+
+    /// Regions other than `region_id` whose range shares keys with `[start, end)`.
+    pub(super) fn overlapping(&self, region_id: u64, start: &[u8], end: &[u8]) -> Vec<u64> {
+        let ranges = self.ranges.read();
+        ranges
+            .by_start
+            .iter()
+            .filter(|(other_start, (other_end, id))| {
+                *id != region_id && keys::ranges_overlap((start, end), (other_start, other_end))
+            })
+            .map(|(_, (_, id))| *id)
+            .collect()
+    }
+
+    fn region_of(&self, raw_key: &[u8]) -> Option<u64> {
+        let ranges = self.ranges.read();
+        let bounds = (Bound::Unbounded, Bound::Included(raw_key));
+        let (_, (end, id)) = ranges.by_start.range::<[u8], _>(bounds).next_back()?;
+        (end.is_empty() || raw_key < end.as_ref()).then_some(*id)
+    }
+
+    pub(super) fn local_leader_region(&self, raw_key: &[u8]) -> Option<RegionContext> {
+        let delegate = self.get(self.region_of(raw_key)?)?;
+        let term = delegate.leader_term.load(Ordering::SeqCst);
+        if term == 0 {
+            return None;
+        }
+        let region = delegate.region.load();
+        Some(RegionContext {
+            region_id: RegionId(region.id),
+            epoch: epoch_of(&region),
+            peer: PeerId(delegate.peer_id),
+            term: 0,
+            deadline: None,
+        })
+    }
+
+    /// See [`super::RaftKv::try_local_snapshot`].
+    pub(super) fn try_local_snapshot(
+        &self,
+        context: &RegionContext,
+        engine: &dyn KvEngine,
+        now: MonotonicTime,
+    ) -> Result<Option<RegionSnapshot>, RegionError> {
+        let Some(delegate) = self.get(context.region_id.0) else {
+            return Err(RegionError::RegionNotFound(context.region_id));
+        };
+        if !delegate.wanted.load(Ordering::Relaxed) {
+            delegate.wanted.store(true, Ordering::Relaxed);
+        }
+        let region = delegate.region.load_full();
+        check_context(context, &region, delegate.peer_id)?;
+        if delegate.raw_leader_term.load(Ordering::SeqCst) == 0 {
+            return Err(delegate.not_leader(&region));
+        }
+        let term = delegate.leader_term.load(Ordering::SeqCst);
+        if term == 0 || now.0 >= delegate.lease_valid_until.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        if context.term != 0 && context.term != term {
+            return Err(delegate.not_leader(&region));
+        }
+        let engine = engine.snapshot();
+        // Between the checks and the snapshot the peer may have been removed, its
+        // data with it; then it no longer leads.
+        let unchanged = delegate.leader_term.load(Ordering::SeqCst) == term
+            && Arc::ptr_eq(&region, &delegate.region.load());
+        Ok(unchanged.then_some(RegionSnapshot { region, term, engine }))
+    }
+}

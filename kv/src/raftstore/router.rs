@@ -1,0 +1,196 @@
+//! The store's front door for requests: [`RaftKv`] over the Raft thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_engine::{KvEngine, WriteBatch};
+use cairn_pd_client::PdClient;
+use cairn_proto::{kv, meta};
+use tokio::sync::oneshot;
+
+use super::apply::{Callback, InflightBytes};
+use super::clock::Clock;
+use super::command::{self, ConfChangeKind, SplitPiece};
+use super::error::RegionError;
+use super::ids::{RegionId, StoreId, epoch_of};
+use super::metrics::{RaftMetrics, add};
+use super::peer::PendingRead;
+use super::read::Regions;
+use super::store::StoreMessage;
+use super::worker::Mailbox;
+use super::{Busy, RaftKv, RegionContext, RegionSnapshot};
+
+/// How long the state of all peers may take.
+const INFOS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest write that may become one entry.
+const ENTRY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Requests to the regions of this store.
+pub struct RaftRouter {
+    pub(super) store_id: StoreId,
+    pub(super) mailbox: Mailbox,
+    pub(super) regions: Arc<Regions>,
+    pub(super) engine: Arc<dyn KvEngine>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pd: Option<Arc<dyn PdClient>>,
+    pub(super) inflight: Arc<AtomicU64>,
+    pub(super) inflight_max: u64,
+    pub(super) stalled: AtomicBool,
+    pub(super) metrics: Arc<RaftMetrics>,
+}
+
+impl RaftRouter {
+    fn send(&self, message: StoreMessage) -> Result<(), RegionError> {
+        self.mailbox.try_send(message).map_err(|_| RegionError::busy("raft mailbox is full"))
+    }
+
+    /// Changes the members of a region this store leads; answers the region after it.
+    pub async fn change_peer(
+        &self,
+        region_id: RegionId,
+        kind: ConfChangeKind,
+        peer: meta::Peer,
+    ) -> Result<meta::Region, RegionError> {
+        let (answer, answered) = oneshot::channel();
+        let callback = Callback::Regions(answer);
+        self.send(StoreMessage::ChangePeer { region_id: region_id.0, kind, peer, callback })?;
+        let regions = answered.await.map_err(|_| RegionError::StaleCommand)??;
+        regions.into_iter().next().ok_or(RegionError::RegionNotFound(region_id))
+    }
+
+    /// Asks a leader of this store to hand over; it may not succeed.
+    pub fn transfer_leader(&self, region_id: RegionId, peer_id: u64) -> Result<(), RegionError> {
+        self.send(StoreMessage::TransferLeader { region_id: region_id.0, peer_id })
+    }
+
+    /// The region behind a context that this store leads.
+    fn led_region(&self, context: &RegionContext) -> Result<Arc<meta::Region>, RegionError> {
+        let delegate = self
+            .regions
+            .get(context.region_id.0)
+            .ok_or(RegionError::RegionNotFound(context.region_id))?;
+        let region = delegate.region.load_full();
+        if !delegate.leads() {
+            return Err(RegionError::NotLeader { region_id: context.region_id, leader: None });
+        }
+        super::read::check_context(context, &region, delegate.peer_id)?;
+        Ok(region)
+    }
+}
+
+/// The new regions of a split, from keys and the ids PD gave.
+pub(super) fn split_pieces(
+    keys: Vec<Bytes>,
+    ids: Vec<cairn_proto::pd::SplitId>,
+) -> Vec<SplitPiece> {
+    keys.into_iter()
+        .zip(ids)
+        .map(|(start_key, id)| SplitPiece {
+            start_key,
+            region_id: id.new_region_id,
+            peer_ids: id.new_peer_ids,
+        })
+        .collect()
+}
+
+#[async_trait]
+impl RaftKv for RaftRouter {
+    fn try_local_snapshot(
+        &self,
+        context: &RegionContext,
+    ) -> Result<Option<RegionSnapshot>, RegionError> {
+        let now = self.clock.now();
+        if context.deadline.is_some_and(|deadline| deadline.has_passed(now)) {
+            return Err(RegionError::DeadlineExceeded);
+        }
+        let view = self.regions.try_local_snapshot(context, self.engine.as_ref(), now)?;
+        add(&self.metrics.lease_reads, u64::from(view.is_some()));
+        Ok(view)
+    }
+
+    async fn snapshot(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
+        if let Some(view) = self.try_local_snapshot(context)? {
+            return Ok(view);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(StoreMessage::Read(PendingRead { context: context.clone(), answer }))?;
+        // Without an answer the store is stopping; nothing was done.
+        answered.await.unwrap_or(Err(RegionError::RegionNotFound(context.region_id)))
+    }
+
+    async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError> {
+        let data = command::encode_write(context.epoch, &batch);
+        drop(batch);
+        if data.len() > ENTRY_BYTES_MAX {
+            return Err(RegionError::busy("a write beyond 64 MiB cannot be one entry"));
+        }
+        let bytes = data.len() as u64;
+        let inflight = InflightBytes::acquire(&self.inflight, bytes, self.inflight_max)
+            .ok_or_else(|| RegionError::busy("proposals wait to be applied"))?;
+        let (answer, answered) = oneshot::channel();
+        let callback = Callback::Write(answer, inflight);
+        self.send(StoreMessage::Write { context: context.clone(), data, callback })?;
+        // Without an answer the store is stopping: the fate is unknown.
+        answered.await.unwrap_or(Err(RegionError::StaleCommand))
+    }
+
+    fn local_leader_region(&self, raw_key: &[u8]) -> Option<RegionContext> {
+        self.regions.local_leader_region(raw_key)
+    }
+
+    async fn split(
+        &self,
+        context: &RegionContext,
+        raw_keys: Vec<Bytes>,
+    ) -> Result<Vec<meta::Region>, RegionError> {
+        let region = self.led_region(context)?;
+        let keys = super::store::clean_split_keys(&region, raw_keys);
+        if keys.is_empty() {
+            return Ok(vec![(*region).clone()]);
+        }
+        let pd = self.pd.as_ref().ok_or_else(|| RegionError::busy("no PD to ask for ids"))?;
+        let ids = pd
+            .ask_split((*region).clone(), keys.len() as u32)
+            .await
+            .map_err(|error| RegionError::busy(format!("PD gives no ids: {error}")))?;
+        if ids.len() != keys.len() {
+            return Err(RegionError::busy("PD gave too few ids"));
+        }
+        let (answer, answered) = oneshot::channel();
+        let context = RegionContext { epoch: epoch_of(&region), ..context.clone() };
+        self.send(StoreMessage::Split {
+            context,
+            pieces: split_pieces(keys, ids),
+            callback: Callback::Regions(answer),
+        })?;
+        answered.await.unwrap_or(Err(RegionError::StaleCommand))
+    }
+
+    fn store_id(&self) -> StoreId {
+        self.store_id
+    }
+
+    fn region_infos(&self) -> Vec<kv::RegionPeerInfo> {
+        let (answer, answered) = crossbeam::channel::bounded(1);
+        if self.send(StoreMessage::Infos(answer)).is_err() {
+            return Vec::new();
+        }
+        answered.recv_timeout(INFOS_TIMEOUT).unwrap_or_default()
+    }
+
+    fn is_busy(&self) -> Option<Busy> {
+        let reason = if self.mailbox.is_full() {
+            "raft mailbox is full"
+        } else if self.inflight.load(Ordering::Relaxed) >= self.inflight_max {
+            "proposals wait to be applied"
+        } else if self.stalled.load(Ordering::Relaxed) {
+            "the engine's compaction is behind"
+        } else {
+            return None;
+        };
+        Some(Busy { reason: reason.to_owned(), backoff_ms: 20 })
+    }
+}

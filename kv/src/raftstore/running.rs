@@ -1,0 +1,157 @@
+//! A running Raft store: the threads started, and stopped again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use cairn_engine::{KvEngine, RaftLog};
+use cairn_pd_client::PdClient;
+use crossbeam::channel::unbounded;
+use parking_lot::Mutex;
+
+use super::apply::Applier;
+use super::clock::Clock;
+use super::config::RaftStoreConfig;
+use super::error::RaftStoreError;
+use super::metrics::RaftMetrics;
+use super::peer::storage::Engines;
+use super::read::Regions;
+use super::router::RaftRouter;
+use super::store::{StoreCore, StoreMessage};
+use super::transport::{RaftInbox, Transport};
+use super::worker::{self, Mailbox, ThreadEffects};
+use super::{RaftKv, StoreId, heartbeat, threads};
+
+/// What a Raft store is made of.
+pub struct RaftStoreParts {
+    /// Settings.
+    pub config: RaftStoreConfig,
+    /// Id of the store.
+    pub store_id: StoreId,
+    /// Data engine; holds the regions (see [`super::state::bootstrap_region`]).
+    pub kv: Arc<dyn KvEngine>,
+    /// Raft log.
+    pub log: Arc<dyn RaftLog>,
+    /// Way to other stores.
+    pub transport: Arc<dyn Transport>,
+    /// PD and the runtime that talks to it; without, nothing is reported or split.
+    pub pd: Option<(Arc<dyn PdClient>, tokio::runtime::Handle)>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A Raft store at work.
+pub struct RaftStore {
+    router: Arc<RaftRouter>,
+    inbox: RaftInbox,
+    metrics: Arc<RaftMetrics>,
+    kv: Arc<dyn KvEngine>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl RaftStore {
+    /// Loads the regions and starts the threads.
+    pub fn start(parts: RaftStoreParts) -> Result<Arc<RaftStore>, RaftStoreError> {
+        let RaftStoreParts { config, store_id, kv, log, transport, pd, clock } = parts;
+        let regions = Arc::new(Regions::default());
+        let metrics = Arc::new(RaftMetrics::default());
+        let (mailbox, received) = Mailbox::new(config.mailbox_messages_max);
+        let (apply_sender, apply_receiver) = unbounded();
+        let (background_sender, background_receiver) = unbounded();
+        let engines = Engines { kv: kv.clone(), log: log.clone() };
+        let mut core =
+            StoreCore::new(config.clone(), store_id.0, engines, regions.clone(), metrics.clone());
+        core.load(clock.now())?;
+
+        let pd_events = pd.as_ref().map(|(client, runtime)| {
+            let (sender, receiver) = tokio::sync::mpsc::channel(heartbeat::EVENTS_MAX);
+            runtime.spawn(heartbeat::run(client.clone(), receiver, mailbox.clone()));
+            sender
+        });
+        let router = Arc::new(RaftRouter {
+            store_id,
+            mailbox: mailbox.clone(),
+            regions,
+            engine: kv.clone(),
+            clock: clock.clone(),
+            pd: pd.map(|(client, _)| client),
+            inflight: Arc::new(AtomicU64::new(0)),
+            inflight_max: config.inflight_bytes_max,
+            stalled: AtomicBool::new(false),
+            metrics: metrics.clone(),
+        });
+        let inbox = RaftInbox::new(mailbox.clone(), config.snapshot_dir.clone());
+
+        let effects = ThreadEffects {
+            mailbox: mailbox.clone(),
+            transport,
+            apply: apply_sender,
+            background: background_sender,
+            pd: pd_events,
+        };
+        let applier = Applier::new(store_id.0, kv.clone(), metrics.clone());
+        let mut handles = Vec::new();
+        handles.push(threads::spawn("apply", {
+            let mailbox = mailbox.clone();
+            move || worker::run_apply(applier, &apply_receiver, &mailbox)
+        })?);
+        handles.push(threads::spawn("raft-background", {
+            let (kv, router) = (kv.clone(), router.clone());
+            move || {
+                worker::run_background(&background_receiver, &kv, &log, &mailbox, |stalled| {
+                    router.stalled.store(stalled, Ordering::Relaxed);
+                });
+            }
+        })?);
+        handles.push(threads::spawn("raft", move || {
+            if let Err(error) = worker::run_raft(core, config, &received, effects, clock.as_ref()) {
+                // What was promised cannot be kept: the store goes silent.
+                tracing::error!(%error, "raft stops");
+            }
+        })?);
+        Ok(Arc::new(RaftStore { router, inbox, metrics, kv, threads: Mutex::new(handles) }))
+    }
+
+    /// For the transaction layer.
+    pub fn kv(&self) -> Arc<dyn RaftKv> {
+        self.router.clone()
+    }
+
+    /// For tools and tests: membership and leadership too.
+    pub fn router(&self) -> &Arc<RaftRouter> {
+        &self.router
+    }
+
+    /// For the service: where messages of other stores come in.
+    pub fn inbox(&self) -> &RaftInbox {
+        &self.inbox
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Arc<RaftMetrics> {
+        &self.metrics
+    }
+
+    /// Ends the threads and makes everything durable. Callers who wait get an error.
+    pub fn stop(&self) {
+        let handles = std::mem::take(&mut *self.threads.lock());
+        if handles.is_empty() {
+            return;
+        }
+        self.router.mailbox.answer(StoreMessage::Stop);
+        for handle in handles.into_iter().rev() {
+            if handle.join().is_err() {
+                tracing::error!("a thread of the raft store panicked");
+            }
+        }
+        if let Err(error) = self.kv.sync_wal() {
+            tracing::warn!(%error, "last sync");
+        }
+    }
+}
+
+impl Drop for RaftStore {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

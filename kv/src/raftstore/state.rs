@@ -1,0 +1,200 @@
+//! What a store remembers in its data engine, apart from data.
+//!
+//! A region's apply state is written in the same batch as the data that entries bring,
+//! so the engine always knows how far it got.
+
+use bytes::Bytes;
+use cairn_engine::{Cf, EngineSnapshot, IterOptions, KvEngine, WriteBatch};
+use cairn_proto::meta;
+use prost::Message;
+
+use super::config::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM};
+use super::error::RaftStoreError;
+use crate::keys::{self, RegionLocal};
+
+/// Who this store is.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoreIdent {
+    /// The cluster it belongs to.
+    #[prost(uint64, tag = "1")]
+    pub cluster_id: u64,
+    /// Its id in that cluster.
+    #[prost(uint64, tag = "2")]
+    pub store_id: u64,
+}
+
+/// Whether a peer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum PeerState {
+    /// It takes part.
+    Normal = 0,
+    /// Its data is being replaced by a Raft snapshot.
+    Applying = 1,
+    /// It was removed and must not come back.
+    Tombstone = 2,
+}
+
+/// A region as one store knows it.
+#[derive(Clone, PartialEq, Message)]
+pub struct RegionLocalState {
+    /// Range, epoch, peers.
+    #[prost(message, optional, tag = "1")]
+    pub region: Option<meta::Region>,
+    /// Whether the peer lives.
+    #[prost(enumeration = "PeerState", tag = "2")]
+    pub state: i32,
+    /// This store's peer (it may no longer be among the region's).
+    #[prost(uint64, tag = "3")]
+    pub peer_id: u64,
+}
+
+/// How far a region's entries were applied.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ApplyState {
+    /// Index of the last entry applied.
+    #[prost(uint64, tag = "1")]
+    pub applied_index: u64,
+    /// Its term.
+    #[prost(uint64, tag = "2")]
+    pub applied_term: u64,
+    /// Index of the last entry that the log no longer holds.
+    #[prost(uint64, tag = "3")]
+    pub truncated_index: u64,
+    /// Its term.
+    #[prost(uint64, tag = "4")]
+    pub truncated_term: u64,
+}
+
+impl ApplyState {
+    /// State of a region that was just bootstrapped or split off.
+    pub fn initial() -> ApplyState {
+        ApplyState {
+            applied_index: RAFT_INIT_LOG_INDEX,
+            applied_term: RAFT_INIT_LOG_TERM,
+            truncated_index: RAFT_INIT_LOG_INDEX,
+            truncated_term: RAFT_INIT_LOG_TERM,
+        }
+    }
+}
+
+/// A Raft snapshot whose data is being written; lets a restart finish the work.
+#[derive(Clone, PartialEq, Message)]
+pub struct PendingSnapshot {
+    /// Index of the last entry it stands for.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Its term.
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Name of the spool file.
+    #[prost(string, tag = "3")]
+    pub file: String,
+    /// The region the data is for.
+    #[prost(message, optional, tag = "4")]
+    pub region: Option<meta::Region>,
+}
+
+/// Identity of the store in this engine, if it has one.
+pub fn load_store_ident(engine: &dyn KvEngine) -> Result<Option<StoreIdent>, RaftStoreError> {
+    match engine.get(Cf::Default, keys::STORE_IDENT_KEY)? {
+        Some(bytes) => decode(bytes, "store ident").map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Gives the engine its identity, durably.
+pub fn save_store_ident(engine: &dyn KvEngine, ident: &StoreIdent) -> Result<(), RaftStoreError> {
+    let mut batch = WriteBatch::new();
+    batch.put(Cf::Default, keys::STORE_IDENT_KEY, ident.encode_to_vec());
+    Ok(engine.write(batch, true)?)
+}
+
+/// Writes the first region into an engine, durably. Does nothing if it is there.
+pub fn bootstrap_region(
+    engine: &dyn KvEngine,
+    store_id: u64,
+    region: &meta::Region,
+) -> Result<(), RaftStoreError> {
+    let key = keys::region_local_key(region.id, RegionLocal::State);
+    if engine.get(Cf::Default, &key)?.is_some() {
+        return Ok(());
+    }
+    let peer = find_peer_on_store(region, store_id)
+        .ok_or(RaftStoreError::Corrupted("bootstrap: no peer on this store"))?;
+    let mut batch = WriteBatch::new();
+    put_region_state(&mut batch, region, PeerState::Normal, peer.id);
+    put_apply_state(&mut batch, region.id, &ApplyState::initial());
+    Ok(engine.write(batch, true)?)
+}
+
+/// The region's peer on a store.
+pub fn find_peer_on_store(region: &meta::Region, store_id: u64) -> Option<&meta::Peer> {
+    region.peers.iter().find(|peer| peer.store_id == store_id)
+}
+
+/// The region's peer by id.
+pub fn find_peer(region: &meta::Region, peer_id: u64) -> Option<&meta::Peer> {
+    region.peers.iter().find(|peer| peer.id == peer_id)
+}
+
+pub(super) fn put_region_state(
+    batch: &mut WriteBatch,
+    region: &meta::Region,
+    state: PeerState,
+    peer_id: u64,
+) {
+    let local = RegionLocalState { region: Some(region.clone()), state: state as i32, peer_id };
+    let key = keys::region_local_key(region.id, RegionLocal::State);
+    batch.put(Cf::Default, key, local.encode_to_vec());
+}
+
+pub(super) fn put_apply_state(batch: &mut WriteBatch, region_id: u64, state: &ApplyState) {
+    let key = keys::region_local_key(region_id, RegionLocal::Apply);
+    batch.put(Cf::Default, key, state.encode_to_vec());
+}
+
+pub(super) fn load_region_state(
+    snapshot: &dyn EngineSnapshot,
+    region_id: u64,
+) -> Result<Option<RegionLocalState>, RaftStoreError> {
+    let key = keys::region_local_key(region_id, RegionLocal::State);
+    snapshot.get(Cf::Default, &key)?.map(|bytes| decode(bytes, "region state")).transpose()
+}
+
+pub(super) fn load_apply_state(
+    snapshot: &dyn EngineSnapshot,
+    region_id: u64,
+) -> Result<Option<ApplyState>, RaftStoreError> {
+    let key = keys::region_local_key(region_id, RegionLocal::Apply);
+    snapshot.get(Cf::Default, &key)?.map(|bytes| decode(bytes, "apply state")).transpose()
+}
+
+pub(super) fn load_pending_snapshot(
+    snapshot: &dyn EngineSnapshot,
+    region_id: u64,
+) -> Result<Option<PendingSnapshot>, RaftStoreError> {
+    let key = keys::region_local_key(region_id, RegionLocal::Snapshot);
+    snapshot.get(Cf::Default, &key)?.map(|bytes| decode(bytes, "pending snapshot")).transpose()
+}
+
+/// Every region the engine knows of, tombstones included, by id.
+pub(super) fn load_regions(
+    snapshot: &dyn EngineSnapshot,
+) -> Result<Vec<RegionLocalState>, RaftStoreError> {
+    let (lower, upper) = keys::region_local_range();
+    let mut iterator = snapshot.iter(Cf::Default, IterOptions::range(lower, upper));
+    let mut regions = Vec::new();
+    let mut valid = iterator.seek_to_first()?;
+    while valid {
+        if let Some((_, RegionLocal::State)) = keys::parse_region_local_key(iterator.key()) {
+            regions.push(decode(Bytes::copy_from_slice(iterator.value()), "region state")?);
+        }
+        valid = iterator.next()?;
+    }
+    Ok(regions)
+}
+
+fn decode<M: Message + Default>(bytes: Bytes, what: &'static str) -> Result<M, RaftStoreError> {
+    M::decode(bytes).map_err(|_| RaftStoreError::Corrupted(what))
+}

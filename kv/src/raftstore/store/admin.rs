@@ -1,0 +1,253 @@
+//! Housekeeping of a store: splits by size, PD's wishes and reports, log compaction.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_proto::{meta, pd};
+
+use super::lifecycle::clean_split_keys;
+use super::{BackgroundJob, PdEvent, StoreCore};
+use crate::raftstore::RegionContext;
+use crate::raftstore::apply::{ApplyTask, Callback};
+use crate::raftstore::clock::MonotonicTime;
+use crate::raftstore::command::{
+    self, CompactLogCommand, ConfChangeKind, SplitCommand, SplitPiece,
+};
+use crate::raftstore::error::RegionError;
+use crate::raftstore::ids::{RegionEpoch, epoch_of};
+use crate::raftstore::peer::Peer;
+use crate::raftstore::split::SplitCheck;
+
+/// Between looks at sizes and logs, in ticks.
+const ADMIN_TICKS: u64 = 10;
+/// Between purges of the log's files, in ticks.
+const PURGE_TICKS: u64 = 100;
+/// Between reports of a region at most, and at least for stores with few regions.
+const REPORT_MAX: Duration = Duration::from_secs(30);
+const REPORT_MIN: Duration = Duration::from_secs(1);
+/// PD hears about so many regions per second from one store when nothing changes.
+const REPORTS_PER_SECOND: u32 = 500;
+/// A region is measured again after it grew by this part of the split size.
+const MEASURE_PART: u64 = 8;
+/// Regions split at one time by one command.
+const SPLIT_KEYS_MAX: usize = 64;
+
+impl StoreCore {
+    /// What is done now and then; part of a tick.
+    pub(super) fn admin_tick(&mut self, now: MonotonicTime) {
+        self.report_regions(now);
+        self.report_store(now);
+        if !self.ticks.is_multiple_of(ADMIN_TICKS) {
+            return;
+        }
+        self.outbox.background.push(BackgroundJob::WatchStall);
+        self.check_sizes();
+        self.propose_compactions(now);
+        if !self.compaction_runs && !self.compactions.is_empty() {
+            let indexes = std::mem::take(&mut self.compactions).into_iter().collect();
+            self.compaction_runs = true;
+            self.outbox.apply.push(ApplyTask::SyncWal(indexes));
+        }
+        if self.ticks.is_multiple_of(PURGE_TICKS) {
+            self.outbox.background.push(BackgroundJob::PurgeLog);
+        }
+    }
+
+    fn report_regions(&mut self, now: MonotonicTime) {
+        let leaders = self.peers.values().filter(|peer| peer.is_leader()).count();
+        let interval = (Duration::from_secs(1) * leaders as u32 / REPORTS_PER_SECOND)
+            .clamp(REPORT_MIN, REPORT_MAX);
+        let mut reports = Vec::new();
+        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
+            let due = peer.last_report.is_none_or(|last| now.since(last) >= interval);
+            if due {
+                peer.last_report = Some(now);
+                reports.push(peer.heartbeat(now));
+            }
+        }
+        use std::sync::atomic::Ordering;
+        self.metrics.leaders.store(leaders as u64, Ordering::Relaxed);
+        if !reports.is_empty() {
+            reports.sort_by_key(|report| report.region.as_ref().map_or(0, |region| region.id));
+            self.outbox.pd.push(PdEvent::Regions(reports));
+        }
+    }
+
+    fn report_store(&mut self, now: MonotonicTime) {
+        let interval = self.config.store_heartbeat;
+        if self.last_store_report.is_some_and(|last| now.since(last) < interval) {
+            return;
+        }
+        self.last_store_report = Some(now);
+        let used_bytes = self.engines.kv.disk_usage();
+        let leaders = self.peers.values().filter(|peer| peer.is_leader()).count();
+        self.outbox.pd.push(PdEvent::Store(pd::StoreStats {
+            store_id: self.store_id,
+            capacity_bytes: self.config.capacity_bytes,
+            available_bytes: self.config.capacity_bytes.saturating_sub(used_bytes),
+            used_bytes,
+            region_count: self.peers.len() as u32,
+            leader_count: leaders as u32,
+            sending_snapshot_count: self.snapshots_sending as u32,
+            receiving_snapshot_count: self.received.len() as u32,
+            last_heartbeat_ms: 0,
+        }));
+    }
+
+    fn check_sizes(&mut self) {
+        let split_bytes = self.config.region_split_bytes;
+        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
+            if !peer.size.checking && peer.size.written_bytes >= peer.size.check_at_written {
+                peer.size.checking = true;
+                self.outbox.background.push(BackgroundJob::Measure {
+                    region: peer.region().clone(),
+                    written_bytes: peer.size.measured_bytes + peer.size.written_bytes,
+                    split_bytes,
+                });
+            }
+        }
+    }
+
+    /// The background thread measured a region.
+    pub(super) fn on_measured(&mut self, check: SplitCheck) {
+        let Some(peer) = self.peers.get_mut(&check.region_id) else { return };
+        peer.size.checking = false;
+        if epoch_of(peer.region()).version != check.epoch.version {
+            return;
+        }
+        peer.size.files_bytes = check.files_bytes;
+        if let Some(counted) = check.counted {
+            peer.size.measured_bytes = counted.bytes;
+            peer.size.measured_keys = counted.keys;
+            peer.size.written_bytes = 0;
+        }
+        let step = self.config.region_split_bytes / MEASURE_PART;
+        peer.size.check_at_written = peer.size.written_bytes + step.max(1);
+        if let Some(split_key) = check.split_key
+            && peer.is_leader()
+        {
+            let region = (**peer.region()).clone();
+            self.outbox.pd.push(PdEvent::AskSplit(peer.own_context(), region, vec![split_key]));
+        }
+    }
+
+    /// Proposes a split with ids that PD gave.
+    pub(super) fn propose_split(
+        &mut self,
+        context: &RegionContext,
+        pieces: Vec<SplitPiece>,
+        callback: Callback,
+        now: MonotonicTime,
+    ) {
+        let Some(peer) = self.peer_mut(context.region_id.0) else {
+            callback.fail(RegionError::RegionNotFound(context.region_id));
+            return;
+        };
+        let split = SplitCommand { epoch: Some(epoch_of(peer.region()).into()), pieces };
+        let fits = crate::raftstore::apply::split_regions(peer.region(), &split).is_some();
+        if let Err(error) = peer.check_leader(context, now) {
+            callback.fail(error);
+        } else if !fits || split.pieces.len() > SPLIT_KEYS_MAX {
+            let key = split.pieces.first().map(|piece| piece.start_key.clone());
+            callback.fail(RegionError::KeyNotInRegion {
+                key: key.unwrap_or_default(),
+                region_id: context.region_id,
+            });
+        } else {
+            peer.propose(context, command::encode_split(&split), callback, now);
+        }
+    }
+
+    /// Does what PD wants of a region, if PD's picture of it is the present one.
+    pub(super) fn take_pd_step(
+        &mut self,
+        response: pd::RegionHeartbeatResponse,
+        now: MonotonicTime,
+    ) {
+        let Some(peer) = self.peers.get_mut(&response.region_id) else { return };
+        let seen = response.epoch.as_ref().map(RegionEpoch::from).unwrap_or_default();
+        if !peer.is_leader() || seen != epoch_of(peer.region()) {
+            return;
+        }
+        match response.step {
+            Some(pd::region_heartbeat_response::Step::ChangePeer(change)) => {
+                let Some(target) = change.peer.clone() else { return };
+                let kind = match change.kind() {
+                    pd::ChangePeerKind::AddVoter => ConfChangeKind::AddVoter,
+                    pd::ChangePeerKind::AddLearner => ConfChangeKind::AddLearner,
+                    pd::ChangePeerKind::Remove => ConfChangeKind::Remove,
+                };
+                if kind == ConfChangeKind::Remove && target.id == peer.peer_id {
+                    hand_over(peer);
+                } else {
+                    peer.propose_conf_change(kind, &target, Callback::None, now);
+                }
+                self.dirty.insert(response.region_id);
+            }
+            Some(pd::region_heartbeat_response::Step::TransferLeader(transfer)) => {
+                if let Some(target) = transfer.peer {
+                    peer.transfer_leader(target.id);
+                    self.dirty.insert(response.region_id);
+                }
+            }
+            Some(pd::region_heartbeat_response::Step::SplitRegion(split)) => {
+                let region = (**peer.region()).clone();
+                let keys: Vec<Bytes> = clean_split_keys(&region, split.keys);
+                if keys.is_empty() {
+                    peer.size.check_at_written = 0;
+                } else {
+                    self.outbox.pd.push(PdEvent::AskSplit(peer.own_context(), region, keys));
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn propose_compactions(&mut self, now: MonotonicTime) {
+        let mut ready = Vec::new();
+        for peer in self.peers.values() {
+            if let Some((index, term)) = peer.compactable(&self.config) {
+                ready.push((peer.region_id, index, term));
+            }
+        }
+        ready.sort_unstable();
+        for (region_id, index, term) in ready {
+            self.propose_compaction(region_id, index, term, now);
+        }
+    }
+
+    /// The log's files are held up by this region: drop what is applied.
+    pub(super) fn force_compaction(&mut self, region_id: u64, now: MonotonicTime) {
+        let Some(peer) = self.peers.get(&region_id).filter(|peer| peer.is_leader()) else {
+            return;
+        };
+        let state = peer.node.store().apply_state();
+        if state.applied_index > state.truncated_index {
+            let (index, term) = (state.applied_index, state.applied_term);
+            self.propose_compaction(region_id, index, term, now);
+        }
+    }
+
+    fn propose_compaction(&mut self, region_id: u64, index: u64, term: u64, now: MonotonicTime) {
+        if let Some(peer) = self.peer_mut(region_id) {
+            let context = peer.own_context();
+            let command = command::encode_compact_log(&CompactLogCommand { index, term });
+            peer.propose(&context, command, Callback::None, now);
+        }
+    }
+}
+
+/// Gives leadership to the voter that has most of the log.
+fn hand_over(peer: &mut Peer) {
+    let own_id = peer.peer_id;
+    let voters = peer.region().peers.iter().filter(|member| member.role() == meta::PeerRole::Voter);
+    let best = voters
+        .filter(|member| member.id != own_id)
+        .max_by_key(|member| {
+            peer.node.raft.prs().get(member.id).map_or(0, |progress| progress.matched)
+        })
+        .map(|member| member.id);
+    if let Some(best) = best {
+        peer.transfer_leader(best);
+    }
+}

@@ -1,0 +1,386 @@
+//! Birth, growth and death of peers: loading, splits, Raft snapshots, removal.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_proto::{kv, meta};
+use raft::eraftpb::ConfChange;
+
+use super::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreCore};
+use crate::raftstore::apply::{ApplyTask, Callback};
+use crate::raftstore::clock::MonotonicTime;
+use crate::raftstore::error::RaftStoreError;
+use crate::raftstore::ids::{RegionEpoch, epoch_of};
+use crate::raftstore::metrics::add;
+use crate::raftstore::peer::storage::{PeerStorage, initial_hard_state};
+use crate::raftstore::peer::{Peer, snapshot_region};
+use crate::raftstore::snapshot::{self, Installation, SnapshotData};
+use crate::raftstore::state::{self, ApplyState, PeerState, RegionLocalState, find_peer};
+
+impl StoreCore {
+    /// Loads every region the engine knows. Regions whose only voter is here lead at once.
+    pub fn load(&mut self, now: MonotonicTime) -> Result<(), RaftStoreError> {
+        let view = self.engines.kv.snapshot();
+        for local in state::load_regions(view.as_ref())? {
+            let RegionLocalState { region: Some(region), peer_id, .. } = local.clone() else {
+                return Err(RaftStoreError::Corrupted("region state without a region"));
+            };
+            match PeerState::try_from(local.state) {
+                Ok(PeerState::Tombstone) => {
+                    if self.engines.log.state(region.id)?.is_some() {
+                        self.log.clean(region.id);
+                    }
+                }
+                Ok(PeerState::Applying) => {
+                    let region = self.finish_install(region, peer_id)?;
+                    self.load_peer(region, peer_id, now)?;
+                }
+                Ok(PeerState::Normal) => self.load_peer(region, peer_id, now)?,
+                Err(_) => return Err(RaftStoreError::Corrupted("region state")),
+            }
+        }
+        Ok(())
+    }
+
+    fn load_peer(
+        &mut self,
+        region: meta::Region,
+        peer_id: u64,
+        now: MonotonicTime,
+    ) -> Result<(), RaftStoreError> {
+        let view = self.engines.kv.snapshot();
+        let apply_state = state::load_apply_state(view.as_ref(), region.id)?
+            .ok_or(RaftStoreError::Corrupted("region without an apply state"))?;
+        let region = Arc::new(region);
+        self.add_initialized(&region, peer_id, apply_state.clone())?;
+        self.outbox.apply.push(ApplyTask::Register {
+            peer_id,
+            region: region.clone(),
+            state: apply_state,
+        });
+        let quiet_until = now.plus(self.config.vote_quiet());
+        if let Some(peer) = self.peer_mut(region.id) {
+            if peer.is_only_voter() {
+                campaign(peer);
+            } else {
+                peer.keep_vote_quiet(quiet_until);
+            }
+        }
+        self.destroy_if_removed(region.id);
+        Ok(())
+    }
+
+    /// Completes an installation that a crash interrupted.
+    fn finish_install(
+        &mut self,
+        old_region: meta::Region,
+        peer_id: u64,
+    ) -> Result<meta::Region, RaftStoreError> {
+        let view = self.engines.kv.snapshot();
+        let pending = state::load_pending_snapshot(view.as_ref(), old_region.id)?
+            .ok_or(RaftStoreError::Corrupted("interrupted installation"))?;
+        let region = pending.region.ok_or(RaftStoreError::Corrupted("snapshot's region"))?;
+        let dir = self.config.snapshot_dir.clone();
+        let dir = dir.ok_or(RaftStoreError::Corrupted("no folder for raft snapshots"))?;
+        let installation = Installation {
+            region: region.clone(),
+            old_region: Some(old_region),
+            peer_id,
+            index: pending.index,
+            term: pending.term,
+            data: SnapshotData::File(dir.join(pending.file)),
+        };
+        snapshot::install(self.engines.kv.as_ref(), installation)?;
+        Ok(region)
+    }
+
+    /// Makes a peer of a region with a range, whose states are in the engine.
+    fn add_initialized(
+        &mut self,
+        region: &Arc<meta::Region>,
+        peer_id: u64,
+        apply_state: ApplyState,
+    ) -> Result<(), RaftStoreError> {
+        let fresh = self.engines.log.state(region.id)?.is_none();
+        let mut storage = PeerStorage::load(self.engines.clone(), region.clone(), apply_state)?;
+        if fresh && storage.hard_state().term < initial_hard_state().term {
+            storage.set_hard_state(initial_hard_state());
+        }
+        let peer = Peer::new(&self.config, self.store_id, peer_id, storage)?;
+        self.regions.set_range(region);
+        self.insert(peer);
+        Ok(())
+    }
+
+    fn insert(&mut self, peer: Peer) {
+        let region_id = peer.region_id;
+        self.regions.insert(peer.delegate.clone());
+        peer.publish();
+        self.peers.insert(region_id, peer);
+        self.dirty.insert(region_id);
+        self.count_peers();
+    }
+
+    fn count_peers(&self) {
+        use std::sync::atomic::Ordering;
+        self.metrics.regions.store(self.peers.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Makes a peer that waits for a Raft snapshot.
+    pub(super) fn create_uninitialized(
+        &mut self,
+        region_id: u64,
+        peer_id: u64,
+    ) -> Result<(), &'static str> {
+        let peer = PeerStorage::uninitialized(self.engines.clone(), region_id)
+            .and_then(|storage| Peer::new(&self.config, self.store_id, peer_id, storage));
+        match peer {
+            Ok(peer) => {
+                tracing::info!(region = region_id, peer = peer_id, "peer created, waits for data");
+                self.insert(peer);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(region = region_id, %error, "peer cannot be created");
+                Err("peer cannot be created")
+            }
+        }
+    }
+
+    /// Apply split a region: the new peers come to life.
+    pub(super) fn on_split(
+        &mut self,
+        region_id: u64,
+        regions: Vec<meta::Region>,
+        created: &[u64],
+        callback: Callback,
+        now: MonotonicTime,
+    ) {
+        let Some(parent) = self.peer_mut(region_id) else {
+            callback.finish(regions);
+            return;
+        };
+        parent.set_region(Arc::new(regions[0].clone()));
+        parent.size.measured_bytes /= regions.len() as u64;
+        parent.size.measured_keys /= regions.len() as u64;
+        parent.size.written_bytes /= regions.len() as u64;
+        parent.last_report = None;
+        let leads = parent.is_leader();
+        let size = parent.size;
+        self.regions.set_range(&regions[0]);
+        for region in regions.iter().filter(|region| created.contains(&region.id)) {
+            self.create_by_split(region, leads, size);
+        }
+        self.replay_votes(created, now);
+        if leads {
+            self.outbox.pd.push(PdEvent::ReportSplit(regions.clone()));
+        }
+        callback.finish(regions);
+    }
+
+    fn create_by_split(
+        &mut self,
+        region: &meta::Region,
+        parent_leads: bool,
+        size: crate::raftstore::peer::RegionSize,
+    ) {
+        let Some(own) = state::find_peer_on_store(region, self.store_id).cloned() else { return };
+        if let Some(mut waiting) = self.peers.remove(&region.id) {
+            // It was created by a message and has no data; a vote it gave is in the log.
+            waiting.fail_all();
+            self.regions.remove(region.id);
+        }
+        let region = Arc::new(region.clone());
+        if let Err(error) = self.add_initialized(&region, own.id, ApplyState::initial()) {
+            tracing::error!(region = region.id, %error, "region cannot be created by split");
+            return;
+        }
+        if let Some(peer) = self.peer_mut(region.id) {
+            peer.size = crate::raftstore::peer::RegionSize { checking: false, ..size };
+            if parent_leads {
+                campaign(peer);
+            }
+        }
+    }
+
+    fn replay_votes(&mut self, created: &[u64], now: MonotonicTime) {
+        let (ready, waiting) = std::mem::take(&mut self.pending_votes)
+            .into_iter()
+            .partition::<std::collections::VecDeque<_>, _>(|vote| {
+            created.contains(&vote.region_id)
+        });
+        self.pending_votes = waiting;
+        for vote in ready {
+            self.on_raft_message(vote, now);
+        }
+    }
+
+    /// Apply changed the membership: Raft follows.
+    pub(super) fn on_conf_change(
+        &mut self,
+        region_id: u64,
+        change: &ConfChange,
+        region: meta::Region,
+        callback: Callback,
+    ) {
+        if let Some(peer) = self.peer_mut(region_id) {
+            peer.set_region(Arc::new(region.clone()));
+            if find_peer(&region, peer.peer_id).is_some()
+                && let Err(error) = peer.node.apply_conf_change(change)
+            {
+                tracing::error!(region = region_id, %error, "raft refused a membership change");
+            }
+            peer.last_report = None;
+        }
+        callback.finish(vec![region]);
+    }
+
+    /// Raft accepted a snapshot: the background thread installs its data.
+    pub(super) fn begin_install(&mut self, region_id: u64, accepted: &raft::eraftpb::Snapshot) {
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        let mut message = raft::eraftpb::Message::default();
+        message.set_snapshot(accepted.clone());
+        let (Some(data), Some(region)) =
+            (self.received.remove(&region_id), snapshot_region(&message))
+        else {
+            // Both were checked when the message came; without them the peer stays still.
+            tracing::error!(region = region_id, "accepted raft snapshot has no data");
+            return;
+        };
+        let old_region = peer.node.store().is_initialized().then(|| (**peer.region()).clone());
+        // Reserves the range: no other snapshot may bring it meanwhile.
+        self.regions.set_range(&region);
+        self.outbox.background.push(BackgroundJob::Install(Box::new(Installation {
+            region,
+            old_region,
+            peer_id: peer.peer_id,
+            index: accepted.get_metadata().index,
+            term: accepted.get_metadata().term,
+            data,
+        })));
+    }
+
+    /// The data of a Raft snapshot is in the engine.
+    pub(super) fn on_installed(
+        &mut self,
+        region_id: u64,
+        outcome: Result<ApplyState, RaftStoreError>,
+    ) {
+        let apply_state = match outcome {
+            Ok(apply_state) => apply_state,
+            Err(error) => {
+                // Neither the old nor the new data is whole: the peer must not go on.
+                tracing::error!(region = region_id, %error, "raft snapshot cannot be installed");
+                return;
+            }
+        };
+        let view = self.engines.kv.snapshot();
+        let region = match state::load_region_state(view.as_ref(), region_id) {
+            Ok(Some(RegionLocalState { region: Some(region), .. })) => Arc::new(region),
+            _ => {
+                tracing::error!(region = region_id, "installed region has no state");
+                return;
+            }
+        };
+        let Some(peer) = self.peers.get_mut(&region_id) else { return };
+        let mut log = cairn_engine::LogBatch::new();
+        peer.on_installed(region.clone(), apply_state.clone(), &mut log);
+        if let Err(error) = self.engines.log.write(log, true) {
+            tracing::error!(region = region_id, %error, "raft log");
+            return;
+        }
+        let rest = peer.advance();
+        peer.after_install();
+        peer.size = crate::raftstore::peer::RegionSize::default();
+        let register = ApplyTask::Register { peer_id: peer.peer_id, region, state: apply_state };
+        self.outbox.apply.push(register);
+        add(&self.metrics.snapshots_applied, 1);
+        self.take_effects(region_id, rest);
+        self.dirty.insert(region_id);
+    }
+
+    /// Removes the peer if its region goes on without it.
+    pub(super) fn destroy_if_removed(&mut self, region_id: u64) {
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        let region = peer.region();
+        if !region.peers.is_empty() && find_peer(region, peer.peer_id).is_none() {
+            let epoch = epoch_of(region);
+            tracing::info!(region = region_id, peer = peer.peer_id, "peer was removed");
+            self.destroy(region_id, epoch);
+        }
+    }
+
+    /// Removes a peer, its data and its log; a tombstone stays.
+    pub(super) fn destroy(&mut self, region_id: u64, epoch: RegionEpoch) {
+        if self.peers.get(&region_id).is_some_and(|peer| peer.installing) {
+            // The background thread writes its data: the next message tells again.
+            return;
+        }
+        let Some(mut peer) = self.peers.remove(&region_id) else { return };
+        peer.fail_all();
+        self.regions.remove(region_id);
+        self.regions.remove_range(region_id);
+        self.dirty.remove(&region_id);
+        self.compactions.remove(&region_id);
+        if let Some(data) = self.received.remove(&region_id) {
+            data.discard();
+        }
+        self.destroying.insert(region_id);
+        self.outbox.apply.push(ApplyTask::Destroy {
+            peer_id: peer.peer_id,
+            region: (**peer.region()).clone(),
+            epoch,
+        });
+        self.count_peers();
+    }
+
+    /// The data behind a message that carries a Raft snapshot.
+    pub(super) fn outgoing_snapshot(&self, message: &kv::RaftMessage) -> Option<OutgoingSnapshot> {
+        let peer = self.peers.get(&message.region_id)?;
+        if !peer.is_leader() {
+            return None;
+        }
+        let decoded = super::incoming::decode_message(&message.message)?;
+        if decoded.get_msg_type() != raft::eraftpb::MessageType::MsgSnapshot {
+            return None;
+        }
+        let index = decoded.get_snapshot().get_metadata().index;
+        Some(OutgoingSnapshot {
+            head: message.clone(),
+            region: snapshot_region(&decoded)?,
+            engine: peer.node.store().take_handed_out(index)?,
+            peer_id: decoded.to,
+        })
+    }
+
+    /// Sends it, or tells Raft to try again later.
+    pub(super) fn send_snapshot(&mut self, snapshot: OutgoingSnapshot, effects: &mut dyn Effects) {
+        let region_id = snapshot.head.region_id;
+        let peer_id = snapshot.peer_id;
+        self.snapshots_sending += 1;
+        if self.snapshots_sending > self.config.snapshot_sends_max {
+            self.on_snapshot_sent(region_id, peer_id, false);
+            return;
+        }
+        add(&self.metrics.snapshots_sent, 1);
+        effects.send_snapshot(snapshot);
+    }
+}
+
+/// Starts an election without waiting for a timeout.
+fn campaign(peer: &mut Peer) {
+    if let Err(error) = peer.node.campaign() {
+        tracing::warn!(region = peer.region_id, %error, "cannot campaign");
+    }
+}
+
+/// Keys that may split a region, in order and without doubles.
+pub(in crate::raftstore) fn clean_split_keys(
+    region: &meta::Region,
+    mut keys: Vec<Bytes>,
+) -> Vec<Bytes> {
+    keys.retain(|key| *key > region.start_key && crate::keys::region_contains(region, key));
+    keys.sort();
+    keys.dedup();
+    keys
+}

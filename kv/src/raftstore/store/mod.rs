@@ -1,0 +1,536 @@
+//! All peers of a store, driven in rounds.
+//!
+//! **Flow.** [`StoreCore::handle`] and [`StoreCore::tick`] change peers; then
+//! [`StoreCore::finish_round`] gathers what every ready peer wants: leaders' messages go
+//! out, all entries and hard states go into **one** log write with one sync, the other
+//! messages go out, committed entries go to apply.
+//!
+//! **Invariants**
+//! - Nothing here blocks but the log write; no clock, thread or socket: time is an
+//!   argument and outputs go through [`Effects`].
+//! - A follower's answer leaves only after what it promises is durable.
+//!
+//! **Left out.** Regions without traffic still tick and send heartbeats; joint membership
+//! changes; merge.
+
+mod admin;
+mod incoming;
+mod lifecycle;
+
+pub(in crate::raftstore) use lifecycle::clean_split_keys;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use cairn_engine::LogBatch;
+use cairn_proto::{kv, meta, pd};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::apply::{ApplyReport, ApplyTask, Callback, Outcome};
+use super::clock::MonotonicTime;
+use super::config::RaftStoreConfig;
+use super::error::{RaftStoreError, RegionError};
+use super::ids::RegionId;
+use super::metrics::{RaftMetrics, add};
+use super::peer::storage::Engines;
+use super::peer::{Peer, PendingRead, ReadyEffects};
+use super::read::Regions;
+use super::snapshot::{Installation, SnapshotData};
+use super::split::SplitCheck;
+use super::{RegionContext, RegionSnapshot};
+
+/// Rounds of log writes in one call: a single voter commits at once, which makes the next
+/// peers ready.
+const WRITES_PER_ROUND_MAX: usize = 4;
+/// Votes kept for regions that a split is about to create here.
+const PENDING_VOTES_MAX: usize = 64;
+
+/// What the Raft thread is told.
+pub enum StoreMessage {
+    /// Proposes a write (encoded).
+    Write {
+        /// Where to.
+        context: RegionContext,
+        /// Encoded command.
+        data: Vec<u8>,
+        /// Who waits.
+        callback: Callback,
+    },
+    /// Reads after the quorum confirmed the leader.
+    Read(PendingRead),
+    /// Proposes a split whose ids PD gave.
+    Split {
+        /// Where to.
+        context: RegionContext,
+        /// New regions.
+        pieces: Vec<super::command::SplitPiece>,
+        /// Who waits.
+        callback: Callback,
+    },
+    /// One step PD wants.
+    PdStep(pd::RegionHeartbeatResponse),
+    /// A membership change that tests or tools want.
+    ChangePeer {
+        /// The region.
+        region_id: u64,
+        /// What.
+        kind: super::command::ConfChangeKind,
+        /// Whom.
+        peer: meta::Peer,
+        /// Who waits.
+        callback: Callback,
+    },
+    /// Hands leadership over.
+    TransferLeader {
+        /// The region.
+        region_id: u64,
+        /// To whom.
+        peer_id: u64,
+    },
+    /// Messages of other stores.
+    Raft(Vec<kv::RaftMessage>),
+    /// A Raft snapshot that arrived whole.
+    Snapshot(kv::RaftMessage, SnapshotData),
+    /// A Raft snapshot left, or did not.
+    SnapshotSent {
+        /// The region.
+        region_id: u64,
+        /// The receiver.
+        peer_id: u64,
+        /// Whether the receiver has it.
+        sent: bool,
+    },
+    /// Messages to a peer were lost.
+    Unreachable {
+        /// The region.
+        region_id: u64,
+        /// The peer.
+        peer_id: u64,
+    },
+    /// Apply's reports.
+    Applied(Vec<ApplyReport>),
+    /// A Raft snapshot was installed, or could not be.
+    Installed {
+        /// The region.
+        region_id: u64,
+        /// How far it is applied now.
+        outcome: Result<super::state::ApplyState, RaftStoreError>,
+    },
+    /// A region was measured.
+    Measured(SplitCheck),
+    /// Regions whose old entries keep files of the log alive.
+    LogNeedsCompaction(Vec<u64>),
+    /// Asks for the state of every peer.
+    Infos(crossbeam::channel::Sender<Vec<kv::RegionPeerInfo>>),
+    /// Ends the thread.
+    Stop,
+}
+
+/// Slow work for the background thread.
+pub enum BackgroundJob {
+    /// Installs a Raft snapshot.
+    Install(Box<Installation>),
+    /// Measures a region and looks for a split key.
+    Measure {
+        /// The region.
+        region: Arc<meta::Region>,
+        /// What the store knows was written to it: it is not larger than this and
+        /// the engine's files together.
+        written_bytes: u64,
+        /// Split if larger.
+        split_bytes: u64,
+    },
+    /// Frees files of the log.
+    PurgeLog,
+    /// Looks whether the engine wants fewer writes.
+    WatchStall,
+}
+
+/// What PD should hear.
+pub enum PdEvent {
+    /// Reports of leaders.
+    Regions(Vec<pd::RegionHeartbeatRequest>),
+    /// The store's report.
+    Store(pd::StoreStats),
+    /// A region should be split at the keys: ids are needed.
+    AskSplit(RegionContext, meta::Region, Vec<bytes::Bytes>),
+    /// A region was split.
+    ReportSplit(Vec<meta::Region>),
+}
+
+/// A Raft snapshot to send.
+pub struct OutgoingSnapshot {
+    /// Message with the snapshot's metadata.
+    pub head: kv::RaftMessage,
+    /// The region as of the snapshot.
+    pub region: meta::Region,
+    /// Its data.
+    pub engine: Arc<dyn cairn_engine::EngineSnapshot>,
+    /// The receiver.
+    pub peer_id: u64,
+}
+
+/// Where outputs go.
+pub trait Effects {
+    /// Sends messages; may drop them.
+    fn send(&mut self, messages: Vec<kv::RaftMessage>);
+    /// Sends a Raft snapshot; [`StoreMessage::SnapshotSent`] must follow.
+    fn send_snapshot(&mut self, snapshot: OutgoingSnapshot);
+    /// Hands work to apply.
+    fn apply(&mut self, tasks: Vec<ApplyTask>);
+    /// Hands work to the background thread.
+    fn background(&mut self, job: BackgroundJob);
+    /// Tells PD.
+    fn pd(&mut self, event: PdEvent);
+}
+
+/// All peers of a store.
+pub struct StoreCore {
+    config: RaftStoreConfig,
+    store_id: u64,
+    engines: Engines,
+    regions: Arc<Regions>,
+    metrics: Arc<RaftMetrics>,
+    peers: HashMap<u64, Peer>,
+    /// Peers that may be ready.
+    dirty: BTreeSet<u64>,
+    /// Peers that apply is removing: no message may create them anew meanwhile.
+    destroying: BTreeSet<u64>,
+    /// Raft snapshots that arrived and are not yet accepted by Raft.
+    received: HashMap<u64, SnapshotData>,
+    pending_votes: VecDeque<kv::RaftMessage>,
+    /// Truncated indexes whose entries are still in the log.
+    compactions: BTreeMap<u64, u64>,
+    compaction_runs: bool,
+    /// Changes of the log that need no sync, written with the next round.
+    log: LogBatch,
+    outbox: Outbox,
+    snapshots_sending: usize,
+    ticks: u64,
+    last_store_report: Option<MonotonicTime>,
+    rng: SmallRng,
+}
+
+/// Outputs gathered between rounds.
+#[derive(Default)]
+struct Outbox {
+    messages: Vec<kv::RaftMessage>,
+    apply: Vec<ApplyTask>,
+    background: Vec<BackgroundJob>,
+    pd: Vec<PdEvent>,
+}
+
+impl StoreCore {
+    /// A store without peers; see [`StoreCore::load`].
+    pub fn new(
+        config: RaftStoreConfig,
+        store_id: u64,
+        engines: Engines,
+        regions: Arc<Regions>,
+        metrics: Arc<RaftMetrics>,
+    ) -> StoreCore {
+        StoreCore {
+            rng: SmallRng::seed_from_u64(config.seed ^ store_id),
+            config,
+            store_id,
+            engines,
+            regions,
+            metrics,
+            peers: HashMap::new(),
+            dirty: BTreeSet::new(),
+            destroying: BTreeSet::new(),
+            received: HashMap::new(),
+            pending_votes: VecDeque::new(),
+            compactions: BTreeMap::new(),
+            compaction_runs: false,
+            log: LogBatch::new(),
+            outbox: Outbox::default(),
+            snapshots_sending: 0,
+            ticks: 0,
+            last_store_report: None,
+        }
+    }
+
+    /// Takes one message. [`StoreMessage::Stop`] is the thread's business.
+    pub fn handle(&mut self, message: StoreMessage, now: MonotonicTime) {
+        match message {
+            StoreMessage::Write { context, data, callback } => {
+                add(&self.metrics.proposals, 1);
+                match self.peer_mut(context.region_id.0) {
+                    Some(peer) => peer.propose(&context, data, callback, now),
+                    None => callback.fail(RegionError::RegionNotFound(context.region_id)),
+                }
+            }
+            StoreMessage::Read(read) => {
+                add(&self.metrics.index_reads, 1);
+                match self.peer_mut(read.context.region_id.0) {
+                    Some(peer) => peer.read(read, now),
+                    None => {
+                        let region_id = read.context.region_id;
+                        read.fail(RegionError::RegionNotFound(region_id));
+                    }
+                }
+            }
+            StoreMessage::Split { context, pieces, callback } => {
+                self.propose_split(&context, pieces, callback, now);
+            }
+            StoreMessage::PdStep(step) => self.take_pd_step(step, now),
+            StoreMessage::ChangePeer { region_id, kind, peer, callback } => {
+                match self.peer_mut(region_id) {
+                    Some(leader) => leader.propose_conf_change(kind, &peer, callback, now),
+                    None => callback.fail(RegionError::RegionNotFound(RegionId(region_id))),
+                }
+            }
+            StoreMessage::TransferLeader { region_id, peer_id } => {
+                if let Some(peer) = self.peer_mut(region_id) {
+                    peer.transfer_leader(peer_id);
+                }
+            }
+            StoreMessage::Raft(messages) => {
+                for message in messages {
+                    self.on_raft_message(message, now);
+                }
+            }
+            StoreMessage::Snapshot(message, data) => self.on_snapshot(message, data, now),
+            StoreMessage::SnapshotSent { region_id, peer_id, sent } => {
+                self.on_snapshot_sent(region_id, peer_id, sent);
+            }
+            StoreMessage::Unreachable { region_id, peer_id } => {
+                if let Some(peer) = self.peer_mut(region_id)
+                    && !peer.installing
+                {
+                    peer.node.report_unreachable(peer_id);
+                }
+            }
+            StoreMessage::Applied(reports) => {
+                for report in reports {
+                    self.on_report(report, now);
+                }
+            }
+            StoreMessage::Installed { region_id, outcome } => {
+                self.on_installed(region_id, outcome);
+            }
+            StoreMessage::Measured(check) => self.on_measured(check),
+            StoreMessage::LogNeedsCompaction(regions) => {
+                for region_id in regions {
+                    self.force_compaction(region_id, now);
+                }
+            }
+            StoreMessage::Infos(answer) => {
+                // The caller may have gone away.
+                let _ = answer.send(self.infos());
+            }
+            StoreMessage::Stop => {}
+        }
+    }
+
+    /// One tick of every region.
+    pub fn tick(&mut self, now: MonotonicTime) {
+        self.ticks += 1;
+        let min_ticks = self.config.election_timeout_ticks;
+        let renew = self.ticks.is_multiple_of(self.config.heartbeat_ticks as u64);
+        let rng = &mut self.rng;
+        let mut draw = |low: usize, high: usize| rng.random_range(low..high);
+        let mut ids: Vec<u64> = self.peers.keys().copied().collect();
+        // The order decides who draws which random number.
+        ids.sort_unstable();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            peer.tick(&mut draw, min_ticks);
+            peer.drop_expired(now);
+            peer.issue_reads(now, renew);
+            if peer.has_ready() {
+                self.dirty.insert(id);
+            }
+        }
+        self.admin_tick(now);
+    }
+
+    /// Ends the round: writes, sends, applies.
+    pub fn finish_round(
+        &mut self,
+        now: MonotonicTime,
+        effects: &mut dyn Effects,
+    ) -> Result<(), RaftStoreError> {
+        self.flush(effects);
+        for _ in 0..WRITES_PER_ROUND_MAX {
+            let dirty = std::mem::take(&mut self.dirty);
+            if dirty.is_empty() && self.log.is_empty() {
+                break;
+            }
+            self.write_round(dirty, now, effects)?;
+        }
+        self.flush(effects);
+        Ok(())
+    }
+
+    /// Whether another round would do something at once.
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    fn write_round(
+        &mut self,
+        dirty: BTreeSet<u64>,
+        now: MonotonicTime,
+        effects: &mut dyn Effects,
+    ) -> Result<(), RaftStoreError> {
+        let mut log = std::mem::take(&mut self.log);
+        let mut must_sync = false;
+        let mut collected = Vec::with_capacity(dirty.len());
+        for region_id in dirty {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            if peer.has_unissued_reads() {
+                peer.issue_reads(now, false);
+            }
+            if peer.has_ready() {
+                let ready = peer.collect_ready(&mut log, now);
+                must_sync |= ready.must_sync;
+                if ready.install.is_none() {
+                    collected.push(region_id);
+                }
+                self.take_effects(region_id, ready);
+            }
+            self.answer_reads(region_id, now);
+        }
+        self.flush(effects);
+        if !log.is_empty() {
+            let appended: usize = log
+                .ops()
+                .iter()
+                .map(|(_, op)| match op {
+                    cairn_engine::LogOp::Append(entries) => entries.len(),
+                    _ => 0,
+                })
+                .sum();
+            self.engines.log.write(log, must_sync)?;
+            add(&self.metrics.rounds, 1);
+            add(&self.metrics.log_syncs, u64::from(must_sync));
+            add(&self.metrics.appended_entries, appended as u64);
+        }
+        for region_id in collected {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            let rest = peer.advance();
+            if peer.has_ready() {
+                self.dirty.insert(region_id);
+            }
+            self.take_effects(region_id, rest);
+            self.answer_reads(region_id, now);
+        }
+        self.flush(effects);
+        Ok(())
+    }
+
+    fn take_effects(&mut self, region_id: u64, ready: ReadyEffects) {
+        self.outbox.messages.extend(ready.early);
+        self.outbox.messages.extend(ready.late);
+        self.outbox.apply.extend(ready.committed.into_iter().map(ApplyTask::Entries));
+        if let Some(snapshot) = ready.install {
+            self.begin_install(region_id, &snapshot);
+        }
+    }
+
+    fn answer_reads(&mut self, region_id: u64, now: MonotonicTime) {
+        let Some(peer) = self.peers.get_mut(&region_id) else { return };
+        let reads = peer.take_confirmed_reads();
+        peer.publish();
+        if reads.is_empty() {
+            return;
+        }
+        let engine = self.engines.kv.snapshot();
+        for read in reads {
+            match peer.check_leader(&read.context, now) {
+                Ok(()) => {
+                    let snapshot = RegionSnapshot {
+                        region: peer.region().clone(),
+                        term: peer.term(),
+                        engine: engine.clone(),
+                    };
+                    // The caller may have gone away.
+                    let _ = read.answer.send(Ok(snapshot));
+                }
+                Err(error) => read.fail(error),
+            }
+        }
+    }
+
+    /// Hands everything gathered to its way out.
+    fn flush(&mut self, effects: &mut dyn Effects) {
+        let outbox = std::mem::take(&mut self.outbox);
+        let mut messages = Vec::with_capacity(outbox.messages.len());
+        for message in outbox.messages {
+            match self.outgoing_snapshot(&message) {
+                Some(snapshot) => self.send_snapshot(snapshot, effects),
+                None => messages.push(message),
+            }
+        }
+        if !messages.is_empty() {
+            add(&self.metrics.messages_sent, messages.len() as u64);
+            effects.send(messages);
+        }
+        if !outbox.apply.is_empty() {
+            effects.apply(outbox.apply);
+        }
+        outbox.background.into_iter().for_each(|job| effects.background(job));
+        outbox.pd.into_iter().for_each(|event| effects.pd(event));
+    }
+
+    /// A peer that is about to change.
+    fn peer_mut(&mut self, region_id: u64) -> Option<&mut Peer> {
+        let peer = self.peers.get_mut(&region_id)?;
+        self.dirty.insert(region_id);
+        Some(peer)
+    }
+
+    fn infos(&self) -> Vec<kv::RegionPeerInfo> {
+        let mut infos: Vec<_> = self.peers.values().map(Peer::info).collect();
+        infos.sort_by_key(|info| info.region.as_ref().map_or(0, |region| region.id));
+        infos
+    }
+
+    fn on_report(&mut self, report: ApplyReport, now: MonotonicTime) {
+        match report {
+            ApplyReport::Applied { region_id, state, written_bytes, outcomes } => {
+                let Some(peer) = self.peer_mut(region_id) else { return };
+                let truncated = state.truncated_index;
+                let compacted = truncated > peer.node.store().apply_state().truncated_index;
+                peer.size.written_bytes += written_bytes;
+                // Membership first: Raft allows the next change once this index is applied.
+                let mut later = Vec::new();
+                for outcome in outcomes {
+                    match outcome {
+                        Outcome::ConfChange { change, region, callback } => {
+                            self.on_conf_change(region_id, &change, region, callback);
+                        }
+                        split @ Outcome::Split { .. } => later.push(split),
+                    }
+                }
+                for outcome in later {
+                    if let Outcome::Split { regions, created, callback } = outcome {
+                        self.on_split(region_id, regions, &created, callback, now);
+                    }
+                }
+                if let Some(peer) = self.peers.get_mut(&region_id) {
+                    peer.on_applied(state);
+                    if compacted {
+                        self.compactions.insert(region_id, truncated);
+                    }
+                }
+                self.destroy_if_removed(region_id);
+            }
+            ApplyReport::Destroyed { region_id } => {
+                self.destroying.remove(&region_id);
+                self.log.clean(region_id);
+            }
+            ApplyReport::WalSynced(indexes) => {
+                self.compaction_runs = false;
+                for (region_id, index) in indexes {
+                    if self.peers.get(&region_id).is_some_and(|peer| !peer.installing) {
+                        self.log.compact_to(region_id, index + 1);
+                    }
+                }
+            }
+        }
+    }
+}

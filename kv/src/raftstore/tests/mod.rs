@@ -1,0 +1,5 @@
+//! Whole stores in one process: first driven by hand, at last by their threads.
+
+mod cluster;
+mod replication;
+mod threads;

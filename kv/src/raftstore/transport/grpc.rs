@@ -1,0 +1,230 @@
+//! Stores in other processes: one gRPC stream per pair of stores and direction.
+//!
+//! Messages that wait together leave together. A stream that breaks is opened again, with
+//! the address asked of PD anew; what waits meanwhile is dropped, as Raft expects.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_pd_client::PdClient;
+use cairn_proto::kv;
+use cairn_proto::kv::kv_client::KvClient;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{RaftInbox, Transport, report_sent, report_unreachable};
+use crate::raftstore::snapshot::SnapshotReader;
+use crate::raftstore::store::OutgoingSnapshot;
+use crate::raftstore::worker::Mailbox;
+
+/// Groups of messages that wait for one store.
+const QUEUE_GROUPS_MAX: usize = 1024;
+/// Groups handed to the stream and not yet taken by it.
+const STREAM_GROUPS_MAX: usize = 4;
+/// A message of the stream is closed once it holds this much.
+const STREAM_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Chunks of a Raft snapshot that wait for the stream.
+const SNAPSHOT_CHUNKS_MAX: usize = 4;
+/// Raft messages and chunks may be that large on the wire.
+pub const WIRE_BYTES_MAX: usize = 128 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to reach a store.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// A Raft snapshot that takes longer is given up.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A transport over gRPC.
+pub struct GrpcTransport {
+    pd: Arc<dyn PdClient>,
+    runtime: tokio::runtime::Handle,
+    links: Mutex<HashMap<u64, mpsc::Sender<Vec<kv::RaftMessage>>>>,
+}
+
+impl GrpcTransport {
+    /// Addresses come of PD; streams live on the runtime.
+    pub fn new(pd: Arc<dyn PdClient>, runtime: tokio::runtime::Handle) -> GrpcTransport {
+        GrpcTransport { pd, runtime, links: Mutex::new(HashMap::new()) }
+    }
+
+    fn link(&self, store_id: u64, from: &Mailbox) -> mpsc::Sender<Vec<kv::RaftMessage>> {
+        let mut links = self.links.lock();
+        let link = links.entry(store_id).or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel(QUEUE_GROUPS_MAX);
+            self.runtime.spawn(run_link(self.pd.clone(), store_id, receiver, from.clone()));
+            sender
+        });
+        link.clone()
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn send(&self, from: &Mailbox, messages: Vec<kv::RaftMessage>) {
+        let mut by_store: HashMap<u64, Vec<kv::RaftMessage>> = HashMap::new();
+        for message in messages {
+            let store_id = message.to_peer.as_ref().map_or(0, |peer| peer.store_id);
+            by_store.entry(store_id).or_default().push(message);
+        }
+        for (store_id, messages) in by_store {
+            if let Err(refused) = self.link(store_id, from).try_send(messages) {
+                report_unreachable(from, &refused.into_inner());
+            }
+        }
+    }
+
+    fn send_snapshot(&self, from: &Mailbox, snapshot: OutgoingSnapshot) {
+        let pd = self.pd.clone();
+        let mailbox = from.clone();
+        self.runtime.spawn(async move {
+            let snapshot = Arc::new(snapshot);
+            let transfer = transfer_snapshot(pd.as_ref(), snapshot.clone());
+            let outcome = tokio::time::timeout(SNAPSHOT_TIMEOUT, transfer).await;
+            let sent = match outcome {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    tracing::warn!(region = snapshot.head.region_id, error, "raft snapshot");
+                    false
+                }
+                Err(_) => false,
+            };
+            report_sent(&mailbox, &snapshot, sent);
+        });
+    }
+}
+
+async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
+    let store = pd.get_store(store_id).await.map_err(|error| error.to_string())?;
+    let endpoint = Endpoint::from_shared(format!("http://{}", store.address))
+        .map_err(|error| error.to_string())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(3));
+    let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+    Ok(KvClient::new(channel)
+        .max_decoding_message_size(WIRE_BYTES_MAX)
+        .max_encoding_message_size(WIRE_BYTES_MAX))
+}
+
+/// Carries messages to one store until the transport is dropped.
+async fn run_link(
+    pd: Arc<dyn PdClient>,
+    store_id: u64,
+    mut queue: mpsc::Receiver<Vec<kv::RaftMessage>>,
+    from: Mailbox,
+) {
+    while let Some(first) = queue.recv().await {
+        let lost = match connect(pd.as_ref(), store_id).await {
+            Ok(client) => run_stream(client, first, &mut queue).await,
+            Err(error) => {
+                tracing::debug!(store = store_id, error, "store is unreachable");
+                first
+            }
+        };
+        report_unreachable(&from, &lost);
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+        while let Ok(stale) = queue.try_recv() {
+            report_unreachable(&from, &stale);
+        }
+    }
+}
+
+/// Carries messages over one stream until it breaks; answers messages that were lost.
+async fn run_stream(
+    mut client: KvClient<Channel>,
+    first: Vec<kv::RaftMessage>,
+    queue: &mut mpsc::Receiver<Vec<kv::RaftMessage>>,
+) -> Vec<kv::RaftMessage> {
+    let (sender, receiver) = mpsc::channel(STREAM_GROUPS_MAX);
+    let call = client.raft(ReceiverStream::new(receiver));
+    tokio::pin!(call);
+    let mut messages = first;
+    loop {
+        let mut bytes: usize = messages.iter().map(|message| message.message.len()).sum();
+        while bytes < STREAM_MESSAGE_BYTES
+            && let Ok(more) = queue.try_recv()
+        {
+            bytes += more.iter().map(|message| message.message.len()).sum::<usize>();
+            messages.extend(more);
+        }
+        let batch = kv::RaftMessageBatch { messages: std::mem::take(&mut messages) };
+        tokio::select! {
+            _ = &mut call => return Vec::new(),
+            sent = sender.send(batch) => if let Err(refused) = sent {
+                return refused.0.messages;
+            },
+        }
+        tokio::select! {
+            _ = &mut call => return Vec::new(),
+            more = queue.recv() => match more {
+                Some(more) => messages = more,
+                None => return Vec::new(),
+            },
+        }
+    }
+}
+
+async fn transfer_snapshot(
+    pd: &dyn PdClient,
+    snapshot: Arc<OutgoingSnapshot>,
+) -> Result<(), String> {
+    let store_id = snapshot.head.to_peer.as_ref().map_or(0, |peer| peer.store_id);
+    let mut client = connect(pd, store_id).await?;
+    let (sender, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_MAX);
+    let reading = tokio::task::spawn_blocking(move || -> Result<(), String> {
+        let head = kv::SnapshotChunk { head: Some(snapshot.head.clone()), ..Default::default() };
+        sender.blocking_send(head).map_err(|_| "stream closed".to_owned())?;
+        let mut reader = SnapshotReader::new(snapshot.engine.clone(), &snapshot.region);
+        while let Some(data) = reader.next_chunk().map_err(|error| error.to_string())? {
+            let checksum = crc32fast::hash(&data);
+            let chunk = kv::SnapshotChunk { head: None, data, checksum };
+            sender.blocking_send(chunk).map_err(|_| "stream closed".to_owned())?;
+        }
+        Ok(())
+    });
+    client.snapshot(ReceiverStream::new(receiver)).await.map_err(|status| status.to_string())?;
+    reading.await.map_err(|error| error.to_string())?
+}
+
+/// The store's side of the `Raft` rpc.
+pub async fn serve_raft_stream<S>(
+    inbox: &RaftInbox,
+    mut stream: S,
+) -> Result<kv::RaftDone, tonic::Status>
+where
+    S: Stream<Item = Result<kv::RaftMessageBatch, tonic::Status>> + Unpin,
+{
+    while let Some(batch) = stream.next().await {
+        inbox.deliver(batch?.messages);
+    }
+    Ok(kv::RaftDone {})
+}
+
+/// The store's side of the `Snapshot` rpc.
+pub async fn serve_snapshot_stream<S>(
+    inbox: &RaftInbox,
+    mut stream: S,
+) -> Result<kv::RaftDone, tonic::Status>
+where
+    S: Stream<Item = Result<kv::SnapshotChunk, tonic::Status>> + Unpin,
+{
+    let invalid =
+        |error: &dyn std::fmt::Display| tonic::Status::invalid_argument(error.to_string());
+    let first = stream.next().await.ok_or_else(|| invalid(&"empty stream"))??;
+    let head = first.head.ok_or_else(|| invalid(&"no head"))?;
+    let mut receiver = inbox.receive_snapshot(head).map_err(|error| invalid(&error))?;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk?;
+        // Chunks go to a file: half a megabyte each, so the runtime is not held for long.
+        receiver.push(chunk.data, chunk.checksum).map_err(|error| invalid(&error))?;
+    }
+    tokio::task::spawn_blocking(move || receiver.finish())
+        .await
+        .map_err(|error| tonic::Status::internal(error.to_string()))?
+        .map_err(|error| invalid(&error))?;
+    Ok(kv::RaftDone {})
+}
