@@ -1,0 +1,356 @@
+//! The gRPC face of [`PdServer`]: messages in, messages out.
+//!
+//! Errors of an operation travel in the response's header; the RPC itself then
+//! succeeds, so that clients can tell PD's answers from network trouble.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use cairn_pd_client::PdError;
+use cairn_proto::pd::pd_server::{Pd, PdServer as PdRpc};
+use cairn_proto::pd::*;
+use cairn_types::TimeStamp;
+use futures::{Stream, StreamExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::server::PdServer;
+
+/// Answers to timestamp requests that wait for the socket.
+const TSO_ANSWERS_WAITING_MAX: usize = 64;
+
+type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service over a server.
+#[derive(Clone)]
+pub struct PdService {
+    server: Arc<PdServer>,
+}
+
+impl PdServer {
+    /// Serves the service on the listener until `shutdown` ends or the driver stops.
+    pub async fn serve_grpc(
+        self: &Arc<PdServer>,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), tonic::transport::Error> {
+        let service = PdRpc::new(PdService { server: self.clone() });
+        let stopping = self.stopping().clone();
+        let end = async move {
+            tokio::select! {
+                () = shutdown => {}
+                () = stopping.cancelled() => {}
+            }
+        };
+        tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .add_service(service)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), end)
+            .await
+    }
+}
+
+impl PdService {
+    fn header(&self, error: Option<&PdError>) -> Option<ResponseHeader> {
+        let cluster_id = self.server.cluster_id();
+        Some(ResponseHeader { cluster_id, error: error.map(Error::from) })
+    }
+
+    fn check(&self, header: Option<&Header>) -> Result<(), PdError> {
+        let ours = self.server.cluster_id();
+        match header.map_or(0, |header| header.cluster_id) {
+            0 => Ok(()),
+            theirs if theirs == ours => Ok(()),
+            theirs => Err(PdError::ClusterMismatch(format!(
+                "the request is for cluster {theirs}, this is cluster {ours}"
+            ))),
+        }
+    }
+
+    fn member(&self) -> Member {
+        let config = self.server.config();
+        let client_url = config.addr.clone();
+        Member { name: config.name.clone(), member_id: 1, client_url }
+    }
+}
+
+/// Runs the body after the header was checked, and puts its error into the header
+/// of the response.
+macro_rules! answer {
+    ($self:ident, $request:ident, $response:ident, $body:expr) => {{
+        let $request = $request.into_inner();
+        let result: Result<$response, PdError> = async {
+            $self.check($request.header.as_ref())?;
+            $body
+        }
+        .await;
+        let (header, mut response) = match result {
+            Ok(response) => ($self.header(None), response),
+            Err(error) => ($self.header(Some(&error)), $response::default()),
+        };
+        response.header = header;
+        Ok(Response::new(response))
+    }};
+}
+
+#[tonic::async_trait]
+impl Pd for PdService {
+    type TsoStream = AnswerStream<TsoResponse>;
+    type WatchSchemaStream = AnswerStream<WatchSchemaResponse>;
+
+    async fn get_members(
+        &self,
+        request: Request<GetMembersRequest>,
+    ) -> Result<Response<GetMembersResponse>, Status> {
+        answer!(self, request, GetMembersResponse, {
+            let member = self.member();
+            Ok(GetMembersResponse {
+                header: None,
+                members: vec![member.clone()],
+                leader: Some(member),
+            })
+        })
+    }
+
+    async fn tso(
+        &self,
+        request: Request<Streaming<TsoRequest>>,
+    ) -> Result<Response<Self::TsoStream>, Status> {
+        let mut requests = request.into_inner();
+        let (answers, stream) = mpsc::channel(TSO_ANSWERS_WAITING_MAX);
+        let service = self.clone();
+        let stopping = self.server.stopping().clone();
+        tokio::spawn(async move {
+            loop {
+                let request = tokio::select! {
+                    () = stopping.cancelled() => return,
+                    request = requests.next() => request,
+                };
+                let Some(Ok(request)) = request else { return };
+                let count = request.count.max(1);
+                let result = match service.check(request.header.as_ref()) {
+                    Ok(()) => service.server.get_ts(count).await,
+                    Err(error) => Err(error),
+                };
+                let timestamp = result.as_ref().map_or(0, |ts| ts.0);
+                let header = service.header(result.as_ref().err());
+                let answer = TsoResponse { header, count, timestamp };
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn alloc_id(
+        &self,
+        request: Request<AllocIdRequest>,
+    ) -> Result<Response<AllocIdResponse>, Status> {
+        answer!(self, request, AllocIdResponse, {
+            let count = request.count.max(1);
+            let first = self.server.alloc_ids(count).await?;
+            Ok(AllocIdResponse { header: None, id: first + u64::from(count) - 1, count })
+        })
+    }
+
+    async fn bootstrap(
+        &self,
+        request: Request<BootstrapRequest>,
+    ) -> Result<Response<BootstrapResponse>, Status> {
+        answer!(self, request, BootstrapResponse, {
+            let store = request.store.unwrap_or_default();
+            let region = request.region.unwrap_or_default();
+            self.server.bootstrap(store, region).await?;
+            Ok(BootstrapResponse::default())
+        })
+    }
+
+    async fn is_bootstrapped(
+        &self,
+        request: Request<IsBootstrappedRequest>,
+    ) -> Result<Response<IsBootstrappedResponse>, Status> {
+        answer!(self, request, IsBootstrappedResponse, {
+            let bootstrapped = self.server.is_bootstrapped();
+            Ok(IsBootstrappedResponse { header: None, bootstrapped })
+        })
+    }
+
+    async fn put_store(
+        &self,
+        request: Request<PutStoreRequest>,
+    ) -> Result<Response<PutStoreResponse>, Status> {
+        answer!(self, request, PutStoreResponse, {
+            self.server.put_store(request.store.unwrap_or_default()).await?;
+            Ok(PutStoreResponse::default())
+        })
+    }
+
+    async fn get_store(
+        &self,
+        request: Request<GetStoreRequest>,
+    ) -> Result<Response<GetStoreResponse>, Status> {
+        answer!(self, request, GetStoreResponse, {
+            let (store, stats) = self.server.get_store(request.store_id)?;
+            Ok(GetStoreResponse { header: None, store: Some(store), stats: Some(stats) })
+        })
+    }
+
+    async fn get_all_stores(
+        &self,
+        request: Request<GetAllStoresRequest>,
+    ) -> Result<Response<GetAllStoresResponse>, Status> {
+        answer!(self, request, GetAllStoresResponse, {
+            let stores = self.server.get_all_stores().into_iter();
+            let stores = stores.map(|(store, stats)| GetStoreResponse {
+                header: None,
+                store: Some(store),
+                stats: Some(stats),
+            });
+            Ok(GetAllStoresResponse { header: None, stores: stores.collect() })
+        })
+    }
+
+    async fn store_heartbeat(
+        &self,
+        request: Request<StoreHeartbeatRequest>,
+    ) -> Result<Response<StoreHeartbeatResponse>, Status> {
+        answer!(self, request, StoreHeartbeatResponse, {
+            self.server.store_heartbeat(request.stats.unwrap_or_default())?;
+            Ok(StoreHeartbeatResponse::default())
+        })
+    }
+
+    async fn region_heartbeat(
+        &self,
+        request: Request<RegionHeartbeatRequest>,
+    ) -> Result<Response<RegionHeartbeatResponse>, Status> {
+        answer!(self, request, RegionHeartbeatResponse, {
+            self.server.region_heartbeat(request).await
+        })
+    }
+
+    async fn get_region(
+        &self,
+        request: Request<GetRegionRequest>,
+    ) -> Result<Response<GetRegionResponse>, Status> {
+        answer!(self, request, GetRegionResponse, {
+            Ok(self.server.get_region(&request.key)?.into())
+        })
+    }
+
+    async fn get_region_by_id(
+        &self,
+        request: Request<GetRegionByIdRequest>,
+    ) -> Result<Response<GetRegionResponse>, Status> {
+        answer!(self, request, GetRegionResponse, {
+            Ok(self.server.get_region_by_id(request.region_id)?.into())
+        })
+    }
+
+    async fn scan_regions(
+        &self,
+        request: Request<ScanRegionsRequest>,
+    ) -> Result<Response<ScanRegionsResponse>, Status> {
+        answer!(self, request, ScanRegionsResponse, {
+            let ScanRegionsRequest { start_key, end_key, limit, .. } = request;
+            let routes = self.server.scan_regions(&start_key, &end_key, limit);
+            let regions = routes.into_iter().map(GetRegionResponse::from).collect();
+            Ok(ScanRegionsResponse { header: None, regions })
+        })
+    }
+
+    async fn ask_split(
+        &self,
+        request: Request<AskSplitRequest>,
+    ) -> Result<Response<AskSplitResponse>, Status> {
+        answer!(self, request, AskSplitResponse, {
+            let region = request.region.unwrap_or_default();
+            let ids = self.server.ask_split(&region, request.split_count).await?;
+            Ok(AskSplitResponse { header: None, ids })
+        })
+    }
+
+    async fn report_split(
+        &self,
+        request: Request<ReportSplitRequest>,
+    ) -> Result<Response<ReportSplitResponse>, Status> {
+        answer!(self, request, ReportSplitResponse, {
+            self.server.report_split(request.regions).await?;
+            Ok(ReportSplitResponse::default())
+        })
+    }
+
+    async fn get_gc_safe_point(
+        &self,
+        request: Request<GetGcSafePointRequest>,
+    ) -> Result<Response<GetGcSafePointResponse>, Status> {
+        answer!(self, request, GetGcSafePointResponse, {
+            let safe_point = self.server.gc_safe_point().0;
+            Ok(GetGcSafePointResponse { header: None, safe_point })
+        })
+    }
+
+    async fn update_gc_safe_point(
+        &self,
+        request: Request<UpdateGcSafePointRequest>,
+    ) -> Result<Response<UpdateGcSafePointResponse>, Status> {
+        answer!(self, request, UpdateGcSafePointResponse, {
+            let wanted = TimeStamp(request.safe_point);
+            let new_safe_point = self.server.update_gc_safe_point(wanted).await?.0;
+            Ok(UpdateGcSafePointResponse { header: None, new_safe_point })
+        })
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<GetConfigRequest>,
+    ) -> Result<Response<GetConfigResponse>, Status> {
+        answer!(self, request, GetConfigResponse, {
+            let entries = self.server.get_config(&request.prefix);
+            Ok(GetConfigResponse { header: None, entries })
+        })
+    }
+
+    async fn put_config(
+        &self,
+        request: Request<PutConfigRequest>,
+    ) -> Result<Response<PutConfigResponse>, Status> {
+        answer!(self, request, PutConfigResponse, {
+            self.server.put_config(request.entries).await?;
+            Ok(PutConfigResponse::default())
+        })
+    }
+
+    async fn watch_schema(
+        &self,
+        request: Request<WatchSchemaRequest>,
+    ) -> Result<Response<Self::WatchSchemaStream>, Status> {
+        let header = request.into_inner().header;
+        if let Err(error) = self.check(header.as_ref()) {
+            return Err(Status::failed_precondition(error.to_string()));
+        }
+        let service = self.clone();
+        let stopping = self.server.stopping().clone();
+        let versions = WatchStream::new(self.server.watch_schema());
+        let answers = versions.take_until(async move { stopping.cancelled().await }).map(
+            move |schema_version| {
+                Ok(WatchSchemaResponse { header: service.header(None), schema_version })
+            },
+        );
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn notify_schema(
+        &self,
+        request: Request<NotifySchemaRequest>,
+    ) -> Result<Response<NotifySchemaResponse>, Status> {
+        answer!(self, request, NotifySchemaResponse, {
+            self.server.notify_schema(request.schema_version).await?;
+            Ok(NotifySchemaResponse::default())
+        })
+    }
+}

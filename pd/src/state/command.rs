@@ -1,0 +1,124 @@
+//! The form of commands in the log and of the state in its snapshot file.
+//!
+//! Protobuf with fixed tags: a newer server reads what an older one wrote.
+
+use cairn_proto::meta::{Region, Store};
+use cairn_proto::pd::ConfigEntry;
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Command {
+    /// What to do.
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub kind: Option<Kind>,
+}
+
+/// What a command does.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Kind {
+    /// Gives the cluster its identity; only the first one counts.
+    #[prost(uint64, tag = "1")]
+    InitCluster(u64),
+    /// Ids up to this one may be handed out.
+    #[prost(uint64, tag = "2")]
+    IdBound(u64),
+    /// Timestamps below this physical time may be handed out.
+    #[prost(uint64, tag = "3")]
+    TsoBound(u64),
+    /// The first store and region.
+    #[prost(message, tag = "4")]
+    Bootstrap(Bootstrap),
+    /// Registers or changes a store.
+    #[prost(message, tag = "5")]
+    PutStore(Store),
+    /// Regions with a new epoch.
+    #[prost(message, tag = "6")]
+    PutRegions(Regions),
+    /// Settings; an empty value removes.
+    #[prost(message, tag = "7")]
+    PutConfig(Config),
+    /// Moves the GC safe point.
+    #[prost(uint64, tag = "8")]
+    GcSafePoint(u64),
+    /// Announces a schema version.
+    #[prost(int64, tag = "9")]
+    SchemaVersion(i64),
+}
+
+/// The first store and region.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Bootstrap {
+    /// The first store.
+    #[prost(message, optional, tag = "1")]
+    pub store: Option<Store>,
+    /// The region over all keys.
+    #[prost(message, optional, tag = "2")]
+    pub region: Option<Region>,
+}
+
+/// A list of regions.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Regions {
+    /// In key order.
+    #[prost(message, repeated, tag = "1")]
+    pub regions: Vec<Region>,
+}
+
+/// A list of settings.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Config {
+    /// In any order.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<ConfigEntry>,
+}
+
+/// The whole state in its snapshot file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StateImage {
+    #[prost(uint64, tag = "1")]
+    pub cluster_id: u64,
+    #[prost(bool, tag = "2")]
+    pub bootstrapped: bool,
+    #[prost(uint64, tag = "3")]
+    pub id_bound: u64,
+    #[prost(uint64, tag = "4")]
+    pub tso_bound_ms: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub stores: Vec<Store>,
+    #[prost(message, repeated, tag = "6")]
+    pub regions: Vec<Region>,
+    #[prost(message, repeated, tag = "7")]
+    pub config: Vec<ConfigEntry>,
+    #[prost(uint64, tag = "8")]
+    pub gc_safe_point: u64,
+    #[prost(int64, tag = "9")]
+    pub schema_version: i64,
+}
+
+impl From<Kind> for Command {
+    fn from(kind: Kind) -> Command {
+        Command { kind: Some(kind) }
+    }
+}
+
+impl Command {
+    /// The first store and region.
+    pub fn bootstrap(store: Store, region: Region) -> Command {
+        Kind::Bootstrap(Bootstrap { store: Some(store), region: Some(region) }).into()
+    }
+
+    /// Registers or changes a store.
+    pub fn put_store(store: Store) -> Command {
+        Kind::PutStore(store).into()
+    }
+
+    /// Regions with a new epoch.
+    pub fn put_regions(regions: Vec<Region>) -> Command {
+        Kind::PutRegions(Regions { regions }).into()
+    }
+
+    /// Settings; an empty value removes.
+    pub fn put_config(entries: Vec<ConfigEntry>) -> Command {
+        Kind::PutConfig(Config { entries }).into()
+    }
+}

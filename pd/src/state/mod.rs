@@ -1,0 +1,275 @@
+//! What the placement driver must never forget: the state machine behind its log.
+//!
+//! **Data.** Cluster identity, id and timestamp bounds, stores, regions, settings,
+//! GC safe point, schema version. Leaders, loads and heartbeats are not here: they
+//! are learned anew from heartbeats ([`crate::cluster`]).
+//!
+//! **Invariants.** [`State::apply`] is a pure function of state and command: every
+//! member that applies the same log holds the same state. A refused command
+//! changes nothing. Bounds, the safe point and the schema version only grow.
+
+mod command;
+pub mod region_tree;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cairn_pd_client::PdError;
+use cairn_proto::meta::{Region, Store, StoreState};
+use cairn_proto::pd::ConfigEntry;
+use prost::Message;
+
+use command::StateImage;
+pub use command::{Command, Kind};
+use region_tree::RegionTree;
+
+/// Keys and values of settings together.
+const CONFIG_ENTRIES_MAX: usize = 10_000;
+
+/// The replicated state.
+#[derive(Debug, Default, PartialEq)]
+pub struct State {
+    /// Identity of the cluster; zero until the first command.
+    pub cluster_id: u64,
+    /// Whether the first region exists.
+    pub bootstrapped: bool,
+    /// Ids up to this one may have been handed out.
+    pub id_bound: u64,
+    /// Timestamps below this physical time may have been handed out.
+    pub tso_bound_ms: u64,
+    /// Stores by id. Of the states only Up, Offline and Tombstone are stored.
+    pub stores: BTreeMap<u64, Store>,
+    /// Regions by start key.
+    pub regions: RegionTree,
+    /// Cluster-wide settings.
+    pub config: BTreeMap<String, Bytes>,
+    /// Versions below it may be collected.
+    pub gc_safe_point: u64,
+    /// Newest announced schema version.
+    pub schema_version: i64,
+}
+
+impl State {
+    /// Carries out one command. An error means that nothing was changed.
+    pub fn apply(&mut self, command: Command) -> Result<(), PdError> {
+        let Some(kind) = command.kind else {
+            return Err(PdError::InvalidArgument("empty command".into()));
+        };
+        match kind {
+            Kind::InitCluster(cluster_id) => {
+                if self.cluster_id == 0 {
+                    self.cluster_id = cluster_id;
+                }
+            }
+            Kind::IdBound(bound) => self.id_bound = self.id_bound.max(bound),
+            Kind::TsoBound(bound_ms) => self.tso_bound_ms = self.tso_bound_ms.max(bound_ms),
+            Kind::Bootstrap(bootstrap) => {
+                self.bootstrap(
+                    bootstrap.store.unwrap_or_default(),
+                    bootstrap.region.unwrap_or_default(),
+                )?;
+            }
+            Kind::PutStore(store) => self.put_store(store)?,
+            Kind::PutRegions(regions) => {
+                for region in regions.regions {
+                    self.regions.insert(region);
+                }
+            }
+            Kind::PutConfig(config) => self.put_config(config.entries)?,
+            Kind::GcSafePoint(safe_point) => {
+                self.gc_safe_point = self.gc_safe_point.max(safe_point);
+            }
+            Kind::SchemaVersion(version) => {
+                self.schema_version = self.schema_version.max(version);
+            }
+        }
+        Ok(())
+    }
+
+    fn bootstrap(&mut self, store: Store, region: Region) -> Result<(), PdError> {
+        if self.bootstrapped {
+            // The winner may ask again when the first answer was lost.
+            let same = self.stores.contains_key(&store.id) && self.regions.get(region.id).is_some();
+            return if same { Ok(()) } else { Err(PdError::AlreadyBootstrapped) };
+        }
+        let whole = region.start_key.is_empty() && region.end_key.is_empty();
+        if store.id == 0 || region.id == 0 || region.peers.is_empty() || !whole {
+            return Err(PdError::InvalidArgument(
+                "the first region must cover all keys and have a peer on the first store".into(),
+            ));
+        }
+        self.put_store(store)?;
+        self.regions.insert(region);
+        self.bootstrapped = true;
+        Ok(())
+    }
+
+    fn put_store(&mut self, mut store: Store) -> Result<(), PdError> {
+        let id = store.id;
+        if id == 0 {
+            return Err(PdError::InvalidArgument("store id 0".into()));
+        }
+        let known = self.stores.get(&id);
+        let wanted = store.state();
+        let state = match (known.map(Store::state), wanted) {
+            (Some(StoreState::Tombstone), _) => {
+                return Err(PdError::StoreTombstone(format!("store {id} was removed")));
+            }
+            (_, StoreState::Tombstone) => {
+                let peers = self.regions.peer_count(id);
+                if peers > 0 {
+                    return Err(PdError::InvalidArgument(format!(
+                        "store {id} still holds {peers} peers"
+                    )));
+                }
+                StoreState::Tombstone
+            }
+            // A store that is being emptied stays so when it restarts.
+            (Some(StoreState::Offline), _) | (_, StoreState::Offline) => StoreState::Offline,
+            _ => StoreState::Up,
+        };
+        // Tools that only change the state need not know the rest.
+        if let Some(known) = known
+            && store.address.is_empty()
+        {
+            store = known.clone();
+        }
+        store.set_state(state);
+        self.stores.insert(id, store);
+        Ok(())
+    }
+
+    fn put_config(&mut self, entries: Vec<ConfigEntry>) -> Result<(), PdError> {
+        if self.config.len() + entries.len() > CONFIG_ENTRIES_MAX {
+            return Err(PdError::InvalidArgument("too many configuration entries".into()));
+        }
+        for entry in entries {
+            if entry.value.is_empty() {
+                self.config.remove(&entry.key);
+            } else {
+                self.config.insert(entry.key, entry.value);
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole state as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let entries = self.config.iter();
+        let image = StateImage {
+            cluster_id: self.cluster_id,
+            bootstrapped: self.bootstrapped,
+            id_bound: self.id_bound,
+            tso_bound_ms: self.tso_bound_ms,
+            stores: self.stores.values().cloned().collect(),
+            regions: self.regions.iter().cloned().collect(),
+            config: entries
+                .map(|(key, value)| ConfigEntry { key: key.clone(), value: value.clone() })
+                .collect(),
+            gc_safe_point: self.gc_safe_point,
+            schema_version: self.schema_version,
+        };
+        image.encode_to_vec()
+    }
+
+    /// Reads what [`State::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<State, prost::DecodeError> {
+        let image = StateImage::decode(bytes)?;
+        let mut regions = RegionTree::default();
+        for region in image.regions {
+            regions.insert(region);
+        }
+        Ok(State {
+            cluster_id: image.cluster_id,
+            bootstrapped: image.bootstrapped,
+            id_bound: image.id_bound,
+            tso_bound_ms: image.tso_bound_ms,
+            stores: image.stores.into_iter().map(|store| (store.id, store)).collect(),
+            regions,
+            config: image.config.into_iter().map(|entry| (entry.key, entry.value)).collect(),
+            gc_safe_point: image.gc_safe_point,
+            schema_version: image.schema_version,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_proto::meta::{Peer, RegionEpoch};
+
+    use super::*;
+
+    fn store(id: u64) -> Store {
+        Store { id, address: format!("127.0.0.1:{id}"), ..Store::default() }
+    }
+
+    fn first_region() -> Region {
+        Region {
+            id: 2,
+            epoch: Some(RegionEpoch { conf_ver: 1, version: 1 }),
+            peers: vec![Peer { id: 3, store_id: 1, role: 0 }],
+            ..Region::default()
+        }
+    }
+
+    #[test]
+    fn one_bootstrap_wins() {
+        let mut state = State::default();
+        state.apply(Command::bootstrap(store(1), first_region())).expect("first");
+        state.apply(Command::bootstrap(store(1), first_region())).expect("the winner again");
+        let late = Region { id: 9, ..first_region() };
+        let refused = state.apply(Command::bootstrap(store(8), late));
+        assert_eq!(refused, Err(PdError::AlreadyBootstrapped));
+        assert_eq!(state.stores.len(), 1);
+    }
+
+    #[test]
+    fn removed_stores_stay_removed() {
+        let mut state = State::default();
+        state.apply(Command::bootstrap(store(1), first_region())).expect("first");
+        state.apply(Command::put_store(store(4))).expect("new store");
+        let with = |id, wanted: StoreState| {
+            let mut store = Store { id, ..Store::default() };
+            store.set_state(wanted);
+            Command::put_store(store)
+        };
+        state.apply(with(4, StoreState::Offline)).expect("leaves");
+        state.apply(Command::put_store(store(4))).expect("restarts");
+        assert_eq!(state.stores[&4].state(), StoreState::Offline);
+        assert_eq!(state.stores[&4].address, "127.0.0.1:4");
+        state.apply(with(4, StoreState::Tombstone)).expect("is empty");
+        assert!(matches!(
+            state.apply(Command::put_store(store(4))),
+            Err(PdError::StoreTombstone(_))
+        ));
+        // A store with data cannot become one.
+        assert!(matches!(
+            state.apply(with(1, StoreState::Tombstone)),
+            Err(PdError::InvalidArgument(_))
+        ));
+    }
+
+    #[test]
+    fn bytes_and_back() {
+        let mut state = State::default();
+        let config = ConfigEntry { key: "a/b".into(), value: "c".into() };
+        for command in [
+            Command::from(Kind::InitCluster(77)),
+            Command::from(Kind::InitCluster(78)),
+            Command::bootstrap(store(1), first_region()),
+            Command::from(Kind::IdBound(1000)),
+            Command::from(Kind::TsoBound(5000)),
+            Command::put_config(vec![config]),
+            Command::from(Kind::GcSafePoint(9)),
+            Command::from(Kind::GcSafePoint(8)),
+            Command::from(Kind::SchemaVersion(3)),
+        ] {
+            let bytes = command.encode_to_vec();
+            let command = Command::decode(bytes.as_slice()).expect("own bytes");
+            state.apply(command).expect("valid");
+        }
+        assert_eq!((state.cluster_id, state.gc_safe_point), (77, 9));
+        assert_eq!(State::decode(&state.encode()).expect("own bytes"), state);
+        assert!(State::decode(b"\xff\xff").is_err());
+    }
+}
