@@ -57,6 +57,21 @@ pub struct PlanContext<'a> {
     pub options: PlanOptions,
 }
 
+impl PlanContext<'_> {
+    /// The same for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> PlanContext<'_> {
+        PlanContext {
+            catalog: self.catalog,
+            current_db: self.current_db,
+            eval: &mut *self.eval,
+            variables: self.variables,
+            statistics: self.statistics,
+            param_types: self.param_types,
+            options: self.options,
+        }
+    }
+}
+
 /// Settings of the optimiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlanOptions {

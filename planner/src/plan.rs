@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use cairn_executor::plan::{
-    AggregationDesc, EvalSettings, Fragment, HashJoinDesc, JoinKind, LimitDesc, OpDesc,
+    AggregationDesc, ApplyDesc, EvalSettings, Fragment, HashJoinDesc, LimitDesc, OpDesc,
     ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
 };
 use cairn_expr::{EvalContext, Expr};
@@ -239,7 +239,7 @@ pub enum PhysicalOp {
     /// Joins two inputs.
     HashJoin(HashJoinDesc),
     /// Runs the right side for every left row.
-    Apply(ApplyDesc),
+    Apply(Apply),
     /// All rows of all inputs, which have the same types.
     UnionAll,
     /// At most one row: NULLs if the input has none, error 1242 if it has more.
@@ -511,25 +511,11 @@ pub struct MemTableScan {
 
 /// A join whose right side depends on the left row.
 #[derive(Clone, Debug)]
-pub struct ApplyDesc {
-    /// What to return; never `RightOuter`.
-    pub kind: JoinKind,
-    /// `NOT IN` and `IN` as a value, see `HashJoinDesc::null_aware`: a condition that
-    /// is NULL makes the match unknown.
-    pub null_aware: bool,
-    /// Conditions over left columns followed by right columns.
-    pub conditions: Vec<Expr>,
-    /// Slots to fill before the right side runs.
-    pub bindings: Vec<ApplyBinding>,
-}
-
-/// A slot that takes a column of the left row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ApplyBinding {
-    /// The slot.
-    pub slot: usize,
-    /// Offset of the left column.
-    pub column: usize,
+pub struct Apply {
+    /// The join; `outer_columns` are the left columns the right side depends on.
+    pub desc: ApplyDesc,
+    /// The slot each of them is put into before the right side runs.
+    pub slots: Vec<usize>,
 }
 
 /// Which of the rows below are locked.
@@ -645,8 +631,9 @@ pub struct UpdateTarget {
     pub table: Arc<TableInfo>,
     /// Where its handle is in the source's row. A NULL: no row (outer join).
     pub handle: HandleSource,
-    /// Offset in the source's row of each column of the table, by offset.
-    pub columns: Vec<usize>,
+    /// Offset in the source's row of each column of the table, by offset; `None` for
+    /// columns that are not written yet or any more.
+    pub columns: Vec<Option<usize>>,
     /// The changes, in order. Expressions are over the source's row, in which each
     /// assignment is made before the next is computed (MySQL's left to right rule).
     pub assignments: Vec<Assignment>,
@@ -674,7 +661,7 @@ pub struct DeleteTarget {
     pub table: Arc<TableInfo>,
     /// Where its handle is in the source's row. A NULL: no row (outer join).
     pub handle: HandleSource,
-    /// Offset in the source's row of each column of the table, by offset (index
-    /// entries are found by their values).
-    pub columns: Vec<usize>,
+    /// Offset in the source's row of each column of the table, by offset; `None` for
+    /// columns that no index entry and no handle is made of.
+    pub columns: Vec<Option<usize>>,
 }

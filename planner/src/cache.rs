@@ -1,0 +1,92 @@
+//! The plan cache: immutable plans shared by all sessions of a node.
+//!
+//! A plan is good for one schema version, one current database, one `sql_mode`, one
+//! connection collation and one list of parameter types: all of that is the key. What
+//! differs from run to run is in the plan's slots; index ranges are derived from them
+//! anew each time ([`crate::ranger::build_key_ranges`]). Old schema versions are not
+//! evicted: nobody asks for them any more, and the cache drops what is not asked for.
+//!
+//! **Concurrency.** Look-ups take a shard's read lock for the time of an `Arc` clone.
+
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+
+use cairn_expr::SqlMode;
+use cairn_types::{Collation, FieldType};
+
+use crate::context::PlanOptions;
+use crate::plan::Plan;
+
+/// Plans kept by default: a node's working set of distinct statements.
+pub const PLAN_CACHE_ENTRIES_DEFAULT: usize = 4096;
+
+/// What a cached plan depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PlanKey {
+    /// Version of the schema it was made for.
+    pub schema_version: i64,
+    /// The current database.
+    pub database: Option<Arc<str>>,
+    /// The statement: its text, or its text without literals.
+    pub statement: Arc<str>,
+    /// `sql_mode`.
+    pub sql_mode: SqlMode,
+    /// `collation_connection`.
+    pub collation: Collation,
+    /// Types of its parameters.
+    pub param_types: Vec<FieldType>,
+    /// Settings of the optimiser.
+    pub options: PlanOptions,
+}
+
+/// A bounded, shared map from statements to plans.
+pub struct PlanCache {
+    plans: quick_cache::sync::Cache<PlanKey, Arc<Plan>>,
+}
+
+impl PlanCache {
+    /// An empty cache of at most `entries` plans.
+    pub fn new(entries: usize) -> PlanCache {
+        PlanCache { plans: quick_cache::sync::Cache::new(entries.max(1)) }
+    }
+
+    /// The plan of a statement, if it is known.
+    pub fn get(&self, key: &PlanKey) -> Option<Arc<Plan>> {
+        self.plans.get(key)
+    }
+
+    /// Keeps a plan; one that must not be used again is not kept.
+    pub fn insert(&self, key: PlanKey, plan: Arc<Plan>) {
+        if plan.cacheable {
+            self.plans.insert(key, plan);
+        }
+    }
+
+    /// Plans kept.
+    pub fn len(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// Whether no plan is kept.
+    pub fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+
+    /// Drops all plans.
+    pub fn clear(&self) {
+        self.plans.clear();
+    }
+}
+
+impl Default for PlanCache {
+    fn default() -> PlanCache {
+        PlanCache::new(PLAN_CACHE_ENTRIES_DEFAULT)
+    }
+}
+
+impl PlanKey {
+    /// A number for logs: equal keys have equal numbers within a process.
+    pub fn digest(&self) -> u64 {
+        foldhash::fast::FixedState::default().hash_one(self)
+    }
+}

@@ -1,0 +1,266 @@
+//! The algebra of a query, before it is known how it will be run.
+//!
+//! **Columns.** During planning every column of the statement has a number of its own
+//! ([`Col`], an index into [`Columns`]), and `Expr::Column` holds that number. Nodes
+//! can be moved without touching expressions; only the physical planner turns numbers
+//! into offsets. A column that passes through a projection, a group or a sort
+//! unchanged keeps its number.
+//!
+//! **Correlation.** A column that no node below produces is free: it belongs to an
+//! enclosing query. A join whose right side has columns of the left side free is run
+//! row by row (Apply) unless the decorrelation rule gets rid of them.
+
+pub mod tree;
+
+use std::sync::Arc;
+
+use cairn_executor::plan::JoinKind;
+use cairn_expr::Expr;
+use cairn_expr::agg::AggDesc;
+use cairn_parser::ast::LockWait;
+use cairn_types::FieldType;
+
+use crate::catalog::{ROW_ID_NAME, TableInfo};
+use crate::plan::RowLimit;
+
+/// Number of a column in the statement.
+pub type Col = usize;
+
+/// Every column of a statement.
+#[derive(Debug, Default)]
+pub struct Columns {
+    list: Vec<ColumnMeta>,
+}
+
+/// Where a column comes from.
+#[derive(Clone, Debug)]
+pub struct ColumnMeta {
+    /// Its type.
+    pub ty: FieldType,
+    /// `db.table.column`; `None` for computed columns.
+    pub name: Option<Arc<str>>,
+}
+
+impl Columns {
+    /// A computed column.
+    pub fn add(&mut self, ty: FieldType) -> Col {
+        self.list.push(ColumnMeta { ty, name: None });
+        self.list.len() - 1
+    }
+
+    /// A column of a table.
+    pub fn add_named(&mut self, ty: FieldType, name: impl Into<Arc<str>>) -> Col {
+        self.list.push(ColumnMeta { ty, name: Some(name.into()) });
+        self.list.len() - 1
+    }
+
+    /// Its type.
+    pub fn ty(&self, col: Col) -> &FieldType {
+        &self.list[col].ty
+    }
+
+    /// Its name as EXPLAIN prints it.
+    pub fn name(&self, col: Col) -> Arc<str> {
+        match self.list.get(col).and_then(|meta| meta.name.clone()) {
+            Some(name) => name,
+            None => format!("Column#{}", col + 1).into(),
+        }
+    }
+
+    /// The column as an expression.
+    pub fn expr(&self, col: Col) -> Expr {
+        Expr::column(col, self.list[col].ty.clone())
+    }
+}
+
+/// A node with everything below it.
+#[derive(Clone, Debug)]
+pub enum Logical {
+    /// Reads a table.
+    Scan(Box<LogicalScan>),
+    /// Rows without columns: one (`SELECT 1`) or none (a condition that is never
+    /// true); then it may stand for a node with columns.
+    Dual {
+        /// 0 or 1.
+        rows: usize,
+        /// Columns of the node it stands for; empty if `rows` is 1.
+        columns: Vec<Col>,
+    },
+    /// `VALUES ROW(..), ..`.
+    Values {
+        /// Columns.
+        columns: Vec<Col>,
+        /// Rows of as many expressions.
+        rows: Vec<Vec<Expr>>,
+    },
+    /// Keeps rows for which all conditions are true.
+    Filter {
+        /// Conjuncts.
+        conditions: Vec<Expr>,
+        /// Below.
+        input: Box<Logical>,
+    },
+    /// Computes columns.
+    Project {
+        /// Columns and what they are. A column that stands for itself keeps its number.
+        exprs: Vec<(Col, Expr)>,
+        /// Below.
+        input: Box<Logical>,
+    },
+    /// Groups.
+    Aggregate(Box<LogicalAggregate>),
+    /// Joins.
+    Join(Box<LogicalJoin>),
+    /// Sorts.
+    Sort {
+        /// By what, and whether descending.
+        by: Vec<SortKey>,
+        /// Below.
+        input: Box<Logical>,
+    },
+    /// The first rows.
+    Limit {
+        /// How many.
+        limit: RowLimit,
+        /// Below.
+        input: Box<Logical>,
+    },
+    /// Sort and limit at once.
+    TopN {
+        /// By what.
+        by: Vec<SortKey>,
+        /// How many.
+        limit: RowLimit,
+        /// Below.
+        input: Box<Logical>,
+    },
+    /// All rows of all inputs.
+    Union {
+        /// Columns of the result.
+        columns: Vec<Col>,
+        /// Inputs, each with its columns in the result's order.
+        inputs: Vec<(Logical, Vec<Col>)>,
+    },
+    /// At most one row, NULLs if there is none.
+    MaxOneRow {
+        /// Below.
+        input: Box<Logical>,
+    },
+    /// Locks rows read below.
+    Lock {
+        /// What and how.
+        lock: Box<LogicalLock>,
+        /// Below.
+        input: Box<Logical>,
+    },
+}
+
+/// An ORDER BY item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SortKey {
+    /// By what.
+    pub expr: Expr,
+    /// DESC.
+    pub desc: bool,
+}
+
+/// A table in FROM.
+#[derive(Clone, Debug)]
+pub struct LogicalScan {
+    /// Its database.
+    pub db: String,
+    /// Its alias, or its name.
+    pub alias: String,
+    /// The table.
+    pub table: Arc<TableInfo>,
+    /// Columns read.
+    pub columns: Vec<ScanCol>,
+    /// Conditions on its rows.
+    pub conditions: Vec<Expr>,
+    /// Which indexes may be used.
+    pub hints: IndexHints,
+}
+
+/// A column of a table in FROM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanCol {
+    /// Its number.
+    pub col: Col,
+    /// Its offset in the table; `None`: the hidden row id.
+    pub offset: Option<usize>,
+}
+
+impl LogicalScan {
+    /// The number of a table's column, if it is read.
+    pub fn col_of(&self, offset: Option<usize>) -> Option<Col> {
+        self.columns.iter().find(|column| column.offset == offset).map(|column| column.col)
+    }
+
+    /// The offset of a column in the table.
+    pub fn offset_of(&self, col: Col) -> Option<Option<usize>> {
+        self.columns.iter().find(|column| column.col == col).map(|column| column.offset)
+    }
+
+    /// Name of the column at an offset.
+    pub fn column_name(table: &TableInfo, offset: Option<usize>) -> &str {
+        match offset {
+            Some(offset) => &table.columns[offset].name,
+            None => ROW_ID_NAME,
+        }
+    }
+}
+
+/// USE, FORCE and IGNORE INDEX, as offsets in the table's indexes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexHints {
+    /// Only these may be used (or none but the table, if empty).
+    pub only: Option<Vec<usize>>,
+    /// A scan of the table is the last resort.
+    pub force: bool,
+    /// These may not be used.
+    pub ignore: Vec<usize>,
+    /// The clustered primary key was named.
+    pub allow_table: bool,
+}
+
+/// Groups rows and computes aggregates.
+#[derive(Clone, Debug)]
+pub struct LogicalAggregate {
+    /// Group columns and what they are; a plain column keeps its number.
+    pub groups: Vec<(Col, Expr)>,
+    /// Aggregates.
+    pub aggs: Vec<(Col, AggDesc)>,
+    /// Below.
+    pub input: Logical,
+}
+
+/// A join; comma lists are inner joins without conditions.
+#[derive(Clone, Debug)]
+pub struct LogicalJoin {
+    /// Which rows survive; never `RightOuter` (sides are swapped).
+    pub kind: JoinKind,
+    /// Conditions on pairs of rows.
+    pub conditions: Vec<Expr>,
+    /// Pairs (left, right) of an IN whose NULLs make the answer unknown; empty if they
+    /// do not matter, then they are equalities in `conditions`.
+    pub in_keys: Vec<(Expr, Expr)>,
+    /// The column that tells of a match, if the kind has one.
+    pub mark: Option<Col>,
+    /// The order was forced (STRAIGHT_JOIN).
+    pub straight: bool,
+    /// Left side.
+    pub left: Logical,
+    /// Right side; may have columns of the left side free.
+    pub right: Logical,
+}
+
+/// FOR UPDATE, FOR SHARE.
+#[derive(Clone, Debug)]
+pub struct LogicalLock {
+    /// What to do about locks of others.
+    pub wait: LockWait,
+    /// FOR SHARE.
+    pub share: bool,
+    /// Tables whose rows are locked, with the columns that make the handle.
+    pub tables: Vec<(Arc<TableInfo>, Vec<Col>)>,
+}

@@ -1,0 +1,591 @@
+//! How a table is read: by handle, through an index, all of it, or point by point.
+//!
+//! Every path is priced by `cost.rs`; the cheapest wins. A whole unique key with known
+//! values is no question of price: it is a point read. A path whose order makes a sort
+//! superfluous is compared with that sort added to the others.
+
+use std::sync::Arc;
+
+use cairn_executor::plan::{
+    IndexLookupDesc, IndexScanDesc, OpDesc, ScanColumn, SelectionDesc, TableScanDesc,
+};
+use cairn_expr::{Expr, Func};
+use cairn_types::{FieldType, TypeCode};
+
+use super::cop::{CopTask, pushable};
+use super::cost::{self, table_rows};
+use super::{Physical, Root, Task, WantedOrder};
+use crate::catalog::{IndexInfo, ROW_ID_COLUMN, TableInfo};
+use crate::defaults::origin_default;
+use crate::error::Result;
+use crate::logical::{Col, LogicalScan, ScanCol};
+use crate::plan::{
+    BatchPointGet, CopInfo, MemTableScan, PhysicalOp, PointAccess, PointColumn, PointGet,
+};
+use crate::ranger::{Analysis, RangeColumn, RangeSpec, analyze};
+
+/// Most keys of one batch of point reads; longer lists are scanned as ranges.
+const POINTS_MAX: usize = 1024;
+
+/// One way to read a table.
+struct Path {
+    /// Offset of the index in the table; `None`: rows by handle.
+    index: Option<usize>,
+    /// The key's columns.
+    key: Vec<KeyColumn>,
+    /// What the conditions are worth on the key.
+    analysis: Analysis,
+    /// Conditions over the key, by position, that the ranges use.
+    access: Vec<Expr>,
+    /// Conditions that are checked on the entries or rows.
+    filters: Vec<Expr>,
+    /// The index holds all that is asked.
+    covering: bool,
+    /// Rows come in the wanted order.
+    ordered: bool,
+    /// Estimated rows of the scan.
+    rows: f64,
+    /// Estimated cost.
+    cost: f64,
+}
+
+struct KeyColumn {
+    offset: Option<usize>,
+    range: RangeColumn,
+}
+
+impl Physical<'_> {
+    pub(super) fn scan(&mut self, scan: &LogicalScan, order: WantedOrder<'_>) -> Result<Task> {
+        let conditions: Vec<Expr> =
+            scan.conditions.iter().map(|condition| self.bind_correlated(condition)).collect();
+        if scan.table.is_virtual {
+            return self.mem_table(scan, &conditions);
+        }
+        let paths = self.paths(scan, &conditions, order);
+        if let Some(task) = self.point(scan, &paths, &conditions)? {
+            return Ok(task);
+        }
+        let best = paths
+            .into_iter()
+            .min_by(|a, b| a.cost.total_cmp(&b.cost))
+            .expect("the table itself is always a path");
+        let keep_order = best.ordered && order.is_some();
+        let desc = keep_order && order.is_some_and(|keys| keys.first().is_some_and(|k| k.desc));
+        self.cop_task(scan, best, keep_order, desc)
+    }
+
+    fn mem_table(&mut self, scan: &LogicalScan, conditions: &[Expr]) -> Result<Task> {
+        let layout: Vec<Col> = scan.columns.iter().map(|column| column.col).collect();
+        let op = PhysicalOp::MemTableScan(Box::new(MemTableScan {
+            db: scan.db.clone(),
+            alias: scan.alias.clone(),
+            table: scan.table.clone(),
+            columns: scan.columns.iter().filter_map(|column| column.offset).collect(),
+            conditions: self.resolve_all(conditions, &layout)?,
+        }));
+        let schema = self.schema(&layout);
+        let plan = self.node(op, Vec::new(), cost::PSEUDO_ROWS, schema);
+        let root = Root { plan, layout, ordered: false };
+        Ok(Task::Root(self.root_filter(root, conditions)?))
+    }
+
+    /// All ways to read the table that hints allow.
+    fn paths(&self, scan: &LogicalScan, conditions: &[Expr], order: WantedOrder<'_>) -> Vec<Path> {
+        let table = &scan.table;
+        let mut paths = Vec::with_capacity(table.indices.len() + 1);
+        let handle: Vec<KeyColumn> = if table.common_handle {
+            let key = table.primary_key().map(|key| key.columns.clone()).unwrap_or_default();
+            key.iter().map(|part| key_column(table, part.offset, part.prefix_length)).collect()
+        } else if let Some(offset) = table.handle_column() {
+            vec![key_column(table, offset, None)]
+        } else {
+            let ty = FieldType::bigint().with_not_null();
+            vec![KeyColumn { offset: None, range: RangeColumn { ty, prefix_length: None } }]
+        };
+        paths.push(self.path(scan, None, handle, conditions, order));
+        let hints = &scan.hints;
+        for (at, index) in table.indices.iter().enumerate() {
+            let usable = index.state.is_public()
+                && !index.invisible
+                && table.has_entries(index)
+                && !hints.ignore.contains(&at)
+                && hints.only.as_ref().is_none_or(|only| only.contains(&at));
+            if !usable {
+                continue;
+            }
+            let key = index.columns.iter();
+            let key = key.map(|part| key_column(table, part.offset, part.prefix_length)).collect();
+            paths.push(self.path(scan, Some(at), key, conditions, order));
+        }
+        // USE and FORCE: the table only if no named index is of any use.
+        let forced = hints.only.is_some() && !hints.allow_table && paths.len() > 1;
+        if forced {
+            paths.remove(0);
+        }
+        paths
+    }
+
+    fn path(
+        &self,
+        scan: &LogicalScan,
+        index: Option<usize>,
+        key: Vec<KeyColumn>,
+        conditions: &[Expr],
+        order: WantedOrder<'_>,
+    ) -> Path {
+        let positions: Vec<Option<Col>> = key.iter().map(|k| scan.col_of(k.offset)).collect();
+        let columns: Vec<RangeColumn> = key.iter().map(|k| k.range.clone()).collect();
+        let on_key: Vec<Option<Expr>> =
+            conditions.iter().map(|condition| over_key(condition, &positions)).collect();
+        let candidates: Vec<Expr> = on_key.iter().flatten().cloned().collect();
+        let analysis = analyze(&columns, &candidates);
+        let mut access = Vec::new();
+        let mut filters = Vec::new();
+        let mut number = 0;
+        for (condition, on_key) in conditions.iter().zip(on_key) {
+            match on_key {
+                None => filters.push(condition.clone()),
+                Some(on_key) => {
+                    if analysis.used[number] {
+                        access.push(on_key);
+                    }
+                    if !analysis.exact[number] {
+                        filters.push(condition.clone());
+                    }
+                    number += 1;
+                }
+            }
+        }
+        let covering = index.is_some_and(|at| covers(scan, &scan.table.indices[at], &filters));
+        let ordered = order.is_some_and(|keys| {
+            let wanted: Option<Vec<Col>> = keys.iter().map(|key| key.expr.as_column()).collect();
+            wanted.is_some_and(|wanted| gives_order(&positions, &key, &analysis, &wanted))
+        });
+        let unsigned_handle = index.is_none()
+            && key.first().is_some_and(|k| k.range.ty.unsigned && k.offset.is_some());
+        // Rows come through a look-up as their stores answer: no order.
+        let ordered = ordered && (index.is_none() || covering) && !unsigned_handle;
+        let rows = self.scan_rows(scan, index, &analysis, key.len());
+        let mut path =
+            Path { index, key, analysis, access, filters, covering, ordered, rows, cost: 0.0 };
+        path.cost = self.path_cost(scan, &path, order.is_some());
+        path
+    }
+
+    /// Rows the ranges of a key hold.
+    fn scan_rows(
+        &self,
+        scan: &LogicalScan,
+        index: Option<usize>,
+        analysis: &Analysis,
+        width: usize,
+    ) -> f64 {
+        let (rows, _) = table_rows(self.statistics, &scan.table);
+        let unique = index.is_none_or(|at| scan.table.indices[at].unique);
+        if unique && analysis.point_columns == width {
+            return (analysis.points as f64).min(rows);
+        }
+        if analysis.ranges.is_empty() {
+            return 0.0;
+        }
+        let mut fraction = 1.0;
+        for _ in 0..analysis.point_columns {
+            fraction *= cost::EQUAL_FRACTION;
+        }
+        // Points of all columns together: each combination is one equality.
+        fraction *= analysis.points as f64;
+        fraction *= match analysis.range_sides {
+            0 => 1.0,
+            1 => cost::LESS_FRACTION,
+            _ => cost::BETWEEN_FRACTION,
+        };
+        (rows * fraction.min(1.0)).max(1.0).min(rows)
+    }
+
+    fn path_cost(&self, scan: &LogicalScan, path: &Path, order_wanted: bool) -> f64 {
+        let unit = &self.cost;
+        let after = |rows: f64, filters: &[Expr]| rows * cost::selectivity_of_all(filters);
+        let filter = |rows: f64, filters: &[Expr]| rows * filters.len() as f64 * unit.filter_row;
+        let ranges = path.analysis.ranges.len() as f64 * unit.seek_range;
+        let result = after(path.rows, &path.filters);
+        let mut total = ranges + filter(path.rows, &path.filters) + result * unit.send_row;
+        total += match (path.index, path.covering) {
+            (None, _) => path.rows * unit.scan_row,
+            (Some(_), true) => path.rows * unit.scan_entry,
+            (Some(at), false) => {
+                let index = &scan.table.indices[at];
+                let (on_entry, _) = split_filters(scan, index, &path.filters);
+                path.rows * unit.scan_entry + after(path.rows, &on_entry) * unit.lookup_row
+            }
+        };
+        if order_wanted && !path.ordered {
+            total += unit.sort(result.max(1.0));
+        }
+        total
+    }
+
+    /// A point read, if some unique key is given as a whole.
+    fn point(
+        &mut self,
+        scan: &LogicalScan,
+        paths: &[Path],
+        conditions: &[Expr],
+    ) -> Result<Option<Task>> {
+        for path in paths {
+            let unique = path.index.is_none_or(|at| scan.table.indices[at].unique);
+            let whole = path.analysis.point_columns == path.key.len();
+            let prefix = path.key.iter().any(|k| k.range.prefix_length.is_some());
+            if !unique || !whole || prefix || path.analysis.points > POINTS_MAX {
+                continue;
+            }
+            let Some(keys) = point_keys(&path.access, path.key.len()) else { continue };
+            let layout: Vec<Col> = scan.columns.iter().map(|column| column.col).collect();
+            let columns = scan.columns.iter().map(|column| match column.offset {
+                Some(offset) => PointColumn::Column(offset),
+                None => PointColumn::Handle,
+            });
+            let access = PointAccess {
+                db: scan.db.clone(),
+                alias: scan.alias.clone(),
+                table: scan.table.clone(),
+                index: path.index.map(|at| Arc::new(scan.table.indices[at].clone())),
+                columns: columns.collect(),
+                conditions: self.resolve_all(&path.filters, &layout)?,
+            };
+            debug_assert!(path.filters.len() <= conditions.len());
+            let rows = keys.len() as f64;
+            let op = if keys.len() == 1 {
+                let key = keys.into_iter().next().unwrap_or_default();
+                PhysicalOp::PointGet(Box::new(PointGet { access, key, lock: None }))
+            } else {
+                PhysicalOp::BatchPointGet(Box::new(BatchPointGet { access, keys, lock: None }))
+            };
+            let ordered = matches!(op, PhysicalOp::PointGet(_));
+            let schema = self.schema(&layout);
+            let plan = self.node(op, Vec::new(), rows, schema);
+            return Ok(Some(Task::Root(Root { plan, layout, ordered })));
+        }
+        Ok(None)
+    }
+
+    /// The scan, the look-up and the filters of a path.
+    fn cop_task(
+        &mut self,
+        scan: &LogicalScan,
+        path: Path,
+        keep_order: bool,
+        desc: bool,
+    ) -> Result<Task> {
+        let table = scan.table.clone();
+        let columns: Vec<RangeColumn> = path.key.iter().map(|k| k.range.clone()).collect();
+        let ranges = RangeSpec::new(columns, path.access.clone());
+        let index = path.index.map(|at| Arc::new(table.indices[at].clone()));
+        let mut cop = CopTask {
+            db: scan.db.clone(),
+            alias: scan.alias.clone(),
+            table,
+            index: index.clone(),
+            operators: Vec::new(),
+            info: Vec::new(),
+            ranges,
+            keep_order,
+            desc,
+            limit: None,
+            layout: Vec::new(),
+            row_count: path.rows,
+            lookup: index.is_some() && !path.covering,
+        };
+        let (pushed, kept): (Vec<Expr>, Vec<Expr>) =
+            path.filters.iter().cloned().partition(|filter| {
+                pushable(filter) && self.options.push_down
+            });
+        match index {
+            None => {
+                self.push_table_scan(scan, &mut cop, path.access.is_empty());
+                self.push_selection(&mut cop, &pushed)?;
+            }
+            Some(index) => {
+                let full = path.access.is_empty();
+                let needed = path.covering.then_some(&scan.columns[..]);
+                self.push_index_scan(scan, &index, &mut cop, needed, full);
+                if path.covering {
+                    self.push_selection(&mut cop, &pushed)?;
+                } else {
+                    let (on_entry, on_row) = split_filters(scan, &index, &pushed);
+                    self.push_entry_selection(scan, &index, &mut cop, &on_entry)?;
+                    self.push_lookup(scan, &mut cop);
+                    self.push_selection(&mut cop, &on_row)?;
+                }
+            }
+        }
+        let task = Task::Cop(Box::new(cop));
+        if kept.is_empty() {
+            return Ok(task);
+        }
+        let root = self.finish(task)?;
+        Ok(Task::Root(self.root_filter(root, &kept)?))
+    }
+
+    fn push_table_scan(&mut self, scan: &LogicalScan, cop: &mut CopTask, full: bool) {
+        let columns = scan.columns.iter().map(|column| self.stored(&scan.table, *column)).collect();
+        let op = OpDesc::TableScan(TableScanDesc {
+            table_id: scan.table.id,
+            columns,
+            desc: cop.desc,
+            handle_types: handle_types(&scan.table),
+        });
+        let name = if full { "TableFullScan" } else { "TableRangeScan" };
+        self.push_source(scan, cop, op, name);
+    }
+
+    fn push_source(
+        &mut self,
+        scan: &LogicalScan,
+        cop: &mut CopTask,
+        op: OpDesc,
+        name: &'static str,
+    ) {
+        cop.layout = scan.columns.iter().map(|column| column.col).collect();
+        let schema = self.schema(&cop.layout);
+        let id = self.new_id();
+        cop.operators.push(op);
+        cop.info.push(CopInfo { id, name, row_count: cop.row_count, schema });
+    }
+
+    fn push_index_scan(
+        &mut self,
+        scan: &LogicalScan,
+        index: &IndexInfo,
+        cop: &mut CopTask,
+        needed: Option<&[ScanCol]>,
+        full: bool,
+    ) {
+        let table = &scan.table;
+        let mut columns = Vec::with_capacity(index.columns.len() + 1);
+        let mut layout = Vec::with_capacity(index.columns.len() + 1);
+        for part in &index.columns {
+            let col = scan.col_of(Some(part.offset));
+            // Entries hold columns nobody asked for; they need numbers all the same.
+            let ty = table.columns[part.offset].ty.clone();
+            let name = || format!("{}.{}.{}", scan.db, table.name, table.columns[part.offset].name);
+            layout.push(col.unwrap_or_else(|| self.columns.add_named(ty, name())));
+            let column = ScanCol { col: usize::MAX, offset: Some(part.offset) };
+            columns.push(self.stored(table, column));
+        }
+        match needed {
+            // Look-ups take the handle from the last column.
+            None if table.common_handle => {
+                let ty = FieldType::new(TypeCode::VarBinary).with_not_null();
+                layout.push(self.columns.add(ty.clone()));
+                columns.push(ScanColumn::handle(ROW_ID_COLUMN, ty));
+            }
+            None => {
+                let offset = table.handle_column();
+                let ty = match offset {
+                    Some(offset) => table.columns[offset].ty.clone(),
+                    None => FieldType::bigint().with_not_null(),
+                };
+                layout.push(self.columns.add(ty));
+                columns.push(self.stored(table, ScanCol { col: usize::MAX, offset }));
+            }
+            Some(needed) => {
+                for column in needed {
+                    if !layout.contains(&column.col) {
+                        layout.push(column.col);
+                        columns.push(self.stored(table, *column));
+                    }
+                }
+            }
+        }
+        let op = OpDesc::IndexScan(IndexScanDesc {
+            table_id: table.id,
+            index_id: index.id,
+            columns,
+            desc: cop.desc,
+            unique: index.unique,
+            handle_types: handle_types(table),
+        });
+        cop.layout = layout;
+        let schema = self.schema(&cop.layout);
+        let id = self.new_id();
+        let name = if full { "IndexFullScan" } else { "IndexRangeScan" };
+        cop.operators.push(op);
+        cop.info.push(CopInfo { id, name, row_count: cop.row_count, schema });
+    }
+
+    /// A filter on index entries, before rows are looked up.
+    fn push_entry_selection(
+        &mut self,
+        _scan: &LogicalScan,
+        _index: &IndexInfo,
+        cop: &mut CopTask,
+        conditions: &[Expr],
+    ) -> Result<()> {
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let rows = cop.row_count * cost::selectivity_of_all(conditions);
+        let conditions = self.resolve_all(conditions, &cop.layout)?;
+        let schema = self.schema(&cop.layout);
+        let id = self.new_id();
+        cop.operators.push(OpDesc::Selection(SelectionDesc { conditions }));
+        cop.info.push(CopInfo { id, name: "Selection", row_count: rows, schema });
+        cop.row_count = rows;
+        Ok(())
+    }
+
+    fn push_lookup(&mut self, scan: &LogicalScan, cop: &mut CopTask) {
+        let columns = scan.columns.iter().map(|column| self.stored(&scan.table, *column)).collect();
+        let op = OpDesc::IndexLookup(IndexLookupDesc {
+            table_id: scan.table.id,
+            columns,
+            handle_types: handle_types(&scan.table),
+        });
+        self.push_source(scan, cop, op, "TableRowIDScan");
+    }
+
+    /// A column as it is stored.
+    fn stored(&mut self, table: &TableInfo, column: ScanCol) -> ScanColumn {
+        let Some(offset) = column.offset else {
+            return ScanColumn::handle(ROW_ID_COLUMN, FieldType::bigint().with_not_null());
+        };
+        let info = &table.columns[offset];
+        if table.handle_column() == Some(offset) {
+            return ScanColumn::handle(info.id, info.ty.clone());
+        }
+        let default = origin_default(info, self.eval);
+        let stored = ScanColumn::new(info.id, info.ty.clone()).with_default(default);
+        match table.common_handle_columns().iter().position(|at| *at == offset) {
+            Some(part) => stored.with_handle_part(part),
+            None => stored,
+        }
+    }
+}
+
+fn key_column(table: &TableInfo, offset: usize, prefix_length: Option<u32>) -> KeyColumn {
+    let ty = table.columns[offset].ty.clone();
+    KeyColumn { offset: Some(offset), range: RangeColumn { ty, prefix_length } }
+}
+
+/// Types of a common handle's columns.
+fn handle_types(table: &TableInfo) -> Vec<FieldType> {
+    let offsets = table.common_handle_columns();
+    offsets.iter().map(|offset| table.columns[*offset].ty.clone()).collect()
+}
+
+/// A condition over key positions; `None` if it needs other columns.
+fn over_key(condition: &Expr, positions: &[Option<Col>]) -> Option<Expr> {
+    let mut covered = true;
+    let mut columns = false;
+    condition.walk(&mut |expr| {
+        if let Expr::Column { index, .. } = expr {
+            columns = true;
+            covered &= positions.contains(&Some(*index));
+        }
+        covered
+    });
+    if !covered || !columns || !condition.is_deterministic() {
+        return None;
+    }
+    let place = |col: usize| positions.iter().position(|known| *known == Some(col));
+    condition.clone().remap_columns(&place).ok()
+}
+
+/// Whether entries of an index hold every column that is asked for.
+fn covers(scan: &LogicalScan, index: &IndexInfo, _filters: &[Expr]) -> bool {
+    scan.columns.iter().all(|column| on_entry(scan, index, column.offset))
+}
+
+/// Whether entries of an index hold a column.
+fn on_entry(scan: &LogicalScan, index: &IndexInfo, offset: Option<usize>) -> bool {
+    let Some(offset) = offset else { return true };
+    let whole = |part: &crate::catalog::IndexColumn| {
+        part.offset == offset && part.prefix_length.is_none()
+    };
+    index.columns.iter().any(whole)
+        || scan.table.handle_column() == Some(offset)
+        || scan.table.common_handle
+            && scan.table.primary_key().is_some_and(|key| key.columns.iter().any(whole))
+}
+
+/// Filters that index entries can answer, and the others.
+fn split_filters(
+    scan: &LogicalScan,
+    index: &IndexInfo,
+    filters: &[Expr],
+) -> (Vec<Expr>, Vec<Expr>) {
+    filters.iter().cloned().partition(|filter| {
+        filter.columns().into_iter().all(|col| match scan.offset_of(col) {
+            // The handle stands behind the index columns in another form.
+            Some(Some(offset)) => index
+                .columns
+                .iter()
+                .any(|part| part.offset == offset && part.prefix_length.is_none()),
+            _ => false,
+        })
+    })
+}
+
+/// Whether a scan of the key gives rows ordered by `wanted`: columns fixed to one value
+/// may stand in front or between.
+fn gives_order(
+    positions: &[Option<Col>],
+    key: &[KeyColumn],
+    analysis: &Analysis,
+    wanted: &[Col],
+) -> bool {
+    let single = analysis.points <= 1;
+    let mut wanted = wanted.iter().peekable();
+    for (at, col) in positions.iter().enumerate() {
+        let Some(next) = wanted.peek() else { break };
+        if key[at].range.prefix_length.is_some() {
+            return false;
+        }
+        if *col == Some(**next) {
+            wanted.next();
+        } else if !(single && at < analysis.point_columns) {
+            return false;
+        }
+    }
+    wanted.peek().is_none()
+}
+
+/// Key values of a point read, if the conditions are equalities and IN lists.
+fn point_keys(access: &[Expr], width: usize) -> Option<Vec<Vec<Expr>>> {
+    let mut keys: Vec<Vec<Expr>> = vec![Vec::with_capacity(width)];
+    for position in 0..width {
+        let mut values: Option<Vec<Expr>> = None;
+        for condition in access {
+            if condition.columns().into_iter().ne([position]) {
+                continue;
+            }
+            // Two conditions on one column: a scan sorts them out.
+            if values.is_some() {
+                return None;
+            }
+            values = Some(match condition.as_function()? {
+                (Func::Eq, [left, right]) if left.as_column() == Some(position) => {
+                    vec![right.clone()]
+                }
+                (Func::Eq, [left, right]) if right.as_column() == Some(position) => {
+                    vec![left.clone()]
+                }
+                (Func::In, [left, list @ ..]) if left.as_column() == Some(position) => {
+                    list.to_vec()
+                }
+                _ => return None,
+            });
+        }
+        let values = values?;
+        let mut longer = Vec::with_capacity(keys.len() * values.len());
+        for key in &keys {
+            for value in &values {
+                let mut key = key.clone();
+                key.push(value.clone());
+                longer.push(key);
+            }
+        }
+        keys = longer;
+    }
+    Some(keys)
+}

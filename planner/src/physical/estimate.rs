@@ -1,0 +1,93 @@
+//! Estimated rows of logical plans, for join order.
+
+use cairn_executor::plan::JoinKind;
+use cairn_expr::{Expr, Func};
+
+use super::cost::{
+    DISTINCT_FRACTION, SEMI_FRACTION, selectivity_of_all, table_rows,
+};
+use crate::context::Statistics;
+use crate::logical::tree::covered;
+use crate::logical::{Logical, LogicalJoin, LogicalScan};
+
+/// Rows a plan yields.
+pub fn estimate(plan: &Logical, statistics: &dyn Statistics) -> f64 {
+    let below = |input: &Logical| estimate(input, statistics);
+    match plan {
+        Logical::Scan(scan) => scan_rows(scan, statistics),
+        Logical::Dual { rows, .. } => *rows as f64,
+        Logical::Values { rows, .. } => rows.len() as f64,
+        Logical::Filter { conditions, input } => {
+            (below(input) * selectivity_of_all(conditions)).max(1.0)
+        }
+        Logical::Project { input, .. }
+        | Logical::Sort { input, .. }
+        | Logical::Lock { input, .. } => below(input),
+        Logical::Aggregate(aggregate) => match aggregate.groups.is_empty() {
+            true => 1.0,
+            false => (below(&aggregate.input) * DISTINCT_FRACTION).max(1.0),
+        },
+        Logical::Join(join) => {
+            let (left, right) = (below(&join.left), below(&join.right));
+            join_rows(join, left, right)
+        }
+        Logical::Limit { limit, input } | Logical::TopN { limit, input, .. } => {
+            below(input).min(limit.estimate())
+        }
+        Logical::Union { inputs, .. } => inputs.iter().map(|(input, _)| below(input)).sum(),
+        Logical::MaxOneRow { .. } => 1.0,
+    }
+}
+
+/// Rows of a table under its conditions; one if they give a whole unique key.
+pub fn scan_rows(scan: &LogicalScan, statistics: &dyn Statistics) -> f64 {
+    let (rows, _) = table_rows(statistics, &scan.table);
+    let equal: Vec<usize> = scan
+        .conditions
+        .iter()
+        .filter_map(|condition| match condition.as_function() {
+            Some((Func::Eq, [left, right])) => match (left.as_column(), right.as_column()) {
+                (Some(col), None) if right.is_constant() => Some(col),
+                (None, Some(col)) if left.is_constant() => Some(col),
+                _ => None,
+            },
+            _ => None,
+        })
+        .filter_map(|col| scan.offset_of(col).flatten())
+        .collect();
+    let whole_key = scan.table.indices.iter().any(|index| {
+        index.unique
+            && index.state.is_public()
+            && index.columns.iter().all(|part| equal.contains(&part.offset))
+    });
+    if whole_key {
+        return 1.0;
+    }
+    (rows * selectivity_of_all(&scan.conditions)).max(1.0)
+}
+
+/// Rows of a join: the larger side for a join by keys, the product without.
+pub fn join_rows(join: &LogicalJoin, left: f64, right: f64) -> f64 {
+    match join.kind {
+        JoinKind::Semi | JoinKind::Anti => (left * SEMI_FRACTION).max(1.0),
+        JoinKind::LeftOuterSemi | JoinKind::AntiLeftOuterSemi => left,
+        kind => {
+            let has_keys = join.conditions.iter().any(|condition| is_key(condition, join));
+            let inner = if has_keys { left.max(right) } else { left * right };
+            let others = join.conditions.iter().filter(|condition| !is_key(condition, join));
+            let others: Vec<Expr> = others.cloned().collect();
+            let rows = (inner * selectivity_of_all(&others)).max(1.0);
+            if kind == JoinKind::LeftOuter { rows.max(left) } else { rows }
+        }
+    }
+}
+
+/// Whether a condition is an equality of the two sides.
+pub fn is_key(condition: &Expr, join: &LogicalJoin) -> bool {
+    let Some((Func::Eq | Func::NullEq, [a, b])) = condition.as_function() else { return false };
+    let (left, right) = (join.left.output_set(), join.right.output_set());
+    let sides = |a: &Expr, b: &Expr| {
+        a.has_columns() && b.has_columns() && covered(a, &left) && covered(b, &right)
+    };
+    sides(a, b) || sides(b, a)
+}

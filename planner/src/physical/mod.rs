@@ -1,0 +1,395 @@
+//! From algebra to operators: where each part runs, by which access path.
+//!
+//! **Flow.** [`Physical::task`] works bottom up. As long as a part of the plan reads one
+//! table it is a cop task: a growing list of operators that stores will run
+//! (`cop.rs`). What cannot be pushed down closes it with a reader and goes on as a
+//! root task. Column numbers become offsets here: every task knows which column is
+//! where (its layout).
+//!
+//! **Correlation.** A free column becomes a parameter slot, which the enclosing
+//! [`PhysicalOp::Apply`] fills for each of its left rows; index ranges of the right side
+//! may use it like any other parameter.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `access.rs` | choice of table, index or point read |
+//! | `cop.rs` | the operators of stores |
+//! | `aggregate.rs`, `join.rs`, `order.rs` | those nodes |
+//! | `cost.rs`, `estimate.rs` | costs and row counts |
+
+mod access;
+mod aggregate;
+mod cop;
+pub mod cost;
+pub mod estimate;
+mod join;
+mod order;
+
+use std::collections::BTreeMap;
+
+use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
+use cairn_expr::{EvalContext, Expr};
+use cairn_types::FieldType;
+
+use crate::context::{PlanOptions, Statistics};
+use crate::error::{PlanError, Result};
+use crate::logical::{Col, Columns, Logical, LogicalLock, SortKey};
+use crate::plan::{
+    HandleSource, LockedTable, PhysicalOp, PhysicalPlan, PlanColumn, RowLimit, SelectLock,
+};
+
+use cop::CopTask;
+pub(crate) use cost::CostParams;
+
+/// Makes the physical plans of one statement.
+pub(crate) struct Physical<'p> {
+    /// All columns of the statement.
+    pub columns: &'p mut Columns,
+    /// Statistics.
+    pub statistics: &'p dyn Statistics,
+    /// Settings.
+    pub options: PlanOptions,
+    /// Types default values of stored columns.
+    pub eval: &'p mut EvalContext,
+    /// Next free parameter slot.
+    pub slot_count: usize,
+    /// What work costs.
+    pub cost: CostParams,
+    pub next_id: usize,
+    correlated: BTreeMap<Col, usize>,
+}
+
+/// A part of the plan and where it runs.
+pub(crate) enum Task {
+    /// In stores, so far.
+    Cop(Box<CopTask>),
+    /// On the SQL node.
+    Root(Root),
+}
+
+/// A plan of the root task.
+pub(crate) struct Root {
+    /// The operators.
+    pub plan: PhysicalPlan,
+    /// Which column is at each offset.
+    pub layout: Vec<Col>,
+    /// Rows come in the order that was asked for.
+    pub ordered: bool,
+}
+
+/// Columns the rows are wanted to be sorted by; all in one direction.
+pub(crate) type WantedOrder<'w> = Option<&'w [SortKey]>;
+
+impl<'p> Physical<'p> {
+    pub(crate) fn new(
+        columns: &'p mut Columns,
+        statistics: &'p dyn Statistics,
+        options: PlanOptions,
+        eval: &'p mut EvalContext,
+        slot_count: usize,
+    ) -> Physical<'p> {
+        Physical {
+            columns,
+            statistics,
+            options,
+            eval,
+            slot_count,
+            cost: CostParams::DEFAULT,
+            next_id: 1,
+            correlated: BTreeMap::new(),
+        }
+    }
+
+    /// The plan whose output is exactly `wanted`, in this order.
+    pub(crate) fn plan(&mut self, logical: &Logical, wanted: &[Col]) -> Result<PhysicalPlan> {
+        let root = self.root(logical)?;
+        Ok(self.arrange(root, wanted)?.plan)
+    }
+
+    /// Projects to `wanted` unless the layout is just that.
+    pub(crate) fn arrange(&mut self, root: Root, wanted: &[Col]) -> Result<Root> {
+        if root.layout == wanted {
+            return Ok(root);
+        }
+        let exprs: Vec<(Col, Expr)> =
+            wanted.iter().map(|col| (*col, self.columns.expr(*col))).collect();
+        self.project(root, &exprs)
+    }
+
+    /// A plan on the SQL node.
+    pub(crate) fn root(&mut self, logical: &Logical) -> Result<Root> {
+        let task = self.task(logical, None)?;
+        self.finish(task)
+    }
+
+    /// The task of a node; rows are in `order` only if the task says so
+    /// ([`Physical::ordered`]).
+    pub(crate) fn task(&mut self, logical: &Logical, order: WantedOrder<'_>) -> Result<Task> {
+        match logical {
+            Logical::Scan(scan) => self.scan(scan, order),
+            Logical::Dual { rows, columns } => {
+                let schema = self.schema(columns);
+                let op = PhysicalOp::Dual { rows: *rows };
+                let plan = self.node(op, Vec::new(), *rows as f64, schema);
+                Ok(Task::Root(Root { plan, layout: columns.clone(), ordered: false }))
+            }
+            Logical::Values { columns, rows } => {
+                let mut bound = Vec::with_capacity(rows.len());
+                for row in rows {
+                    bound.push(self.resolve_all(row, &[])?);
+                }
+                let schema = self.schema(columns);
+                let count = rows.len() as f64;
+                let plan =
+                    self.node(PhysicalOp::Values { rows: bound }, Vec::new(), count, schema);
+                Ok(Task::Root(Root { plan, layout: columns.clone(), ordered: false }))
+            }
+            Logical::Filter { conditions, input } => {
+                let task = self.task(input, order)?;
+                self.filter(task, conditions)
+            }
+            Logical::Project { exprs, input } => {
+                let below = self.task(input, order_below(order, exprs))?;
+                let root = self.finish(below)?;
+                Ok(Task::Root(self.project(root, exprs)?))
+            }
+            Logical::Aggregate(aggregate) => self.aggregate(aggregate),
+            Logical::Join(join) => Ok(Task::Root(self.join(join)?)),
+            Logical::Sort { by, input } => Ok(Task::Root(self.sort(by, input)?)),
+            Logical::Limit { limit, input } => self.limit(*limit, input, order),
+            Logical::TopN { by, limit, input } => Ok(Task::Root(self.top_n(by, *limit, input)?)),
+            Logical::Union { columns, inputs } => Ok(Task::Root(self.union(columns, inputs)?)),
+            Logical::MaxOneRow { input } => {
+                let root = self.root(input)?;
+                let schema = root.plan.schema.clone();
+                let plan = self.node(PhysicalOp::MaxOneRow, vec![root.plan], 1.0, schema);
+                Ok(Task::Root(Root { plan, layout: root.layout, ordered: root.ordered }))
+            }
+            Logical::Lock { lock, input } => {
+                let task = self.task(input, order)?;
+                let root = self.finish(task)?;
+                Ok(Task::Root(self.lock(lock, root)?))
+            }
+        }
+    }
+
+    /// A new operator.
+    pub(crate) fn node(
+        &mut self,
+        op: PhysicalOp,
+        children: Vec<PhysicalPlan>,
+        row_count: f64,
+        schema: Vec<PlanColumn>,
+    ) -> PhysicalPlan {
+        PhysicalPlan { id: self.new_id(), op, children, row_count, schema }
+    }
+
+    /// A new operator id.
+    pub(crate) fn new_id(&mut self) -> usize {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Columns as operators tell of them.
+    pub(crate) fn schema(&self, columns: &[Col]) -> Vec<PlanColumn> {
+        let column = |col: &Col| PlanColumn {
+            name: self.columns.name(*col),
+            ty: self.columns.ty(*col).clone(),
+        };
+        columns.iter().map(column).collect()
+    }
+
+    /// An expression over a layout: numbers become offsets, free columns slots.
+    pub(crate) fn resolve(&self, expr: &Expr, layout: &[Col]) -> Result<Expr> {
+        expr.clone().try_transform(&mut |expr| match expr {
+            Expr::Column { index: col, ty } => {
+                if let Some(index) = layout.iter().position(|known| *known == col) {
+                    return Ok(Expr::Column { index, ty });
+                }
+                match self.correlated.get(&col) {
+                    Some(slot) => Ok(Expr::param(*slot, ty)),
+                    None => Err(PlanError::internal(format!(
+                        "column {} is not in the operator's input",
+                        self.columns.name(col)
+                    ))),
+                }
+            }
+            other => Ok(other),
+        })
+    }
+
+    /// [`Physical::resolve`] for a list.
+    pub(crate) fn resolve_all(&self, exprs: &[Expr], layout: &[Col]) -> Result<Vec<Expr>> {
+        exprs.iter().map(|expr| self.resolve(expr, layout)).collect()
+    }
+
+    /// Free columns as slots; the others keep their numbers.
+    pub(crate) fn bind_correlated(&self, expr: &Expr) -> Expr {
+        if self.correlated.is_empty() {
+            return expr.clone();
+        }
+        expr.clone().transform(&mut |expr| match expr {
+            Expr::Column { index, ty } => match self.correlated.get(&index) {
+                Some(slot) => Expr::param(*slot, ty),
+                None => Expr::Column { index, ty },
+            },
+            other => other,
+        })
+    }
+
+    /// Sort keys over a layout.
+    pub(crate) fn sort_items(&self, by: &[SortKey], layout: &[Col]) -> Result<Vec<SortItem>> {
+        by.iter()
+            .map(|key| Ok(SortItem { expr: self.resolve(&key.expr, layout)?, desc: key.desc }))
+            .collect()
+    }
+
+    /// A filter: in the stores as far as they can.
+    fn filter(&mut self, task: Task, conditions: &[Expr]) -> Result<Task> {
+        let mut root = match task {
+            Task::Cop(mut cop) if cop.accepts_rows() => {
+                let (pushed, kept): (Vec<Expr>, Vec<Expr>) =
+                    conditions.iter().cloned().partition(cop::pushable);
+                self.push_selection(&mut cop, &pushed)?;
+                if kept.is_empty() {
+                    return Ok(Task::Cop(cop));
+                }
+                let root = self.finish(Task::Cop(cop))?;
+                return Ok(Task::Root(self.root_filter(root, &kept)?));
+            }
+            task => self.finish(task)?,
+        };
+        root = self.root_filter(root, conditions)?;
+        Ok(Task::Root(root))
+    }
+
+    /// A filter on the SQL node.
+    pub(crate) fn root_filter(&mut self, root: Root, conditions: &[Expr]) -> Result<Root> {
+        if conditions.is_empty() {
+            return Ok(root);
+        }
+        let rows = (root.plan.row_count * cost::selectivity_of_all(conditions)).max(1.0);
+        let conditions = self.resolve_all(conditions, &root.layout)?;
+        let op = PhysicalOp::Selection(SelectionDesc { conditions });
+        let schema = root.plan.schema.clone();
+        let plan = self.node(op, vec![root.plan], rows, schema);
+        Ok(Root { plan, layout: root.layout, ordered: root.ordered })
+    }
+
+    /// A projection on the SQL node.
+    pub(crate) fn project(&mut self, root: Root, exprs: &[(Col, Expr)]) -> Result<Root> {
+        let layout: Vec<Col> = exprs.iter().map(|(col, _)| *col).collect();
+        let same = exprs.iter().all(|(col, expr)| expr.as_column() == Some(*col));
+        if same && layout == root.layout {
+            return Ok(root);
+        }
+        let mut resolved = Vec::with_capacity(exprs.len());
+        for (_, expr) in exprs {
+            resolved.push(self.resolve(expr, &root.layout)?);
+        }
+        let schema = self.schema(&layout);
+        let (rows, ordered) = (root.plan.row_count, root.ordered);
+        let op = PhysicalOp::Projection(ProjectionDesc { exprs: resolved });
+        let plan = self.node(op, vec![root.plan], rows, schema);
+        Ok(Root { plan, layout, ordered })
+    }
+
+    /// LIMIT: in the stores too, where every task needs no more rows than that.
+    fn limit(
+        &mut self,
+        limit: RowLimit,
+        input: &Logical,
+        order: WantedOrder<'_>,
+    ) -> Result<Task> {
+        let mut task = self.task(input, order)?;
+        if let Task::Cop(cop) = &mut task
+            && cop.accepts_limit()
+        {
+            self.push_limit(cop, limit);
+        }
+        let root = self.finish(task)?;
+        Ok(Task::Root(self.root_limit(root, limit)))
+    }
+
+    /// LIMIT on the SQL node.
+    pub(crate) fn root_limit(&mut self, root: Root, limit: RowLimit) -> Root {
+        let rows = root.plan.row_count.min(limit.estimate());
+        let schema = root.plan.schema.clone();
+        let plan = self.node(PhysicalOp::Limit(limit), vec![root.plan], rows, schema);
+        Root { plan, layout: root.layout, ordered: root.ordered }
+    }
+
+    fn union(&mut self, columns: &[Col], inputs: &[(Logical, Vec<Col>)]) -> Result<Root> {
+        let mut children = Vec::with_capacity(inputs.len());
+        for (input, wanted) in inputs {
+            children.push(self.plan(input, wanted)?);
+        }
+        let rows = children.iter().map(|child| child.row_count).sum();
+        let schema = self.schema(columns);
+        let plan = self.node(PhysicalOp::UnionAll, children, rows, schema);
+        Ok(Root { plan, layout: columns.to_vec(), ordered: false })
+    }
+
+    fn lock(&mut self, lock: &LogicalLock, root: Root) -> Result<Root> {
+        // A point read locks its key itself, row or no row.
+        let mut root = root;
+        if lock.tables.len() == 1 && !lock.share {
+            match &mut root.plan.op {
+                PhysicalOp::PointGet(get) => {
+                    get.lock = Some(lock.wait);
+                    return Ok(root);
+                }
+                PhysicalOp::BatchPointGet(get) => {
+                    get.lock = Some(lock.wait);
+                    return Ok(root);
+                }
+                _ => {}
+            }
+        }
+        let mut tables = Vec::with_capacity(lock.tables.len());
+        for (table, cols) in &lock.tables {
+            let handle = self.handle_source(table.common_handle, cols, &root.layout)?;
+            tables.push(LockedTable { table: table.clone(), handle });
+        }
+        let op = PhysicalOp::SelectLock(SelectLock { wait: lock.wait, share: lock.share, tables });
+        let rows = root.plan.row_count;
+        let schema = root.plan.schema.clone();
+        let plan = self.node(op, vec![root.plan], rows, schema);
+        Ok(Root { plan, layout: root.layout, ordered: root.ordered })
+    }
+
+    /// Where a handle is in a row.
+    pub(crate) fn handle_source(
+        &self,
+        common: bool,
+        cols: &[Col],
+        layout: &[Col],
+    ) -> Result<HandleSource> {
+        let mut offsets = Vec::with_capacity(cols.len());
+        for col in cols {
+            let offset = layout.iter().position(|known| known == col);
+            offsets.push(offset.ok_or_else(|| PlanError::internal("a handle was pruned"))?);
+        }
+        match (common, &offsets[..]) {
+            (true, _) => Ok(HandleSource::Common(offsets)),
+            (false, [offset]) => Ok(HandleSource::Int(*offset)),
+            (false, _) => Err(PlanError::internal("an integer handle is one column")),
+        }
+    }
+}
+
+/// An order above a projection as one below it, if it names plain columns.
+fn order_below<'w>(order: WantedOrder<'w>, exprs: &[(Col, Expr)]) -> WantedOrder<'w> {
+    let plain = |key: &SortKey| {
+        key.expr.as_column().is_some_and(|col| {
+            exprs.iter().any(|(known, expr)| *known == col && expr.as_column() == Some(col))
+        })
+    };
+    order.filter(|keys| keys.iter().all(plain))
+}
+
+/// Types of a schema.
+pub(crate) fn types_of(schema: &[PlanColumn]) -> Vec<FieldType> {
+    schema.iter().map(|column| column.ty.clone()).collect()
+}

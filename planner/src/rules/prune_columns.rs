@@ -1,0 +1,116 @@
+//! Columns nobody reads are dropped, from the root down.
+//!
+//! ```text
+//! Project a                 Project a
+//! └─Scan t: a, b, c    →    └─Scan t: a
+//! ```
+//!
+//! **Must not fire** on group columns and the inputs of conditions, nor leave an
+//! operator without any column: rows must stay countable. A table then gives its
+//! handle, which every index has too.
+
+use std::collections::BTreeSet;
+
+use super::RuleContext;
+use crate::error::Result;
+use crate::logical::{Col, Logical, LogicalScan};
+
+pub(super) fn run(
+    plan: Logical,
+    wanted: &BTreeSet<Col>,
+    ctx: &mut RuleContext<'_>,
+) -> Result<Logical> {
+    prune(plan, wanted, ctx)
+}
+
+fn prune(
+    mut plan: Logical,
+    wanted: &BTreeSet<Col>,
+    ctx: &mut RuleContext<'_>,
+) -> Result<Logical> {
+    match &mut plan {
+        Logical::Scan(scan) => {
+            prune_scan(scan, wanted);
+            return Ok(plan);
+        }
+        Logical::Dual { rows: 0, columns } => {
+            columns.retain(|col| wanted.contains(col));
+            return Ok(plan);
+        }
+        Logical::Values { columns, rows } => {
+            let keep: Vec<bool> = keep_some(columns.iter().map(|col| wanted.contains(col)));
+            retain(columns, &keep);
+            rows.iter_mut().for_each(|row| retain(row, &keep));
+            return Ok(plan);
+        }
+        Logical::Project { exprs, .. } => {
+            let keep = keep_some(exprs.iter().map(|(col, _)| wanted.contains(col)));
+            retain(exprs, &keep);
+        }
+        Logical::Aggregate(aggregate) => {
+            let keep = aggregate.aggs.iter().map(|(col, _)| wanted.contains(col));
+            let keep = if aggregate.groups.is_empty() { keep_some(keep) } else { keep.collect() };
+            retain(&mut aggregate.aggs, &keep);
+        }
+        Logical::Union { columns, inputs } => {
+            let keep: Vec<bool> = keep_some(columns.iter().map(|col| wanted.contains(col)));
+            retain(columns, &keep);
+            for (input, own) in inputs {
+                retain(own, &keep);
+                let below: BTreeSet<Col> = own.iter().copied().collect();
+                let child = std::mem::replace(input, Logical::one_row());
+                *input = prune(child, &below, ctx)?;
+            }
+            return Ok(plan);
+        }
+        _ => {}
+    }
+    let mut below = match &plan {
+        Logical::Project { .. } | Logical::Aggregate(_) => BTreeSet::new(),
+        _ => wanted.clone(),
+    };
+    below.extend(plan.used_columns());
+    if let Logical::Join(join) = &plan {
+        below.extend(join.right.free_columns());
+    }
+    plan.map_children(&mut |child| prune(child, &below, ctx))
+}
+
+fn prune_scan(scan: &mut LogicalScan, wanted: &BTreeSet<Col>) {
+    let mut used = wanted.clone();
+    scan.conditions.iter().for_each(|condition| condition.collect_columns(&mut used));
+    let handle = scan.table.handle_column();
+    let first_key = scan.table.common_handle_columns().first().copied();
+    let spare = scan
+        .columns
+        .iter()
+        .find(|column| match column.offset {
+            None => true,
+            Some(offset) => Some(offset) == handle || Some(offset) == first_key,
+        })
+        .or(scan.columns.first())
+        .copied();
+    scan.columns.retain(|column| used.contains(&column.col));
+    if scan.columns.is_empty() {
+        scan.columns.extend(spare);
+    }
+}
+
+/// At least the first.
+fn keep_some(keep: impl Iterator<Item = bool>) -> Vec<bool> {
+    let mut keep: Vec<bool> = keep.collect();
+    if !keep.contains(&true)
+        && let Some(first) = keep.first_mut()
+    {
+        *first = true;
+    }
+    keep
+}
+
+fn retain<T>(list: &mut Vec<T>, keep: &[bool]) {
+    let mut at = 0;
+    list.retain(|_| {
+        at += 1;
+        keep.get(at - 1).copied().unwrap_or(true)
+    });
+}
