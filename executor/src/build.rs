@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use cairn_types::{Chunk, FieldType};
+
 use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
-use crate::operator::BoxOperator;
+use crate::operator::{BoxOperator, Operator};
 use crate::operators::{
     HashAgg, IndexLookup, IndexScan, Limit, Projection, Selection, StreamAgg, TableScan, TopN,
 };
@@ -43,7 +46,26 @@ pub fn build_fragment(
         };
         tree = Some(ctx.instrument(place, desc.name(), operator));
     }
-    input(&mut tree)
+    Ok(Box::new(Answering { operator: input(&mut tree)?, ctx }))
+}
+
+/// The top of a fragment: moves the scan's position when an answer goes out.
+struct Answering {
+    operator: BoxOperator,
+    ctx: ExecContext,
+}
+
+#[async_trait]
+impl Operator for Answering {
+    fn schema(&self) -> &[FieldType] {
+        self.operator.schema()
+    }
+
+    async fn next(&mut self) -> Result<Option<Chunk>> {
+        let answer = self.operator.next().await?;
+        self.ctx.scan_position.answer();
+        Ok(answer)
+    }
 }
 
 /// Builds one operator that reads another; scans and lookups need a source and

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_expr::{EvalContext, Warnings};
 use cairn_types::chunk::{CHUNK_ROWS_INIT, CHUNK_ROWS_MAX};
-use cairn_types::{Chunk, FieldType};
+use cairn_types::{Chunk, FieldType, MysqlError, Warning};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -118,6 +118,11 @@ impl ExecContext {
         }
     }
 
+    /// Adds a warning to the statement's.
+    pub fn warn(&self, error: MysqlError) {
+        self.warnings.lock().push(Warning::warning(error));
+    }
+
     /// An empty memory account of an operator.
     pub fn account(&self, operator: &str) -> OperatorMemory {
         OperatorMemory::new(self.memory.clone(), operator)
@@ -181,21 +186,38 @@ impl RemoteRowKeys {
 ///
 /// Operators pull: when a fragment of scan, selection, projection, limit and index
 /// lookup has returned a chunk, all rows before the position were seen and none
-/// behind it.
+/// behind it. The scan reports where it is, but the position moves only when the
+/// fragment's topmost operator has answered: rows that were scanned and then lost
+/// to an error above the scan will be scanned again.
 #[derive(Debug, Default)]
 pub struct ScanPosition {
-    key: Mutex<Option<Bytes>>,
+    keys: Mutex<PositionKeys>,
+}
+
+#[derive(Debug, Default)]
+struct PositionKeys {
+    reached: Option<Bytes>,
+    answered: Option<Bytes>,
 }
 
 impl ScanPosition {
-    pub(crate) fn set(&self, key: Bytes) {
-        *self.key.lock() = Some(key);
+    /// The scan stands here.
+    pub(crate) fn reach(&self, key: Bytes) {
+        self.keys.lock().reached = Some(key);
+    }
+
+    /// Everything the scan has read was answered.
+    pub(crate) fn answer(&self) {
+        let mut keys = self.keys.lock();
+        if let Some(reached) = keys.reached.take() {
+            keys.answered = Some(reached);
+        }
     }
 
     /// Start of what remains to be scanned; for a descending scan its end
-    /// (exclusive). `None`: nothing was scanned yet.
+    /// (exclusive). `None`: nothing was answered yet.
     pub fn get(&self) -> Option<Bytes> {
-        self.key.lock().clone()
+        self.keys.lock().answered.clone()
     }
 }
 

@@ -57,7 +57,8 @@ pub fn encode_index_entry(
     let mut row = RowEncoder::new();
     let mut kept: Vec<ColumnId> = Vec::new();
     for column in columns.iter().chain(handle_columns) {
-        if !key_is_restorable(column.ty) && !kept.contains(&column.id) {
+        let lost = !key_is_restorable(column.ty) && !column.value.is_null();
+        if lost && !kept.contains(&column.id) {
             row.push(column.id, column.value.clone())?;
             kept.push(column.id);
         }

@@ -342,7 +342,7 @@ fn samples() -> Vec<Fragment> {
         handle_types: vec![FieldType::bigint()],
     });
     let limit = OpDesc::Limit(LimitDesc { offset: 0, limit: 4 });
-    let settings = EvalSettings::of(&eval);
+    let settings = EvalSettings::from_context(&eval);
     let lists = vec![
         vec![scan(), filter, aggregation(false, AggMode::Partial)],
         vec![scan(), top, project],
@@ -380,6 +380,37 @@ fn scans_tell_where_they_stand() {
             );
         }
         assert_eq!(seen, 10);
+    });
+}
+
+/// A look-up that fails must not leave the rows behind that its scan had read.
+#[test]
+fn the_position_waits_for_the_answer() {
+    runtime().block_on(async {
+        struct NoLookups(Arc<dyn KvSource>);
+        #[async_trait]
+        impl KvSource for NoLookups {
+            async fn scan(&self, range: KeyRange, desc: bool) -> Result<Box<dyn KvScan>> {
+                self.0.scan(range, desc).await
+            }
+            async fn batch_get(&self, _keys: &[bytes::Bytes]) -> Result<Vec<RowRead>> {
+                Err(ExecError::Corrupted("a lock, say"))
+            }
+        }
+        let (rows, ranges) = stored_rows();
+        let handles_first = OpDesc::Projection(ProjectionDesc { exprs: vec![column(0)] });
+        let lookup = OpDesc::IndexLookup(IndexLookupDesc {
+            table_id: TableId(1),
+            columns: vec![ScanColumn::new(ColumnId(2), FieldType::bigint())],
+            handle_types: Vec::new(),
+        });
+        let operators = vec![scan(), handles_first, lookup];
+        let fragment = Fragment { operators, settings: EvalSettings::default() };
+        let ctx = context();
+        let source = Arc::new(NoLookups(rows));
+        let mut tree = build_fragment(&fragment, ranges, source, ctx.clone()).unwrap();
+        assert!(tree.next().await.is_err());
+        assert!(ctx.scan_position.get().is_none());
     });
 }
 

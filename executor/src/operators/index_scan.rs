@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cairn_types::codec::{key_is_restorable, skip_datum_key};
+use cairn_types::codec::{flag, key_is_restorable, skip_datum_key};
 use cairn_types::keys::{decode_index_key, decode_index_value};
 use cairn_types::row::{RowView, append_value};
 use cairn_types::{Chunk, FieldType, Handle};
@@ -67,17 +67,16 @@ impl Operator for IndexScan {
 struct EntryDecoder {
     columns: Vec<ScanColumn>,
     restorable: Vec<bool>,
-    /// The first so many columns are the index's.
-    indexed: usize,
+    /// The first so many columns are the index's; known from the first entry on.
+    indexed: Option<usize>,
     handle_types: Vec<FieldType>,
     parts: Vec<usize>,
 }
 
 impl EntryDecoder {
     fn new(desc: &IndexScanDesc) -> EntryDecoder {
-        let of_index = |column: &&ScanColumn| !column.is_handle && column.handle_part.is_none();
         EntryDecoder {
-            indexed: desc.columns.iter().take_while(of_index).count(),
+            indexed: None,
             restorable: desc.columns.iter().map(|column| key_is_restorable(&column.ty)).collect(),
             columns: desc.columns.clone(),
             handle_types: desc.handle_types.clone(),
@@ -89,22 +88,31 @@ impl EntryDecoder {
         let mut rest = decode_index_key(key)?.columns;
         let entry = decode_index_value(value)?;
         let stored = entry.columns.map(RowView::parse).transpose()?;
-        for at in 0..self.indexed {
+        let indexed = match self.indexed {
+            Some(indexed) => indexed,
+            None => self.count_indexed(rest, entry.handle.is_some())?,
+        };
+        for at in 0..indexed {
             let wanted = &self.columns[at];
             let column = &mut out.columns[at];
             if self.restorable[at] {
                 append_key_column(column, &mut rest, &wanted.ty)?;
                 continue;
             }
+            let is_null = rest.first() == Some(&flag::NULL);
             let length = skip_datum_key(rest)?;
             rest = &rest[length..];
+            if is_null {
+                column.push_null();
+                continue;
+            }
             match stored.as_ref().and_then(|row| row.get(wanted.id)) {
                 Some(Some(bytes)) => append_value(column, bytes, &wanted.ty)?,
                 Some(None) => column.push_null(),
                 None => return Err(NO_VALUE),
             }
         }
-        if self.indexed == self.columns.len() {
+        if indexed == self.columns.len() {
             if self.columns.is_empty() {
                 out.set_rows_without_columns(out.num_rows() + 1);
             }
@@ -122,6 +130,32 @@ impl EntryDecoder {
         self.append_handle(&handle, stored.as_ref(), out)
     }
 
+    /// Number of the index's columns: those in the key without the handle. A column
+    /// of the index may be one of the handle too, so flags of columns do not tell.
+    fn count_indexed(&mut self, key: &[u8], handle_in_value: bool) -> Result<usize> {
+        let (mut at, mut count, mut last) = (0, 0usize, flag::MAX);
+        while at < key.len() {
+            last = key[at];
+            at += skip_datum_key(&key[at..])?;
+            count += 1;
+        }
+        let of_handle = match (handle_in_value, self.handle_types.len()) {
+            (true, _) => 0,
+            (false, 0) => 1,
+            // No column of a primary key is NULL: a zero behind them only pads the
+            // handle (see `Handle::common`).
+            (false, columns) => columns + usize::from(last == flag::NULL),
+        };
+        let indexed = count.checked_sub(of_handle).ok_or(NO_HANDLE)?;
+        if indexed > self.columns.len() {
+            return Err(ExecError::invalid_plan(
+                "an index scan must name all columns of the index",
+            ));
+        }
+        self.indexed = Some(indexed);
+        Ok(indexed)
+    }
+
     /// Appends what is wanted of the handle.
     fn append_handle(
         &mut self,
@@ -132,7 +166,7 @@ impl EntryDecoder {
         if let Handle::Common(bytes) = handle {
             find_parts(bytes, self.handle_types.len(), &mut self.parts)?;
         }
-        for at in self.indexed..self.columns.len() {
+        for at in self.indexed.unwrap_or(0)..self.columns.len() {
             let wanted = &self.columns[at];
             let column = &mut out.columns[at];
             if wanted.is_handle {

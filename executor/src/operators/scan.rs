@@ -92,7 +92,7 @@ impl RangeScanner {
     /// Tells where a reader that got everything up to here would go on.
     fn report_position(&self) {
         let last = self.batch.key(self.batch.len() - 1);
-        self.ctx.scan_position.set(match self.desc {
+        self.ctx.scan_position.reach(match self.desc {
             true => Bytes::copy_from_slice(last),
             false => KeyRange::point(last).end,
         });

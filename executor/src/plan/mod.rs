@@ -85,8 +85,8 @@ pub struct IndexScanDesc {
     pub table_id: TableId,
     /// The index.
     pub index_id: IndexId,
-    /// Output: the index's columns **in index order and all of them, without
-    /// `handle_part`**, then columns of the handle as wanted.
+    /// Output: the index's columns **in index order and all of them** (whatever
+    /// their flags say), then columns of the handle as wanted.
     pub columns: Vec<ScanColumn>,
     /// Backwards.
     pub desc: bool,

@@ -21,7 +21,7 @@ const NO_PART: i32 = -1;
 
 impl EvalSettings {
     /// The settings of an evaluation context.
-    pub fn of(ctx: &EvalContext) -> EvalSettings {
+    pub fn from_context(ctx: &EvalContext) -> EvalSettings {
         EvalSettings::from(expr_wire::settings_to_proto(ctx))
     }
 
