@@ -1,16 +1,18 @@
 //! Takes coprocessor requests in and streams their pages out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_executor::{
     ExecContext, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
 };
 use cairn_expr::EvalContext;
-use cairn_kv_client::CoprocessorStream;
+use cairn_kv_client::{CoprocessorStream, TransportError};
 use cairn_proto::kv;
 use cairn_types::TimeStamp;
+use futures::FutureExt;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::pages::{PageRunner, Pages, error_response};
 use super::source::{EnteredView, ReadView, RegionSource};
@@ -101,31 +103,65 @@ impl Endpoint {
         self.shared.pool.running()
     }
 
+    /// Short tasks are done before this returns, without another thread; what
+    /// gives way once (see `source::Turns`) goes on in the pool.
     fn start(&self, task: Task) -> CoprocessorStream {
+        let slot = match self.shared.pool.reserve() {
+            Ok(slot) => slot,
+            Err(error) => return single(refused(error)),
+        };
         let (pages, waiting) = mpsc::channel(PAGES_WAITING_MAX);
         let cancel = task.cancel.clone();
         let deadline = task.region.deadline;
         let shared = Arc::clone(&self.shared);
-        let spawned = self.shared.pool.spawn(async move { shared.execute(task, &pages).await });
-        if let Err(error) = spawned {
-            return single(refused(error));
-        }
-        if let Some(deadline) = deadline {
-            let left = deadline.0.since(self.shared.clock.now());
-            let cancel = cancel.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = cancel.cancelled() => {}
-                    () = tokio::time::sleep(left) => cancel.cancel(),
-                }
-            });
+        let mut work = Box::pin(async move { shared.execute(task, &pages).await });
+        if (&mut work).now_or_never().is_none() {
+            self.shared.pool.spawn(slot, work);
+            if let Some(deadline) = deadline {
+                let left = deadline.0.since(self.shared.clock.now());
+                tokio::spawn(cancel_after(cancel.clone(), left));
+            }
         }
         // Dropping the stream cancels the task, in the middle of a batch too.
-        let state = (waiting, cancel.drop_guard());
-        Box::pin(futures::stream::unfold(state, |(mut waiting, guard)| async move {
-            let page = waiting.recv().await?;
-            Some((Ok(page), (waiting, guard)))
+        let stream = PageStream { waiting, is_finished: false, _cancel: cancel.drop_guard() };
+        Box::pin(futures::stream::unfold(stream, |mut stream| async move {
+            Some((stream.next().await?, stream))
         }))
+    }
+}
+
+async fn cancel_after(cancel: CancellationToken, left: Duration) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = tokio::time::sleep(left) => cancel.cancel(),
+    }
+}
+
+/// The caller's end of a task.
+struct PageStream {
+    waiting: mpsc::Receiver<kv::CoprocessorResponse>,
+    is_finished: bool,
+    _cancel: DropGuard,
+}
+
+impl PageStream {
+    async fn next(&mut self) -> Option<Result<kv::CoprocessorResponse, TransportError>> {
+        match self.waiting.recv().await {
+            Some(page) => {
+                self.is_finished = page.summaries.is_some()
+                    || page.region_error.is_some()
+                    || page.locked.is_some()
+                    || page.other_error.is_some();
+                Some(Ok(page))
+            }
+            None if self.is_finished => None,
+            None => {
+                // The task's thread is gone: never pass this off as the end.
+                self.is_finished = true;
+                let reason = "the coprocessor task was lost".to_string();
+                Some(Err(TransportError::ConnectionLost { address: String::new(), reason }))
+            }
+        }
     }
 }
 

@@ -81,9 +81,6 @@ impl PageRunner {
                             return;
                         }
                         self.page_rows = (self.page_rows * 2).min(PAGE_ROWS_MAX);
-                    } else {
-                        // Long filters give way to other tasks between batches.
-                        tokio::task::yield_now().await;
                     }
                 }
                 Ok(None) => {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -70,6 +72,34 @@ impl EnteredView {
     }
 }
 
+/// Rows a task reads before it gives way: about a millisecond, or less for wide
+/// rows. Tasks that end sooner run to their end on the caller's thread.
+const ROWS_PER_TURN: usize = 1024;
+/// A row read by key costs about as much as this many rows of a scan.
+const LOOKUP_COST: usize = 16;
+
+/// Counts a task's rows, so that it gives way to others in time, also within an
+/// operator that reads everything before it answers (aggregation, TopN).
+#[derive(Default)]
+struct Turns(AtomicUsize);
+
+impl Turns {
+    async fn count(&self, rows: usize) {
+        if self.0.fetch_add(rows, Ordering::Relaxed) + rows >= ROWS_PER_TURN {
+            self.0.store(0, Ordering::Relaxed);
+            let mut has_yielded = false;
+            std::future::poll_fn(|context| {
+                if std::mem::replace(&mut has_yielded, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+}
+
 /// Rows of the task's region, and single rows of whatever else this store leads.
 pub struct RegionSource {
     kv: Arc<dyn RaftKv>,
@@ -78,6 +108,7 @@ pub struct RegionSource {
     main: EnteredView,
     /// For lookups; readers keep a cursor each.
     lookups: Mutex<Lookups>,
+    turns: Arc<Turns>,
 }
 
 /// Readers by region id.
@@ -96,7 +127,7 @@ impl RegionSource {
         at: ReadView,
         main: EnteredView,
     ) -> RegionSource {
-        RegionSource { kv, max_ts, at, main, lookups: Mutex::default() }
+        RegionSource { kv, max_ts, at, main, lookups: Mutex::default(), turns: Arc::default() }
     }
 
     /// Reads one row, wherever this store leads it.
@@ -151,20 +182,26 @@ impl KvSource for RegionSource {
             key_only: false,
             resolved: Arc::clone(&self.at.resolved),
         };
-        Ok(Box::new(RegionScan(Scanner::new(Arc::clone(&self.main.view.engine), options))))
+        let scanner = Scanner::new(Arc::clone(&self.main.view.engine), options);
+        Ok(Box::new(RegionScan { scanner, turns: Arc::clone(&self.turns) }))
     }
 
     async fn batch_get(&self, keys: &[Bytes]) -> Result<Vec<RowRead>> {
+        self.turns.count(keys.len() * LOOKUP_COST).await;
         let mut lookups = self.lookups.lock();
         keys.iter().map(|key| self.lookup(&mut lookups, key).map_err(source_error)).collect()
     }
 }
 
-struct RegionScan(Scanner);
+struct RegionScan {
+    scanner: Scanner,
+    turns: Arc<Turns>,
+}
 
 #[async_trait]
 impl KvScan for RegionScan {
     async fn next_batch(&mut self, out: &mut KvBatch, limit: usize) -> Result<bool> {
-        self.0.next_batch(out, limit).map_err(source_error)
+        self.turns.count(limit).await;
+        self.scanner.next_batch(out, limit).map_err(source_error)
     }
 }

@@ -27,8 +27,8 @@ pub struct ReadPool {
     tasks_max: usize,
 }
 
-/// Counts one task until dropped.
-struct TaskSlot(Arc<AtomicUsize>);
+/// A task's place in the pool; given back when dropped.
+pub struct TaskSlot(Arc<AtomicUsize>);
 
 impl Drop for TaskSlot {
     fn drop(&mut self) {
@@ -57,19 +57,22 @@ impl ReadPool {
         self.tasks.load(Ordering::Relaxed)
     }
 
+    /// Takes a place in the bounds.
+    pub fn reserve(&self) -> Result<TaskSlot, RegionError> {
+        let slot = TaskSlot(Arc::clone(&self.tasks));
+        match self.tasks.fetch_add(1, Ordering::Relaxed) >= self.tasks_max {
+            true => Err(RegionError::busy("read pool is full")),
+            false => Ok(slot),
+        }
+    }
+
     /// Starts a task; it goes on until it is done or aborted.
-    pub fn spawn<F>(&self, task: F) -> Result<JoinHandle<F::Output>, RegionError>
+    pub fn spawn<F>(&self, slot: TaskSlot, task: F) -> Option<JoinHandle<F::Output>>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let slot = TaskSlot(Arc::clone(&self.tasks));
-        if self.tasks.fetch_add(1, Ordering::Relaxed) >= self.tasks_max {
-            return Err(RegionError::busy("read pool is full"));
-        }
-        let Some(runtime) = &self.runtime else {
-            return Err(RegionError::busy("store is stopping"));
-        };
-        Ok(runtime.spawn(async move {
+        let runtime = self.runtime.as_ref()?;
+        Some(runtime.spawn(async move {
             let _slot = slot;
             task.await
         }))
@@ -81,7 +84,10 @@ impl ReadPool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RegionError> {
-        let task = self.spawn(async move { work() })?;
+        let slot = self.reserve()?;
+        let Some(task) = self.spawn(slot, async move { work() }) else {
+            return Err(RegionError::busy("store is stopping"));
+        };
         let mut task = AbortOnDrop(task);
         (&mut task.0).await.map_err(|_| RegionError::busy("read was aborted"))
     }

@@ -170,6 +170,17 @@ async fn one_phase_commit_goes_above_reads() {
 }
 
 #[tokio::test]
+async fn one_phase_commit_declines_timestamps_of_the_far_future() {
+    let kv = MemoryKv::new();
+    let (service, context) = (kv.service(), kv.context());
+    get(&service, &context, "a", u64::MAX - 1).await;
+    let request = kv::PrewriteRequest { try_one_pc: true, ..put("a", "1", 2000) };
+    let response = prewrite(&service, &context, request).await;
+    assert_eq!((response.one_pc_commit_ts, response.errors), (0, vec![]));
+    assert_eq!(commit(&service, &context, "a", 2000, 2001).await, None);
+}
+
+#[tokio::test]
 async fn resolves_a_region_in_rounds() {
     let kv = MemoryKv::new();
     let (service, context) = (kv.service(), kv.context());

@@ -39,6 +39,11 @@ const COMMANDS_MAX: usize = 8192;
 /// Bytes of keys and values of the commands under way.
 const COMMAND_BYTES_MAX: usize = 256 << 20;
 
+/// A one-phase commit may lie this far above its start. Further up a reader must
+/// have come with a timestamp that PD never gave; committing above it would hide
+/// the commit from everybody else, so that PD's own timestamp is used (two phases).
+const ONE_PC_AHEAD_MS_MAX: u64 = 10 * 60 * 1000;
+
 /// Fresh timestamps, for the first one-phase commit of a term.
 #[async_trait]
 pub trait TsoSource: Send + Sync {
@@ -232,10 +237,10 @@ impl Scheduler {
             self.max_ts.sync(view.region.id, view.term, pd_ts);
         }
         let (guard, commit_ts) = self.max_ts.begin_one_pc(request);
-        if request.max_commit_ts != 0 && commit_ts.0 > request.max_commit_ts {
-            return None;
-        }
-        Some((guard, commit_ts))
+        let start_ms = TimeStamp(request.start_ts).physical_ms();
+        let is_far_ahead = commit_ts.physical_ms() > start_ms.saturating_add(ONE_PC_AHEAD_MS_MAX);
+        let is_out_of_bounds = request.max_commit_ts != 0 && commit_ts.0 > request.max_commit_ts;
+        (!is_far_ahead && !is_out_of_bounds).then_some((guard, commit_ts))
     }
 }
 
