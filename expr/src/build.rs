@@ -99,11 +99,19 @@ pub fn build(func: Func, args: Vec<Expr>, ctx: &mut EvalContext) -> Result<Expr>
     let nullable = args.iter().any(|arg| !arg.ty().not_null);
     let mut expr = build_typed(func, args, ctx)?;
     let propagates = func.is_comparison()
-        || matches!(func, Func::Plus | Func::Minus | Func::Mul | Func::And | Func::Or | Func::Xor | Func::Not);
+        || matches!(
+            func,
+            Func::Plus | Func::Minus | Func::Mul | Func::And | Func::Or | Func::Xor | Func::Not
+        );
     if let Expr::Function { ty, .. } = &mut expr
         && (propagates && !nullable || func == Func::NullEq)
     {
         ty.not_null = true;
+    }
+    // A quotient keeps more digits inside an expression than by itself, and only
+    // its parent knows: see `arithmetic`. `Expr::fold` folds it later.
+    if func == Func::Div && expr.ty().is_decimal() {
+        return Ok(expr);
     }
     Ok(fold_node(expr, ctx, false))
 }
@@ -157,7 +165,8 @@ fn build_typed(func: Func, args: Vec<Expr>, ctx: &mut EvalContext) -> Result<Exp
                 CompareKind::Int => CompareKind::Int,
                 _ => CompareKind::Real,
             };
-            let args = args.into_iter().map(|arg| compare::cast_for(kind, arg, None, ctx)).collect();
+            let args =
+                args.into_iter().map(|arg| compare::cast_for(kind, arg, None, ctx)).collect();
             Ok(Expr::function(func, args, result::result_type(func, &[], ctx)?))
         }
         F::AnyValue => {
@@ -175,16 +184,26 @@ fn build_typed(func: Func, args: Vec<Expr>, ctx: &mut EvalContext) -> Result<Exp
             let ty = result::text_of(width.map(|w| w.saturating_mul(4)), Collation::BINARY);
             Ok(Expr::function(F::Cast, args, ty))
         }
-        F::Strcmp | F::Like | F::Regexp | F::RegexpLike | F::RegexpInstr | F::RegexpSubstr
-        | F::RegexpReplace | F::Instr | F::Locate | F::Field | F::FindInSet => {
-            build_text_search(func, args, ctx)
-        }
+        F::Strcmp
+        | F::Like
+        | F::Regexp
+        | F::RegexpLike
+        | F::RegexpInstr
+        | F::RegexpSubstr
+        | F::RegexpReplace
+        | F::Instr
+        | F::Locate
+        | F::Field
+        | F::FindInSet => build_text_search(func, args, ctx),
         F::Abs | F::Ceil | F::Floor | F::Round | F::Truncate => {
             let mut args = args;
             if crate::infer::numeric_kind(&args[0]) == crate::infer::NumericKind::Real {
                 let first = std::mem::replace(&mut args[0], Expr::null());
                 args[0] = cast(first, FieldType::double(), ctx);
-            } else if !matches!(args[0].eval_kind(), EvalKind::Int | EvalKind::UInt | EvalKind::Decimal) {
+            } else if !matches!(
+                args[0].eval_kind(),
+                EvalKind::Int | EvalKind::UInt | EvalKind::Decimal
+            ) {
                 let first = std::mem::replace(&mut args[0], Expr::null());
                 let shape = crate::infer::shape(&first);
                 args[0] = if shape.scale > 0 {

@@ -112,6 +112,11 @@ impl Expr {
         Expr::constant(Datum::Int(value))
     }
 
+    /// TRUE or FALSE.
+    pub fn bool(value: bool) -> Expr {
+        Expr::Constant { value: Datum::bool(value), ty: infer::boolean_type().with_not_null() }
+    }
+
     /// NULL.
     pub fn null() -> Expr {
         Expr::Constant { value: Datum::Null, ty: FieldType::null() }
@@ -260,7 +265,9 @@ impl Expr {
 
     /// Whether equal rows give equal results within a statement, without effects.
     pub fn is_deterministic(&self) -> bool {
-        !self.any(&mut |expr| matches!(expr, Expr::Function { func, .. } if !func.is_deterministic()))
+        !self.any(
+            &mut |expr| matches!(expr, Expr::Function { func, .. } if !func.is_deterministic()),
+        )
     }
 
     /// Whether the value is the same for every row of a statement (slots and
@@ -386,7 +393,9 @@ impl Expr {
 /// Evaluates one call whose arguments are constants.
 pub(crate) fn fold_node(expr: Expr, ctx: &mut EvalContext, session: bool) -> Expr {
     let Expr::Function { func, args, ty, cache } = expr else { return expr };
-    let foldable = func.is_deterministic() && (session || !func.is_session()) && func != Func::Row;
+    // COLLATE stays: that it is explicit matters to those around it.
+    let kept = matches!(func, Func::Row | Func::Collate);
+    let foldable = func.is_deterministic() && (session || !func.is_session()) && !kept;
     let constant = |arg: &Expr| matches!(arg, Expr::Constant { .. });
     let expr = Expr::Function { func, args, ty, cache };
     let Expr::Function { args, ty, .. } = &expr else { return expr };

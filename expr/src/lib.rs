@@ -37,6 +37,9 @@ mod functions;
 pub mod infer;
 pub mod wire;
 
+#[cfg(test)]
+mod golden;
+
 pub use agg::{AggDesc, AggFunc, AggMode, GroupedAgg};
 pub use build::{build, build_cast, build_function};
 pub use context::{EvalContext, SessionAccess, SessionInfo, SqlMode, Warnings};

@@ -271,7 +271,9 @@ pub fn context_from_proto(settings: &cop::EvalSettings) -> Result<EvalContext> {
         sql_mode: SqlMode(settings.sql_mode),
         time_zone,
         now_micros: settings.now_micros,
-        div_precision_increment: u8::try_from(settings.div_precision_increment).unwrap_or(4).min(30),
+        div_precision_increment: u8::try_from(settings.div_precision_increment)
+            .unwrap_or(4)
+            .min(30),
         ..EvalContext::default()
     })
 }
@@ -329,7 +331,9 @@ mod tests {
     fn what_a_store_must_not_take_is_refused() {
         let ty = FieldType::bigint();
         assert!(expr_to_proto(&Expr::param(0, ty.clone())).is_err());
-        assert!(expr_to_proto(&Expr::function(Func::Sleep, vec![Expr::int(1)], ty.clone())).is_err());
+        assert!(
+            expr_to_proto(&Expr::function(Func::Sleep, vec![Expr::int(1)], ty.clone())).is_err()
+        );
         let call = |name: &str, args: Vec<cop::Expr>| cop::Expr {
             field_type: Some(field_type_to_proto(&ty)),
             kind: Some(cop::expr::Kind::Function(cop::Function { name: name.into(), args })),

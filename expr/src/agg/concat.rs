@@ -134,12 +134,7 @@ impl GroupedAgg for Concat {
         Ok(())
     }
 
-    fn write_final(
-        &mut self,
-        group: usize,
-        out: &mut Column,
-        ctx: &mut EvalContext,
-    ) -> Result<()> {
+    fn write_final(&mut self, group: usize, out: &mut Column, ctx: &mut EvalContext) -> Result<()> {
         match self.join(group, ctx) {
             Some(text) => out.push_bytes(&text),
             None => out.push_null(),

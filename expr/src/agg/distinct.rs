@@ -136,12 +136,7 @@ impl GroupedAgg for Distinct {
         Err(ExprError::Internal("a DISTINCT aggregate cannot be split".into()))
     }
 
-    fn write_final(
-        &mut self,
-        group: usize,
-        out: &mut Column,
-        ctx: &mut EvalContext,
-    ) -> Result<()> {
+    fn write_final(&mut self, group: usize, out: &mut Column, ctx: &mut EvalContext) -> Result<()> {
         self.inner.write_final(group, out, ctx)
     }
 

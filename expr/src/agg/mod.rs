@@ -219,7 +219,8 @@ impl AggDesc {
         }
         let number = matches!(self.func, AggFunc::Sum | AggFunc::Avg);
         let arg = self.args.first();
-        let suits = arg.is_none_or(|arg| arg.ty().is_integer() || arg.ty().is_real() || arg.ty().is_decimal());
+        let suits = arg
+            .is_none_or(|arg| arg.ty().is_integer() || arg.ty().is_real() || arg.ty().is_decimal());
         if number && (!suits || expected.eval_kind() != self.ty.eval_kind()) {
             return Err(ExprError::Wire(format!("{} of another type", self.func.name())));
         }
@@ -266,10 +267,8 @@ impl AggDesc {
 }
 
 fn cast_args(func: AggFunc, args: Vec<Expr>, ctx: &mut EvalContext) -> Vec<Expr> {
-    let real = matches!(
-        func,
-        AggFunc::VarPop | AggFunc::VarSamp | AggFunc::StdPop | AggFunc::StdSamp
-    );
+    let real =
+        matches!(func, AggFunc::VarPop | AggFunc::VarSamp | AggFunc::StdPop | AggFunc::StdSamp);
     let number = matches!(func, AggFunc::Sum | AggFunc::Avg);
     args.into_iter()
         .map(|arg| match numeric_kind(&arg) {

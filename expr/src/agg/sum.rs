@@ -52,7 +52,10 @@ struct Output {
 }
 
 impl Output {
-    fn partial_columns<'a>(&self, out: &'a mut [Column]) -> Result<(Option<&'a mut Column>, &'a mut Column)> {
+    fn partial_columns<'a>(
+        &self,
+        out: &'a mut [Column],
+    ) -> Result<(Option<&'a mut Column>, &'a mut Column)> {
         match (self.average, out) {
             (true, [count, sum]) => Ok((Some(count), sum)),
             (false, [sum]) => Ok((None, sum)),
@@ -197,7 +200,11 @@ impl GroupedAgg for ExactSum {
             sum.push_null();
             return Ok(());
         }
-        let value = normalize(Datum::Decimal(self.decimal(group)?), &self.result.sum_ty, &self.result.node())?;
+        let value = normalize(
+            Datum::Decimal(self.decimal(group)?),
+            &self.result.sum_ty,
+            &self.result.node(),
+        )?;
         sum.push(value.as_ref());
         Ok(())
     }
@@ -301,7 +308,11 @@ impl RealSum {
             return Ok(None);
         }
         let value = if self.result.average { sum / count as f64 } else { sum };
-        if value.is_finite() { Ok(Some(value)) } else { Err(ExprError::out_of_range("DOUBLE", "sum")) }
+        if value.is_finite() {
+            Ok(Some(value))
+        } else {
+            Err(ExprError::out_of_range("DOUBLE", "sum"))
+        }
     }
 }
 
@@ -347,7 +358,11 @@ impl GroupedAgg for RealSum {
         if let Some(count) = count {
             count.push_int(self.counts[group]);
         }
-        if self.counts[group] == 0 { sum.push_null() } else { sum.push_double(self.sums[group]) }
+        if self.counts[group] == 0 {
+            sum.push_null()
+        } else {
+            sum.push_double(self.sums[group])
+        }
         debug_assert_eq!(self.result.sum_ty.physical(), PhysicalKind::Double);
         Ok(())
     }

@@ -84,28 +84,36 @@ fn integers() {
     check("bit_or", false, int(), &values, ["3", "30", "0"]);
     check("bit_and", false, int(), &values, ["1", "0", "18446744073709551615"]);
     check("bit_xor", false, int(), &values, ["3", "10", "0"]);
-    check("var_pop", false, int(), &ints(&[Some(1), Some(2), Some(3), Some(2)]), ["1", "0", "NULL"]);
-    check("stddev_samp", false, int(), &ints(&[Some(1), Some(2), Some(3)]), [
-        "1.4142135623730951",
-        "NULL",
-        "NULL",
-    ]);
+    check(
+        "var_pop",
+        false,
+        int(),
+        &ints(&[Some(1), Some(2), Some(3), Some(2)]),
+        ["1", "0", "NULL"],
+    );
+    check(
+        "stddev_samp",
+        false,
+        int(),
+        &ints(&[Some(1), Some(2), Some(3)]),
+        ["1.4142135623730951", "NULL", "NULL"],
+    );
     check("group_concat", false, int(), &values, ["1,3,1", "10,20,20", "NULL"]);
     check("group_concat", true, int(), &values, ["1,3", "10,20", "NULL"]);
-    check("json_arrayagg", false, int(), &values, [
-        "[1, null, 3, 1]",
-        "[10, 20, 20, null]",
-        "NULL",
-    ]);
+    check(
+        "json_arrayagg",
+        false,
+        int(),
+        &values,
+        ["[1, null, 3, 1]", "[10, 20, 20, null]", "NULL"],
+    );
     check("any_value", false, int(), &values, ["1", "10", "NULL"]);
 }
 
 #[test]
 fn decimals_text_and_doubles() {
-    let decimals: Vec<Datum> = ["1.10", "2.25", "3.30"]
-        .iter()
-        .map(|text| Datum::Decimal(text.parse().unwrap()))
-        .collect();
+    let decimals: Vec<Datum> =
+        ["1.10", "2.25", "3.30"].iter().map(|text| Datum::Decimal(text.parse().unwrap())).collect();
     check("sum", false, FieldType::decimal(10, 2), &decimals, ["4.40", "2.25", "NULL"]);
     check("avg", false, FieldType::decimal(10, 2), &decimals, ["2.200000", "2.250000", "NULL"]);
     check("sum", false, FieldType::decimal(60, 2), &decimals, ["4.40", "2.25", "NULL"]);

@@ -199,7 +199,12 @@ pub fn to_time(value: &Datum, _ty: &FieldType, ctx: &mut EvalContext) -> Result<
     let result = match value {
         Datum::Null => return Ok(None),
         Datum::Time(time) => return Ok(Some(*time)),
-        Datum::Duration(span) => return Ok(today(ctx).add_micros(span.micros()).ok().map(|time| time.with_fsp(span.fsp()))),
+        Datum::Duration(span) => {
+            return Ok(today(ctx)
+                .add_micros(span.micros())
+                .ok()
+                .map(|time| time.with_fsp(span.fsp())));
+        }
         Datum::Bytes(bytes) => match Time::parse(bytes, kind_of_text(bytes), 6, mode) {
             Ok(parsed) => {
                 if parsed.truncated {
@@ -226,6 +231,13 @@ pub fn to_time(value: &Datum, _ty: &FieldType, ctx: &mut EvalContext) -> Result<
     match result {
         Ok(time) => Ok(Some(time)),
         Err(error) => {
+            // MySQL calls every point in time a datetime here.
+            let error = match error {
+                TypeError::InvalidDateTime { value, .. } => {
+                    TypeError::InvalidDateTime { type_name: "datetime", value }
+                }
+                other => other,
+            };
             ctx.warn(error.to_mysql());
             Ok(None)
         }
@@ -324,15 +336,15 @@ pub fn to_json_document(
 ) -> Result<Json> {
     match value {
         Datum::Json(json) => Ok(json.clone()),
-        Datum::Bytes(bytes) if !ty.is_binary_string() => Json::parse_text(bytes).map_err(|error| {
-            match error {
+        Datum::Bytes(bytes) if !ty.is_binary_string() => {
+            Json::parse_text(bytes).map_err(|error| match error {
                 TypeError::InvalidJson { reason, position: at } => ExprError::mysql(
                     errno::ER_INVALID_JSON_TEXT_IN_PARAM,
                     &[&position, &function, &reason, &at],
                 ),
                 other => ExprError::from(other),
-            }
-        }),
+            })
+        }
         _ => Err(ExprError::mysql(errno::ER_INVALID_TYPE_FOR_JSON, &[&position, &function])),
     }
 }
@@ -340,8 +352,10 @@ pub fn to_json_document(
 /// A value as an element of JSON: text is a JSON string, a truth value is `true`
 /// or `false`.
 pub fn to_json_value(value: &Datum, expr: Option<&Expr>) -> Result<Json> {
-    let is_bool = expr.is_some_and(|expr| {
-        matches!(expr, Expr::Function { .. }) && crate::infer::is_boolean(expr)
+    let is_bool = expr.is_some_and(|expr| match expr {
+        Expr::Function { .. } => crate::infer::is_boolean(expr),
+        Expr::Constant { ty, .. } => crate::infer::is_boolean_type(ty),
+        _ => false,
     });
     if is_bool && let Datum::Int(value) = value {
         return Ok(Json::from_value(&JsonValue::Bool(*value != 0)));
@@ -403,7 +417,9 @@ pub(crate) fn force(value: Datum, ty: &FieldType, node: &Expr) -> Result<Datum> 
             let decimal = to_decimal(&value, &string, &mut quiet)?;
             return super::normalize(Datum::Decimal(decimal), ty, node);
         }
-        PhysicalKind::Bytes => Datum::Bytes(to_bytes(&value, &crate::infer::type_of_literal(&value)).into_owned()),
+        PhysicalKind::Bytes => {
+            Datum::Bytes(to_bytes(&value, &crate::infer::type_of_literal(&value)).into_owned())
+        }
         PhysicalKind::Time => match to_time(&value, &string, &mut quiet)? {
             Some(time) => Datum::Time(time),
             None => Datum::Null,

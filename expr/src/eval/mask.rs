@@ -129,12 +129,7 @@ fn by_row(expr: &Expr, chunk: &Chunk, rows: Rows<'_>, ctx: &mut EvalContext) -> 
 }
 
 /// The truth of computed values.
-fn of_vector(
-    expr: &Expr,
-    vector: &Vector<'_>,
-    len: usize,
-    ctx: &mut EvalContext,
-) -> Result<Mask> {
+fn of_vector(expr: &Expr, vector: &Vector<'_>, len: usize, ctx: &mut EvalContext) -> Result<Mask> {
     if let Vector::Const(value) = vector {
         let truth = convert::truth(value, expr.ty(), ctx)?;
         return Ok(vec![truth.map_or(NULL, u8::from); len]);

@@ -140,7 +140,8 @@ impl Expr {
                 for arg in args {
                     values.push(arg.eval_row(row, ctx)?);
                 }
-                let call = call::Call { func: *func, exprs: args, values: &values, ty, cache, node: self };
+                let call =
+                    call::Call { func: *func, exprs: args, values: &values, ty, cache, node: self };
                 let value = functions::eval(&call, ctx)?;
                 normalize(value, ty, self)
             }

@@ -173,7 +173,9 @@ pub(crate) fn eval<'a>(
                 return Ok(Vector::Owned(mask::into_column(&mask)));
             }
             match func {
-                Func::If => return branches(&[(&args[0], &args[1])], Some(&args[2]), ty, chunk, rows, ctx),
+                Func::If => {
+                    return branches(&[(&args[0], &args[1])], Some(&args[2]), ty, chunk, rows, ctx);
+                }
                 Func::Case => {
                     let pairs: Vec<(&Expr, &Expr)> =
                         args.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect();
@@ -181,7 +183,9 @@ pub(crate) fn eval<'a>(
                     return branches(&pairs, otherwise, ty, chunk, rows, ctx);
                 }
                 Func::IfNull | Func::Coalesce => return coalesce(args, ty, chunk, rows, ctx),
-                Func::Row => return Err(ExprError::mysql(cairn_types::errno::ER_OPERAND_COLUMNS, &[&1])),
+                Func::Row => {
+                    return Err(ExprError::mysql(cairn_types::errno::ER_OPERAND_COLUMNS, &[&1]));
+                }
                 _ => {}
             }
             call(expr, *func, args, ty, chunk, rows, ctx)

@@ -15,12 +15,20 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     let (value, from) = (call.value(0), call.arg_ty(0));
     let ty = call.ty;
     if ty.is_integer() {
-        return if ty.unsigned { to_unsigned(value, from, ctx) } else { to_signed(value, from, ctx) };
+        return if ty.unsigned {
+            to_unsigned(value, from, ctx)
+        } else {
+            to_signed(value, from, ctx)
+        };
     }
     match ty.code {
         TypeCode::Float => {
             let value = convert::to_real(value, from, ctx)? as f32;
-            if value.is_finite() { Ok(Datum::Float(value)) } else { Err(call.out_of_range("FLOAT")) }
+            if value.is_finite() {
+                Ok(Datum::Float(value))
+            } else {
+                Err(call.out_of_range("FLOAT"))
+            }
         }
         TypeCode::Double => Ok(Datum::Double(convert::to_real(value, from, ctx)?)),
         TypeCode::Decimal => to_decimal(value, from, ty, ctx),

@@ -87,9 +87,7 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
         }),
         Func::AnyValue => Ok(call.value(0).clone()),
         // Rows are taken apart when a call is built; what remains is misuse.
-        Func::Row => {
-            Err(ExprError::mysql(cairn_types::errno::ER_OPERAND_COLUMNS, &[&1]))
-        }
+        Func::Row => Err(ExprError::mysql(cairn_types::errno::ER_OPERAND_COLUMNS, &[&1])),
         func => Err(ExprError::Internal(format!("{func} is lazy"))),
     }
 }

@@ -14,7 +14,11 @@ const DAYS_MAX: i64 = 3_652_424;
 
 pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     match call.func {
-        Func::Hour | Func::Minute | Func::Second | Func::Microsecond | Func::TimeToSec
+        Func::Hour
+        | Func::Minute
+        | Func::Second
+        | Func::Microsecond
+        | Func::TimeToSec
         | Func::Time => clock_part(call, ctx),
         Func::Extract => extract(call, ctx),
         Func::FromDays => from_days(call, ctx),
@@ -46,7 +50,8 @@ fn date_part(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
         Func::ToSeconds => time.total_micros().map(|micros| micros / 1_000_000).into(),
         Func::WeekOfYear => week(time, 3).map(|(_, week)| week).into(),
         Func::Week => {
-            let mode = if call.len() > 1 { call.int(1, ctx)? } else { ctx.default_week_format.into() };
+            let mode =
+                if call.len() > 1 { call.int(1, ctx)? } else { ctx.default_week_format.into() };
             week(time, mode).map(|(_, week)| week).into()
         }
         _ => {
@@ -112,7 +117,8 @@ fn sec_to_time(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     let micros = micros.unwrap_or(saturated);
     let span = Duration::from_micros_clamped(micros, call.ty.fsp());
     if span.micros() != micros {
-        let error = cairn_types::TypeError::Truncated { type_name: "time", value: seconds.to_string() };
+        let error =
+            cairn_types::TypeError::Truncated { type_name: "time", value: seconds.to_string() };
         ctx.warn(error.to_mysql());
     }
     Ok(Datum::Duration(span.round_fsp(call.ty.fsp())))
@@ -141,7 +147,8 @@ fn make_time(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     if !(0..60).contains(&minute) || !(0..60_000_000).contains(&seconds) {
         return Ok(Datum::Null);
     }
-    let magnitude = (hour.unsigned_abs().min(1000) as i64 * 3600 + minute * 60) * 1_000_000 + seconds;
+    let magnitude =
+        (hour.unsigned_abs().min(1000) as i64 * 3600 + minute * 60) * 1_000_000 + seconds;
     let micros = if hour < 0 { -magnitude } else { magnitude };
     let span = Duration::from_micros_clamped(micros, call.ty.fsp());
     if span.micros() != micros {

@@ -1,8 +1,6 @@
 //! The current time, arithmetic with times, formats and time zones.
 
-use cairn_types::time::{
-    Interval, IntervalUnit, StrToDate, format_duration, str_to_date,
-};
+use cairn_types::time::{Interval, IntervalUnit, StrToDate, format_duration, str_to_date};
 use cairn_types::{Datum, Decimal, Duration, Time, TimeKind, TimeZone, TypeError, errno};
 
 use super::dateparts::{current_clock, is_real_date, unit_of};
@@ -157,7 +155,9 @@ fn shift(
     }
     match time.add_interval(amount, unit) {
         Ok(time) if call.ty.is_string() => Ok(Datum::from(time.to_string())),
-        Ok(time) if call.ty.code == cairn_types::TypeCode::Date => Ok(Datum::Time(time.date_part())),
+        Ok(time) if call.ty.code == cairn_types::TypeCode::Date => {
+            Ok(Datum::Time(time.date_part()))
+        }
         Ok(time) => Ok(Datum::Time(time.with_kind(TimeKind::DateTime).with_fsp(call.ty.fsp()))),
         Err(error) => overflow(error, ctx),
     }

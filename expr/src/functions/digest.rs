@@ -80,7 +80,8 @@ mod tests {
         let hex = |text: &str| hex_of(&md5(text.as_bytes()), false);
         assert_eq!(hex(""), "d41d8cd98f00b204e9800998ecf8427e");
         assert_eq!(hex("message digest"), "f96b697d7cb7938d525a2f31aaf161d0");
-        let long = "12345678901234567890123456789012345678901234567890123456789012345678901234567890";
+        let long =
+            "12345678901234567890123456789012345678901234567890123456789012345678901234567890";
         assert_eq!(hex(long), "57edf4a22be3c955ac49da2e2107b67a");
     }
 }

@@ -66,8 +66,7 @@ fn last_insert_id(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
 fn collation_name(call: &Call<'_>) -> (&'static str, &'static str) {
     let ty = call.arg_ty(0);
     let is_text = ty.is_string() || ty.is_enum_or_set();
-    let collation =
-        if is_text { ty.collation } else { cairn_types::Collation::BINARY };
+    let collation = if is_text { ty.collation } else { cairn_types::Collation::BINARY };
     (collation.charset().name(), collation.name())
 }
 

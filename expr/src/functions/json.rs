@@ -19,14 +19,18 @@ pub(crate) fn eval(call: &Call<'_>, _ctx: &mut EvalContext) -> Result<Datum> {
         Func::JsonValue => {
             let document = call.json_document(0)?;
             let found = document.as_ref().extract(&paths(call, 1)?);
-            Ok(found.filter(|json| !json.as_ref().is_null()).map(|json| json.as_ref().to_unquoted()).into())
+            Ok(found
+                .filter(|json| !json.as_ref().is_null())
+                .map(|json| json.as_ref().to_unquoted())
+                .into())
         }
         Func::JsonUnquote => json_unquote(call),
         Func::JsonQuote => Ok(Datum::from(quote(&call.text(0)))),
         Func::JsonScalar => Ok(Datum::Json(call.json_value(0)?)),
         Func::JsonObject => json_object(call),
         Func::JsonArray => {
-            let elements: Result<Vec<Json>> = (0..call.len()).map(|at| call.json_value(at)).collect();
+            let elements: Result<Vec<Json>> =
+                (0..call.len()).map(|at| call.json_value(at)).collect();
             let elements = elements?;
             let array = elements.iter().map(|json| JsonValue::Ref(json.as_ref())).collect();
             Ok(Datum::Json(Json::from_value(&JsonValue::Array(array))))
@@ -147,7 +151,8 @@ fn search(call: &Call<'_>) -> Result<Datum> {
     if !within.is_empty() {
         let mut places = Vec::new();
         for path in &within {
-            places.extend(document.as_ref().find(path).iter().map(|place| place.as_bytes().as_ptr()));
+            places
+                .extend(document.as_ref().find(path).iter().map(|place| place.as_bytes().as_ptr()));
         }
         // A match counts if it lies in one of the places.
         let inside = |text: &String| {

@@ -175,11 +175,10 @@ pub(crate) fn is_constant_pattern(exprs: &[Expr]) -> bool {
 
 pub(crate) fn eval(call: &Call<'_>, _ctx: &mut EvalContext) -> Result<Datum> {
     let text = call.bytes(0);
-    let make = || {
-        Pattern::new(&call.bytes(1), escape_of(call.values.get(2)), call.collation())
-    };
+    let make = || Pattern::new(&call.bytes(1), escape_of(call.values.get(2)), call.collation());
     if is_constant_pattern(call.exprs) {
-        let compiled = call.cache.get_or_make(|| Ok::<_, crate::ExprError>(Compiled::Like(make())))?;
+        let compiled =
+            call.cache.get_or_make(|| Ok::<_, crate::ExprError>(Compiled::Like(make())))?;
         if let Compiled::Like(pattern) = &*compiled {
             return Ok(Datum::bool(pattern.matches(&text)));
         }

@@ -22,15 +22,27 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
         Func::Ln | Func::Log | Func::Log2 | Func::Log10 => logarithm(call, ctx),
         Func::Pow => {
             let value = call.real(0, ctx)?.powf(call.real(1, ctx)?);
-            if value.is_finite() { Ok(Datum::Double(value)) } else { Err(call.out_of_range("DOUBLE")) }
+            if value.is_finite() {
+                Ok(Datum::Double(value))
+            } else {
+                Err(call.out_of_range("DOUBLE"))
+            }
         }
         Func::Exp => {
             let value = call.real(0, ctx)?.exp();
-            if value.is_finite() { Ok(Datum::Double(value)) } else { Err(call.out_of_range("DOUBLE")) }
+            if value.is_finite() {
+                Ok(Datum::Double(value))
+            } else {
+                Err(call.out_of_range("DOUBLE"))
+            }
         }
         Func::Cot => {
             let value = 1.0 / call.real(0, ctx)?.tan();
-            if value.is_finite() { Ok(Datum::Double(value)) } else { Err(call.out_of_range("DOUBLE")) }
+            if value.is_finite() {
+                Ok(Datum::Double(value))
+            } else {
+                Err(call.out_of_range("DOUBLE"))
+            }
         }
         Func::Atan if call.len() == 2 => atan2(call, ctx),
         Func::Atan2 => atan2(call, ctx),

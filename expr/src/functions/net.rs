@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use cairn_types::{Datum, errno};
+use cairn_types::Datum;
 
 use super::string_encode::{hex_of, unhex};
 use crate::context::EvalContext;
@@ -151,7 +151,7 @@ fn address(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
 fn invalid(call: &Call<'_>, ctx: &mut EvalContext) -> Datum {
     let message =
         format!("Incorrect string value: '{}' for function {}", call.text(0), call.func.name());
-    ctx.warn(cairn_types::MysqlError::new(errno::ER_WRONG_ARGUMENTS, message));
+    ctx.warn(cairn_types::MysqlError::new(ER_WRONG_VALUE_FOR_TYPE, message));
     Datum::Null
 }
 

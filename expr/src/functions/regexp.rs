@@ -23,7 +23,8 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
         Func::RegexpInstr | Func::RegexpReplace => 5,
         _ => usize::MAX,
     };
-    let constant = |at: usize| call.exprs.get(at).is_none_or(|expr| matches!(expr, Expr::Constant { .. }));
+    let constant =
+        |at: usize| call.exprs.get(at).is_none_or(|expr| matches!(expr, Expr::Constant { .. }));
     if constant(1) && constant(flags_at) {
         let compiled = call.cache.get_or_make(|| compile(call, flags_at).map(Compiled::Regex))?;
         if let Compiled::Regex(regex) = &*compiled {

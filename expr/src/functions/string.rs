@@ -81,7 +81,11 @@ fn change_case(call: &Call<'_>) -> Datum {
     let upper = call.func == Func::Upper;
     if bytes.is_ascii() {
         let bytes = bytes.into_owned();
-        return Datum::Bytes(if upper { bytes.to_ascii_uppercase() } else { bytes.to_ascii_lowercase() });
+        return Datum::Bytes(if upper {
+            bytes.to_ascii_uppercase()
+        } else {
+            bytes.to_ascii_lowercase()
+        });
     }
     // One character for one: MySQL leaves ß as it is.
     let text = String::from_utf8_lossy(&bytes);
@@ -270,9 +274,8 @@ pub(crate) fn find(text: &[u8], part: &[u8], collation: Collation) -> Option<usi
     }
     let text: Vec<char> = String::from_utf8_lossy(text).chars().collect();
     let part: Vec<char> = String::from_utf8_lossy(part).chars().collect();
-    text.windows(part.len()).position(|window| {
-        window.iter().zip(&part).all(|(a, b)| collation.char_equals(*a, *b))
-    })
+    text.windows(part.len())
+        .position(|window| window.iter().zip(&part).all(|(a, b)| collation.char_equals(*a, *b)))
 }
 
 /// INSERT(text, position, length, new).

@@ -228,7 +228,8 @@ fn to_base64(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let symbols: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let symbols: Vec<u8> =
+        text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     if !symbols.len().is_multiple_of(4) {
         return None;
     }

@@ -21,12 +21,14 @@ pub fn build(func: Func, left: Expr, right: Expr, ctx: &mut EvalContext) -> Expr
         kind = kind.max(NumericKind::Decimal);
     }
     if kind == NumericKind::Real && func != Func::IntDiv {
-        let args = vec![cast(left, FieldType::double(), ctx), cast(right, FieldType::double(), ctx)];
+        let args =
+            vec![cast(left, FieldType::double(), ctx), cast(right, FieldType::double(), ctx)];
         return Expr::function(func, args, FieldType::double());
     }
     let unsigned = a == NumericKind::UInt || b == NumericKind::UInt;
     if kind < NumericKind::Decimal {
-        let signed_minus = func == Func::Minus && ctx.sql_mode.has(SqlMode::NO_UNSIGNED_SUBTRACTION);
+        let signed_minus =
+            func == Func::Minus && ctx.sql_mode.has(SqlMode::NO_UNSIGNED_SUBTRACTION);
         let unsigned = match func {
             // The remainder has the sign of the dividend.
             Func::Mod => a == NumericKind::UInt,

@@ -34,13 +34,25 @@ pub fn coercibility(expr: &Expr) -> u8 {
         _ if expr.is_null_constant() => IGNORABLE,
         Expr::Function { func: Func::Collate, .. } => EXPLICIT,
         Expr::Function { func: Func::ConvertUsing | Func::Cast | Func::GetUserVar, .. } => {
-            if is_text { IMPLICIT } else { NUMERIC }
+            if is_text {
+                IMPLICIT
+            } else {
+                NUMERIC
+            }
         }
         Expr::Column { .. } => {
-            if is_text { IMPLICIT } else { NUMERIC }
+            if is_text {
+                IMPLICIT
+            } else {
+                NUMERIC
+            }
         }
         Expr::Constant { .. } | Expr::Param { .. } => {
-            if is_text { COERCIBLE } else { NUMERIC }
+            if is_text {
+                COERCIBLE
+            } else {
+                NUMERIC
+            }
         }
         Expr::Function { func, args, .. } => {
             if !is_text {
@@ -82,9 +94,7 @@ pub fn derive(name: &str, args: &[&Expr], connection: Collation) -> Result<Deriv
         let next = Derivation { collation, strength };
         found = Some(match found {
             None => next,
-            Some(held) => {
-                combine(held, next).ok_or_else(|| illegal_mix(name, held, next))?
-            }
+            Some(held) => combine(held, next).ok_or_else(|| illegal_mix(name, held, next))?,
         });
     }
     Ok(found.unwrap_or(Derivation { collation: connection, strength: COERCIBLE }))

@@ -121,6 +121,7 @@ pub fn kind_of_list(args: &[Expr]) -> CompareKind {
 
 /// A comparison with its casts.
 pub fn build(func: Func, left: Expr, right: Expr, ctx: &mut EvalContext) -> Result<Expr> {
+    let (left, right) = (left.fold(ctx), right.fold(ctx));
     let (func, left, right) = match refine(func, left, right, ctx) {
         Refined::Compare(func, left, right) => (func, left, right),
         Refined::Decided(expr) => return Ok(*expr),
@@ -208,7 +209,11 @@ pub(crate) fn cast_for(
         // Decimals of different scale compare without a cast.
         CompareKind::Decimal if is == EvalKind::Decimal => expr,
         CompareKind::Decimal => {
-            let own = if is_null { numbers.unwrap_or(Shape { precision: 1, scale: 0 }) } else { shape(&expr) };
+            let own = if is_null {
+                numbers.unwrap_or(Shape { precision: 1, scale: 0 })
+            } else {
+                shape(&expr)
+            };
             cast(expr, own.decimal(), ctx)
         }
         CompareKind::Real if expr.ty().code == TypeCode::Double => expr,
@@ -249,6 +254,13 @@ pub(crate) fn align_text(
 }
 
 fn with_collation(mut arg: Expr, collation: Collation) -> Expr {
+    // COLLATE on a constant has done its work.
+    if let Expr::Function { func: Func::Collate, args, .. } = &mut arg
+        && matches!(args[0], Expr::Constant { .. })
+        && args[0].ty().is_string()
+    {
+        arg = args.swap_remove(0);
+    }
     if arg.ty().collation == collation {
         return arg;
     }
@@ -290,7 +302,9 @@ fn refine(func: Func, left: Expr, right: Expr, ctx: &mut EvalContext) -> Refined
             refine_integer(func, left, right)
         }
         EvalKind::Decimal => {
-            if let Some(value) = exact_number(&right).filter(|_| right.eval_kind() == EvalKind::String) {
+            if let Some(value) =
+                exact_number(&right).filter(|_| right.eval_kind() == EvalKind::String)
+            {
                 return Refined::Compare(func, left, Expr::constant(Datum::Decimal(value)));
             }
             Refined::Compare(func, left, right)
@@ -381,7 +395,9 @@ fn refine_enum(func: Func, left: Expr, right: Expr) -> Refined {
     let Some(Datum::Bytes(text)) = right.as_constant() else {
         return Refined::Compare(func, left, right);
     };
-    if !matches!(func, Func::Eq | Func::Ne) || left.ty().collation != right.ty().collation && !text.is_ascii() {
+    if !matches!(func, Func::Eq | Func::Ne)
+        || left.ty().collation != right.ty().collation && !text.is_ascii()
+    {
         return Refined::Compare(func, left, right);
     }
     let ty = left.ty();

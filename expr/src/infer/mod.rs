@@ -28,9 +28,15 @@ pub(crate) const PRECISION_MAX: u32 = 65;
 /// Largest scale of a DECIMAL.
 pub(crate) const SCALE_MAX: u32 = 30;
 
-/// Type of a truth value: BIGINT(1).
+/// Type of a truth value: BIGINT(1). Its explicit 0 decimals tell it from the type
+/// of a literal 1, for JSON_ARRAY(1 = 1) is `[true]`.
 pub fn boolean_type() -> FieldType {
-    FieldType::bigint().with_flen(1)
+    FieldType::bigint().with_flen(1).with_decimals(0)
+}
+
+/// Whether a type is that of truth values.
+pub fn is_boolean_type(ty: &FieldType) -> bool {
+    ty.code == TypeCode::BigInt && ty.flen == Some(1) && ty.decimals == Some(0)
 }
 
 /// Whether the value is 0, 1 or NULL.
@@ -64,7 +70,9 @@ pub fn is_boolean(expr: &Expr) -> bool {
 pub fn type_of_literal(value: &Datum) -> FieldType {
     let ty = match value {
         Datum::Null => return FieldType::null(),
-        Datum::Int(value) => FieldType::bigint().with_flen(digits(value.unsigned_abs()) + u32::from(*value < 0)),
+        Datum::Int(value) => {
+            FieldType::bigint().with_flen(digits(value.unsigned_abs()) + u32::from(*value < 0))
+        }
         Datum::UInt(value) => FieldType::bigint_unsigned().with_flen(digits(*value)),
         Datum::Float(_) => FieldType::float(),
         Datum::Double(_) => FieldType::double(),

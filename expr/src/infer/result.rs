@@ -5,7 +5,7 @@
 
 use cairn_types::{Collation, Datum, EvalKind, FieldType, TypeCode};
 
-use super::{Shape, collate, numeric_kind, NumericKind, shape, text_width};
+use super::{NumericKind, Shape, boolean_type, collate, numeric_kind, shape, text_width};
 use crate::context::EvalContext;
 use crate::error::Result;
 use crate::expr::Expr;
@@ -54,18 +54,48 @@ pub fn result_type(func: Func, args: &[Expr], ctx: &EvalContext) -> Result<Field
             FieldType::bigint_unsigned()
         }
         F::BitCount | F::Sign | F::Strcmp | F::Interval => int(3),
-        F::IsNull | F::IsTrue | F::IsFalse => int(1).with_not_null(),
-        F::Not | F::And | F::Or | F::Xor | F::Like | F::Regexp | F::RegexpLike => int(1),
-        F::JsonValid | F::JsonContains | F::JsonContainsPath | F::JsonMemberOf | F::JsonOverlaps
-        | F::IsUuid | F::IsIpv4 | F::IsIpv6 => int(1),
+        F::IsNull | F::IsTrue | F::IsFalse => boolean_type().with_not_null(),
+        F::Not | F::And | F::Or | F::Xor | F::Like | F::Regexp | F::RegexpLike => boolean_type(),
+        F::JsonValid
+        | F::JsonContains
+        | F::JsonContainsPath
+        | F::JsonMemberOf
+        | F::JsonOverlaps
+        | F::IsUuid
+        | F::IsIpv4
+        | F::IsIpv6 => boolean_type(),
         F::Abs | F::Ceil | F::Floor | F::Round | F::Truncate => return Ok(rounded(func, args)),
-        F::Pow | F::Sqrt | F::Exp | F::Ln | F::Log | F::Log2 | F::Log10 | F::Sin | F::Cos
-        | F::Tan | F::Cot | F::Asin | F::Acos | F::Atan | F::Atan2 | F::Rand | F::Radians
+        F::Pow
+        | F::Sqrt
+        | F::Exp
+        | F::Ln
+        | F::Log
+        | F::Log2
+        | F::Log10
+        | F::Sin
+        | F::Cos
+        | F::Tan
+        | F::Cot
+        | F::Asin
+        | F::Acos
+        | F::Atan
+        | F::Atan2
+        | F::Rand
+        | F::Radians
         | F::Degrees => FieldType::double(),
         F::Pi => FieldType::double().with_flen(8).with_decimals(6).with_not_null(),
         F::Crc32 => FieldType::bigint_unsigned().with_flen(10),
-        F::Length | F::CharLength | F::BitLength | F::Instr | F::Locate | F::Field | F::FindInSet
-        | F::RegexpInstr | F::JsonLength | F::JsonDepth | F::JsonStorageSize => int(10),
+        F::Length
+        | F::CharLength
+        | F::BitLength
+        | F::Instr
+        | F::Locate
+        | F::Field
+        | F::FindInSet
+        | F::RegexpInstr
+        | F::JsonLength
+        | F::JsonDepth
+        | F::JsonStorageSize => int(10),
         F::Ascii => int(3),
         F::Ord => int(7),
         F::InetAton => FieldType::bigint_unsigned().with_flen(21),
@@ -97,15 +127,47 @@ pub fn result_type(func: Func, args: &[Expr], ctx: &EvalContext) -> Result<Field
         F::Format => ascii(100),
         F::Soundex => text_of(width(0).map(|w| w.max(4)), text(func, &args[..1], ctx)?),
         F::Char => FieldType::varbinary(4 * args.len() as u32),
-        F::Space => text_of(constant_int(args.first()).map(|n| n.clamp(0, 1 << 24) as u32), ctx.collation),
+        F::Space => {
+            text_of(constant_int(args.first()).map(|n| n.clamp(0, 1 << 24) as u32), ctx.collation)
+        }
         F::WeightString => FieldType::new(TypeCode::LongBlob),
-        F::ExportSet | F::MakeSet | F::Elt | F::Concat | F::ConcatWs | F::Replace | F::Insert
-        | F::Repeat | F::Lpad | F::Rpad | F::Left | F::Right | F::Substring | F::SubstringIndex
-        | F::Trim | F::Ltrim | F::Rtrim | F::Upper | F::Lower | F::Reverse | F::Quote
-        | F::RegexpReplace | F::RegexpSubstr => return text_function(func, args, ctx),
-        F::JsonExtract | F::JsonObject | F::JsonArray | F::JsonSet | F::JsonInsert | F::JsonReplace
-        | F::JsonRemove | F::JsonKeys | F::JsonMergePatch | F::JsonMergePreserve | F::JsonSearch
-        | F::JsonArrayAppend | F::JsonArrayInsert | F::JsonScalar => FieldType::json(),
+        F::ExportSet
+        | F::MakeSet
+        | F::Elt
+        | F::Concat
+        | F::ConcatWs
+        | F::Replace
+        | F::Insert
+        | F::Repeat
+        | F::Lpad
+        | F::Rpad
+        | F::Left
+        | F::Right
+        | F::Substring
+        | F::SubstringIndex
+        | F::Trim
+        | F::Ltrim
+        | F::Rtrim
+        | F::Upper
+        | F::Lower
+        | F::Reverse
+        | F::Quote
+        | F::RegexpReplace
+        | F::RegexpSubstr => return text_function(func, args, ctx),
+        F::JsonExtract
+        | F::JsonObject
+        | F::JsonArray
+        | F::JsonSet
+        | F::JsonInsert
+        | F::JsonReplace
+        | F::JsonRemove
+        | F::JsonKeys
+        | F::JsonMergePatch
+        | F::JsonMergePreserve
+        | F::JsonSearch
+        | F::JsonArrayAppend
+        | F::JsonArrayInsert
+        | F::JsonScalar => FieldType::json(),
         F::JsonUnquote | F::JsonPretty | F::JsonQuote => {
             FieldType::longtext().with_collation(Collation::UTF8MB4_BIN)
         }
@@ -151,9 +213,7 @@ fn text_function(func: Func, args: &[Expr], ctx: &EvalContext) -> Result<FieldTy
         F::Insert => (&args[..1], sum(&mut [width(0), width(3)].into_iter())),
         F::Repeat => (&args[..1], width(0).zip(count(1)).map(|(a, b)| a.saturating_mul(b))),
         F::Lpad | F::Rpad => (&args[..1], count(1)),
-        F::Left | F::Right => {
-            (&args[..1], width(0).map(|w| count(1).map_or(w, |n| n.min(w))))
-        }
+        F::Left | F::Right => (&args[..1], width(0).map(|w| count(1).map_or(w, |n| n.min(w)))),
         F::Substring => (&args[..1], width(0).map(|w| count(2).map_or(w, |n| n.min(w)))),
         F::Quote => (&args[..1], width(0).map(|w| w.saturating_mul(2).saturating_add(2))),
         F::RegexpReplace => (args.get(..3).unwrap_or(args), None),
@@ -175,11 +235,15 @@ fn rounded(func: Func, args: &[Expr]) -> FieldType {
         NumericKind::Decimal => match func {
             Func::Abs => FieldType::decimal(precision, scale as u8),
             Func::Ceil | Func::Floor if precision - scale < 18 => FieldType::bigint(),
-            Func::Ceil | Func::Floor => Shape { precision: precision - scale + 1, scale: 0 }.decimal(),
+            Func::Ceil | Func::Floor => {
+                Shape { precision: precision - scale + 1, scale: 0 }.decimal()
+            }
             _ => {
                 let kept = match (args.len(), digits) {
                     (1, _) => 0,
-                    (_, Some(digits)) => u32::try_from(digits.max(0)).unwrap_or(u32::MAX).min(scale),
+                    (_, Some(digits)) => {
+                        u32::try_from(digits.max(0)).unwrap_or(u32::MAX).min(scale)
+                    }
                     (_, None) => scale,
                 };
                 let integer = precision - scale + u32::from(func == Func::Round);
@@ -211,9 +275,9 @@ pub(crate) fn fsp_of(arg: &Expr) -> u8 {
         EvalKind::Int | EvalKind::UInt => 0,
         EvalKind::Decimal => ty.scale().min(6),
         EvalKind::String => match constant_text(Some(arg)) {
-            Some(text) => text
-                .rsplit_once('.')
-                .map_or(0, |(_, tail)| tail.bytes().take_while(u8::is_ascii_digit).count().min(6) as u8),
+            Some(text) => text.rsplit_once('.').map_or(0, |(_, tail)| {
+                tail.bytes().take_while(u8::is_ascii_digit).count().min(6) as u8
+            }),
             None => 6,
         },
         _ => 6,
@@ -227,7 +291,9 @@ fn temporal(func: Func, args: &[Expr], ctx: &EvalContext) -> FieldType {
     let int = |width: u32| FieldType::bigint().with_flen(width);
     let text = |width: u32| text_of(Some(width), ctx.collation);
     match func {
-        F::Now | F::Sysdate | F::UtcTimestamp => FieldType::datetime(constant_fsp(0)).with_not_null(),
+        F::Now | F::Sysdate | F::UtcTimestamp => {
+            FieldType::datetime(constant_fsp(0)).with_not_null()
+        }
         F::Curdate | F::UtcDate => FieldType::date().with_not_null(),
         F::Curtime | F::UtcTime => FieldType::time(constant_fsp(0)).with_not_null(),
         F::UnixTimestamp => match args.first().map_or(0, fsp_of) {
@@ -256,9 +322,21 @@ fn temporal(func: Func, args: &[Expr], ctx: &EvalContext) -> FieldType {
         F::StrToDate => str_to_date(args),
         F::GetFormat => text(17),
         F::DayName | F::MonthName => text(10),
-        F::Year | F::Hour | F::Month | F::Day | F::DayOfWeek | F::DayOfYear | F::Week | F::Weekday
-        | F::WeekOfYear | F::Quarter | F::Minute | F::Second => int(4),
-        F::YearWeek | F::Microsecond | F::ToDays | F::DateDiff | F::PeriodAdd | F::PeriodDiff => int(8),
+        F::Year
+        | F::Hour
+        | F::Month
+        | F::Day
+        | F::DayOfWeek
+        | F::DayOfYear
+        | F::Week
+        | F::Weekday
+        | F::WeekOfYear
+        | F::Quarter
+        | F::Minute
+        | F::Second => int(4),
+        F::YearWeek | F::Microsecond | F::ToDays | F::DateDiff | F::PeriodAdd | F::PeriodDiff => {
+            int(8)
+        }
         _ => FieldType::bigint(),
     }
 }
@@ -275,7 +353,11 @@ fn date_arithmetic(func: Func, args: &[Expr], ctx: &EvalContext) -> FieldType {
     let fsp = if micros { 6 } else { fsp_of(date).max(amount_fsp) };
     match date.eval_kind() {
         EvalKind::Time if date.ty().code == TypeCode::Date => {
-            if has_clock || micros { FieldType::datetime(fsp) } else { FieldType::date() }
+            if has_clock || micros {
+                FieldType::datetime(fsp)
+            } else {
+                FieldType::date()
+            }
         }
         EvalKind::Time => FieldType::datetime(fsp),
         EvalKind::Duration if has_clock || micros => FieldType::time(fsp),

@@ -105,7 +105,8 @@ pub fn merge(a: &FieldType, b: &FieldType) -> FieldType {
         }
         (E::Json, E::Json) => FieldType::json(),
         _ => {
-            let long = a.is_blob() || b.is_blob() || a.code == TypeCode::Json || b.code == TypeCode::Json;
+            let long =
+                a.is_blob() || b.is_blob() || a.code == TypeCode::Json || b.code == TypeCode::Json;
             if long { FieldType::longtext() } else { FieldType::string() }
         }
     }

@@ -46,9 +46,7 @@ pub(crate) fn eval(
             })
         }
         PhysicalKind::Double => real(func, left, right, len)?,
-        PhysicalKind::Decimal64 | PhysicalKind::Decimal128 => {
-            decimal(func, left, right, ty, len)?
-        }
+        PhysicalKind::Decimal64 | PhysicalKind::Decimal128 => decimal(func, left, right, ty, len)?,
         _ => return None,
     };
     Column::from_parts(data, validity(&[left, right], len), 0)
@@ -122,7 +120,8 @@ fn mantissas<'a>(vector: &'a Vector<'_>) -> Option<Mantissas<'a>> {
         };
     };
     if let Some((_, scale)) = column.as_decimal64() {
-        let lane = lane(vector, |column| column.as_decimal64().map(|(values, _)| values), |_| None)?;
+        let lane =
+            lane(vector, |column| column.as_decimal64().map(|(values, _)| values), |_| None)?;
         return Some(Mantissas { lane: Lanes::Narrow(lane), scale });
     }
     let (_, scale) = column.as_decimal128()?;
@@ -161,7 +160,10 @@ fn decimal(
         return None;
     }
     Some(if ty.physical() == PhysicalKind::Decimal64 {
-        ColumnData::Decimal64 { values: wide.into_iter().map(|value| value as i64).collect(), scale }
+        ColumnData::Decimal64 {
+            values: wide.into_iter().map(|value| value as i64).collect(),
+            scale,
+        }
     } else {
         ColumnData::Decimal128 { values: wide, scale }
     })

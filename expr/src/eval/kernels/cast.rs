@@ -101,7 +101,8 @@ fn decimals(
     });
     let scale = ty.scale();
     if ty.physical() == PhysicalKind::Decimal64 {
-        let values: Option<Vec<i64>> = scaled.map(|value| value.map(|value| value as i64)).collect();
+        let values: Option<Vec<i64>> =
+            scaled.map(|value| value.map(|value| value as i64)).collect();
         return Some(ColumnData::Decimal64 { values: values?, scale });
     }
     let values: Option<Vec<i128>> = scaled.collect();

@@ -56,14 +56,24 @@ fn typed(
                 Datum::Int(value) => u64::try_from(*value).ok(),
                 _ => None,
             };
-            ordered(func, lane(left, Column::as_uint, uint)?, lane(right, Column::as_uint, uint)?, len)
+            ordered(
+                func,
+                lane(left, Column::as_uint, uint)?,
+                lane(right, Column::as_uint, uint)?,
+                len,
+            )
         }
         ColumnData::Double(_) => {
             let real = |value: &Datum| match value {
                 Datum::Double(value) => Some(*value),
                 _ => None,
             };
-            ordered(func, lane(left, Column::as_double, real)?, lane(right, Column::as_double, real)?, len)
+            ordered(
+                func,
+                lane(left, Column::as_double, real)?,
+                lane(right, Column::as_double, real)?,
+                len,
+            )
         }
         // The low four bits are no part of the value.
         ColumnData::Time(_) => {
@@ -79,12 +89,19 @@ fn typed(
                 Datum::Duration(value) => Some(value.micros()),
                 _ => None,
             };
-            ordered(func, lane(left, Column::as_duration, span)?, lane(right, Column::as_duration, span)?, len)
+            ordered(
+                func,
+                lane(left, Column::as_duration, span)?,
+                lane(right, Column::as_duration, span)?,
+                len,
+            )
         }
         ColumnData::Decimal64 { scale, .. } => {
             let scale = *scale;
-            let mantissas = |column: &Column| column.as_decimal64().is_some_and(|(_, s)| s == scale);
-            let same = |vector: &Vector<'_>| vector.column().is_none_or(|(column, _)| mantissas(column));
+            let mantissas =
+                |column: &Column| column.as_decimal64().is_some_and(|(_, s)| s == scale);
+            let same =
+                |vector: &Vector<'_>| vector.column().is_none_or(|(column, _)| mantissas(column));
             if !same(left) || !same(right) {
                 return None;
             }
@@ -175,7 +192,9 @@ fn bytes(
         let test = Equality::new(collation);
         return Some(
             (0..len)
-                .map(|at| if test.equal(left.at(at), right.at(at)) == wanted { TRUE } else { FALSE })
+                .map(
+                    |at| if test.equal(left.at(at), right.at(at)) == wanted { TRUE } else { FALSE },
+                )
                 .collect(),
         );
     }

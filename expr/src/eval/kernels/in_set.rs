@@ -39,7 +39,11 @@ impl InSet {
         let members = match kind {
             ColumnData::Int(_) => {
                 let integers = known().all(|value| matches!(value, Datum::Int(_) | Datum::UInt(_)));
-                if integers { Members::Int(known().filter_map(Datum::as_i64).collect()) } else { Members::Other }
+                if integers {
+                    Members::Int(known().filter_map(Datum::as_i64).collect())
+                } else {
+                    Members::Other
+                }
             }
             ColumnData::UInt(_) => {
                 let integers = known().all(|value| matches!(value, Datum::Int(_) | Datum::UInt(_)));

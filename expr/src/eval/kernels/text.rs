@@ -38,12 +38,7 @@ pub(crate) fn like(
 }
 
 /// LENGTH and CHAR_LENGTH of text.
-pub(crate) fn length(
-    func: Func,
-    args: &[Expr],
-    vector: &Vector<'_>,
-    len: usize,
-) -> Option<Column> {
+pub(crate) fn length(func: Func, args: &[Expr], vector: &Vector<'_>, len: usize) -> Option<Column> {
     let texts = Texts::of(vector)?;
     let chars = func == Func::CharLength && !args[0].ty().is_binary_string();
     let values = (0..len)
