@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`PdClient`] (here) | the seam: stores, SQL nodes and tools see only this trait |
+//! | [`GrpcPdClient`] | a remote PD: leader discovery, repeats, batched timestamps |
 //! | [`backoff`] | delays with jitter, the budget of repeats |
 //! | [`error`] | [`PdError`], with what may be retried |
 //!
@@ -14,7 +15,10 @@
 //! before the call began.
 
 pub mod backoff;
+mod channel;
 pub mod error;
+mod grpc;
+mod tso;
 
 use async_trait::async_trait;
 use cairn_proto::meta;
@@ -26,6 +30,7 @@ use cairn_types::TimeStamp;
 use futures::stream::BoxStream;
 
 pub use error::PdError;
+pub use grpc::GrpcPdClient;
 
 /// What PD knows of a region: its range, replicas and leader.
 #[derive(Clone, Debug, Default, PartialEq)]
