@@ -120,32 +120,22 @@ impl Context {
         ParserError::RecursionLimitExceeded
     }
 
-    /// What to report after a rule failed. `cursor` is the index of the next token.
-    pub(crate) fn report(&self, error: &ParserError, cursor: usize, ends: &Ends) -> ParseError {
+    /// What to report after a rule failed.
+    pub(crate) fn report(&self, error: &ParserError, parser: &Parser<'_>) -> ParseError {
         if let Some(fatal) = self.fatal.borrow_mut().take() {
             return fatal;
         }
         if matches!(error, ParserError::RecursionLimitExceeded) {
             return ParseError::TooDeep { limit: MAX_NESTING };
         }
-        let (index, expected) =
-            self.failure.borrow_mut().take().unwrap_or_else(|| (cursor, error.to_string()));
-        ParseError::syntax(&self.text, 0, ends.start_of(index), expected)
-    }
-}
-
-/// Where tokens start, to place errors once the cursor is gone.
-#[derive(Debug)]
-pub(crate) struct Ends(Vec<usize>, usize);
-
-impl Ends {
-    pub(crate) fn new(tokens: &Tokens, text_length: usize) -> Ends {
-        let starts = tokens.tokens.iter().map(|token| token.span.start.column as usize).collect();
-        Ends(starts, text_length)
-    }
-
-    fn start_of(&self, index: usize) -> usize {
-        self.0.get(index).copied().unwrap_or(self.1)
+        let failure = self.failure.borrow_mut().take();
+        let (index, expected) = failure.unwrap_or_else(|| (parser.index(), error.to_string()));
+        let place = parser.token_at(index);
+        let offset = match place.token {
+            Token::EOF => self.text.len(),
+            _ => place.span.start.column as usize,
+        };
+        ParseError::syntax(&self.text, 0, offset, expected)
     }
 }
 

@@ -4,7 +4,7 @@ use sqlparser::parser::Parser;
 
 use crate::ast::{Expr, ParsedStatement};
 use crate::error::ParseError;
-use crate::grammar::{Context, Ends, Grammar, MAX_NESTING, Parse};
+use crate::grammar::{Context, Grammar, MAX_NESTING, Parse};
 use crate::lex::{Kind, Lexer, SqlMode};
 use crate::token::tokenize;
 
@@ -90,7 +90,6 @@ fn run<T>(
     let mut tokens = tokenize(text, mode)?;
     let parameter_count = tokens.parameter_count;
     let cx = Context::new(text, mode, &mut tokens);
-    let ends = Ends::new(&tokens, text.len());
     let mut parser = Parser::new(&cx)
         .with_recursion_limit(MAX_NESTING)
         .with_tokens_with_locations(tokens.tokens);
@@ -98,8 +97,10 @@ fn run<T>(
     let outcome = rule(&mut grammar).and_then(|value| {
         if grammar.at_end() { Ok(value) } else { grammar.fail("the end of the statement") }
     });
-    let cursor = grammar.at();
-    outcome.map(|value| (value, parameter_count)).map_err(|error| cx.report(&error, cursor, &ends))
+    match outcome {
+        Ok(value) => Ok((value, parameter_count)),
+        Err(error) => Err(cx.report(&error, &parser)),
+    }
 }
 
 /// Moves the place of an error found in a part of a text.

@@ -198,7 +198,11 @@ impl Grammar<'_, '_> {
         }
         let start = self.at();
         let expr = self.expr()?;
-        let text = self.text(start, self.at()).to_owned();
+        let text = match &expr {
+            // MySQL calls the column of 'abc' abc.
+            Expr::Literal(Literal::String { value, .. }) => value.clone(),
+            _ => self.text(start, self.at()).to_owned(),
+        };
         let alias = self.item_alias()?;
         Ok(SelectItem::Expr { expr, alias, text })
     }

@@ -192,6 +192,9 @@ impl Grammar<'_, '_> {
     }
 
     fn admin_show_ddl(&mut self) -> Parse<Admin> {
+        if self.is("JOB") {
+            return self.unsupported("ADMIN SHOW DDL JOB QUERIES");
+        }
         if !self.eat("JOBS") {
             return Ok(Admin::ShowDdl);
         }

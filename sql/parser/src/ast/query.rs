@@ -124,8 +124,8 @@ pub enum SelectItem {
         expr: Expr,
         /// `AS alias`.
         alias: Option<String>,
-        /// The expression as written: the name of the result column when there is no alias
-        /// and the expression is not a plain column.
+        /// The expression as written (of a string, its characters): the name of the result
+        /// column when there is no alias and the expression is not a plain column.
         text: String,
     },
 }
