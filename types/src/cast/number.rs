@@ -56,7 +56,7 @@ fn report(
 }
 
 /// A value as an integer, wide enough for every source.
-fn to_integer(value: &Datum, from: &FieldType, ctx: &mut CastContext) -> Result<i128> {
+pub(super) fn to_integer(value: &Datum, from: &FieldType, ctx: &mut CastContext) -> Result<i128> {
     Ok(match value {
         Datum::Null => 0,
         Datum::Int(value) => i128::from(*value),

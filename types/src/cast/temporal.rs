@@ -190,10 +190,7 @@ pub(super) fn to_year(value: &Datum, from: &FieldType, ctx: &mut CastContext) ->
             Some(now) => i128::from(now.year()),
             None => return Err(TypeError::Unsupported { from: "TIME", to: "YEAR" }),
         },
-        _ => {
-            let integer = super::number::to_decimal(value, from, ctx)?;
-            integer.to_scaled_i128(0).unwrap_or(i128::MAX)
-        }
+        _ => super::number::to_integer(value, from, ctx)?,
     };
     let is_text = matches!(value, Datum::Bytes(_));
     let short_text = matches!(value, Datum::Bytes(text) if text.trim_ascii().len() <= 2);

@@ -116,6 +116,18 @@ pub(super) fn sort_key(method: Method, text: &[u8], out: &mut Vec<u8>) {
 
 /// Orders two texts by their weights.
 pub(super) fn compare(method: Method, a: &[u8], b: &[u8]) -> Ordering {
+    // Equal characters have equal weights, and no weight depends on a neighbour:
+    // what both texts begin with need not be weighed.
+    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    if same == a.len() && same == b.len() {
+        return Ordering::Equal;
+    }
+    let is_inside = |text: &[u8], at: usize| text.get(at).is_some_and(|byte| byte & 0xC0 == 0x80);
+    let mut start = same;
+    while start > 0 && (is_inside(a, start) || is_inside(b, start)) {
+        start -= 1;
+    }
+    let (a, b) = (&a[start..], &b[start..]);
     // Most comparisons are decided by a common ASCII prefix: no buffers needed.
     let at = match method {
         Method::Uca | Method::UcaBmp => {

@@ -187,6 +187,11 @@ impl Decimal {
     /// Appends the text MySQL prints: all digits of the scale, `0.` before a
     /// fraction.
     pub fn write_to(&self, out: &mut Vec<u8>) {
+        if let Some(mantissa) = self.mantissa()
+            && let Ok(magnitude) = u64::try_from(mantissa.unsigned_abs())
+        {
+            return write_small(mantissa < 0, magnitude, usize::from(self.scale()), out);
+        }
         // 81 digits and room for leading zeros of the fraction.
         let mut buffer = [b'0'; 128];
         let mut at = buffer.len();
@@ -216,6 +221,29 @@ impl Decimal {
             out.extend_from_slice(&text[digits - scale..]);
         }
     }
+}
+
+/// The text of a decimal whose magnitude fits a word.
+fn write_small(negative: bool, mut magnitude: u64, scale: usize, out: &mut Vec<u8>) {
+    // 30 fractional digits, a zero before them, the point and a sign.
+    let mut buffer = [0; 34];
+    let mut at = buffer.len();
+    let mut digits = 0;
+    while magnitude > 0 || digits <= scale {
+        if digits == scale && scale > 0 {
+            at -= 1;
+            buffer[at] = b'.';
+        }
+        at -= 1;
+        buffer[at] = b'0' + (magnitude % 10) as u8;
+        magnitude /= 10;
+        digits += 1;
+    }
+    if negative {
+        at -= 1;
+        buffer[at] = b'-';
+    }
+    out.extend_from_slice(&buffer[at..]);
 }
 
 /// Writes digits right to left, ending before `at`. Nothing for zero.

@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use super::{MICROS_PER_SECOND, push_clock, push_fraction};
+use super::{MICROS_PER_SECOND, push_digits, push_fraction, two_digits};
 use crate::error::{Result, TypeError};
 use crate::field_type::FSP_MAX;
 
@@ -132,7 +132,11 @@ impl Duration {
         if self.is_negative() {
             out.push(b'-');
         }
-        push_clock(out, self.hours(), self.minutes(), self.seconds());
+        push_digits(out, self.hours(), 2);
+        let mut text = *b":00:00";
+        two_digits(&mut text, 1, self.minutes());
+        two_digits(&mut text, 4, self.seconds());
+        out.extend_from_slice(&text);
         push_fraction(out, self.microseconds(), self.fsp);
     }
 }

@@ -389,16 +389,18 @@ impl Time {
     /// Appends `YYYY-MM-DD[ HH:MM:SS[.ffffff]]`.
     pub fn write_to(self, out: &mut Vec<u8>) {
         let p = self.parts();
-        push_digits(out, u32::from(p.year), 4);
-        out.push(b'-');
-        push_digits(out, u32::from(p.month), 2);
-        out.push(b'-');
-        push_digits(out, u32::from(p.day), 2);
+        let mut text = *b"0000-00-00 00:00:00";
+        two_digits(&mut text, 0, (p.year / 100) as u8);
+        two_digits(&mut text, 2, (p.year % 100) as u8);
+        two_digits(&mut text, 5, p.month);
+        two_digits(&mut text, 8, p.day);
         if self.kind() == TimeKind::Date {
-            return;
+            return out.extend_from_slice(&text[..10]);
         }
-        out.push(b' ');
-        push_clock(out, u32::from(p.hour), p.minute, p.second);
+        two_digits(&mut text, 11, p.hour);
+        two_digits(&mut text, 14, p.minute);
+        two_digits(&mut text, 17, p.second);
+        out.extend_from_slice(&text);
         push_fraction(out, p.microsecond, self.fsp());
     }
 
@@ -426,12 +428,11 @@ pub(crate) fn push_digits(out: &mut Vec<u8>, value: u32, width: usize) {
     out.extend_from_slice(&buffer[at..]);
 }
 
-fn push_clock(out: &mut Vec<u8>, hour: u32, minute: u8, second: u8) {
-    push_digits(out, hour, 2);
-    out.push(b':');
-    push_digits(out, u32::from(minute), 2);
-    out.push(b':');
-    push_digits(out, u32::from(second), 2);
+/// Writes a number below 100 at a place of a text.
+#[inline]
+fn two_digits(text: &mut [u8], at: usize, value: u8) {
+    text[at] = b'0' + value / 10;
+    text[at + 1] = b'0' + value % 10;
 }
 
 fn push_fraction(out: &mut Vec<u8>, microsecond: u32, fsp: u8) {

@@ -28,8 +28,7 @@ impl DateMode {
             return !self.no_zero_date;
         }
         if time.has_zero_date() {
-            let partial_ok = !self.no_zero_in_date && time.kind() != TimeKind::Timestamp;
-            return partial_ok && (time.month() == 0 || time.day() <= 31);
+            return !self.no_zero_in_date && time.kind() != TimeKind::Timestamp;
         }
         self.allow_invalid_dates && time.kind() != TimeKind::Timestamp
             || time.day() <= days_in_month(time.year(), time.month())
