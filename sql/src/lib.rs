@@ -1,1 +1,51 @@
 //! MySQL front end: protocol, sessions, catalog, statements, system tables.
+//!
+//! ```text
+//!  socket ─ connection ─ session ─ statement ─┬─ planner ─ execution ─ stores
+//!     │        │            │                 ├─ dml ──── transaction's buffer
+//!     │     protocol    transaction           ├─ ddl ──── catalog
+//!     └──────── sink ◄──── rows ──────────────┴─ show, infoschema
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`server`], [`connection`] | listeners; one client's life |
+//! | [`protocol`] | packets, handshake, result sets; knows nothing of plans |
+//! | [`session`] | variables, transaction, prepared statements |
+//! | [`statement`] | the dispatch, SET, SHOW, EXPLAIN, accounts |
+//! | [`execution`] | physical plans to operators, point reads, sources |
+//! | [`dml`], [`record`] | changes of rows; rows and index entries as bytes |
+//! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
+//! | [`infoschema`] | virtual tables |
+//! | [`domain`] | what sessions share |
+//!
+//! **Invariants.** Only this crate knows the MySQL wire. Only [`clock`] reads clocks and
+//! entropy. Everything a statement starts ends with it.
+
+pub mod accounts;
+pub mod auto_id;
+pub mod catalog;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod ddl;
+pub mod dml;
+pub mod domain;
+pub mod error;
+pub mod execution;
+pub mod infoschema;
+pub mod metrics;
+pub mod pattern;
+pub mod processes;
+pub mod protocol;
+pub mod record;
+pub mod server;
+pub mod session;
+pub mod sink;
+pub mod statement;
+pub mod status;
+pub mod variables;
+
+pub use config::{SERVER_VERSION, SqlConfig};
+pub use error::SqlError;
+pub use server::SqlServer;

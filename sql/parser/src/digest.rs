@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 
 use crate::ast::Literal;
 use crate::lex::{Kind, Lexer, SqlMode, bit_bytes, hex_bytes, unquote};
+use crate::token::MAX_PARENTHESES;
 
 /// A statement without its literals.
 #[derive(Clone, Debug)]
@@ -81,7 +82,24 @@ impl LiteralSlot {
     }
 }
 
-/// Which clause the pass is in, as far as sharing plans is concerned.
+/// Where the pass is, as far as sharing plans is concerned.
+#[derive(Debug)]
+struct Place {
+    /// One entry per open parenthesis, and one for the statement.
+    levels: SmallVec<[Level; 8]>,
+    /// No literal so far was part of a name, a position or a type.
+    cacheable: bool,
+}
+
+/// What is known of one pair of parentheses.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    clause: Clause,
+    /// A `SELECT` stands in it, so that its `FROM` is no function's: `TRIM(a FROM b)`.
+    select: bool,
+}
+
+/// Which clause a level is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Clause {
     /// Between `SELECT` and `FROM`: literals name columns.
@@ -99,8 +117,7 @@ pub fn digest(sql: &str, mode: &SqlMode) -> Option<Digest> {
     let mut lexer = Lexer::new(sql, *mode);
     let mut text = String::with_capacity(sql.len() + 1);
     let mut literals: SmallVec<[LiteralSlot; 8]> = SmallVec::new();
-    let mut clause = Clause::Plain;
-    let mut cacheable = true;
+    let mut place = Place::start();
     let mut first = true;
     let mut last_end = 0;
     let mut last_kind = Kind::Sign;
@@ -136,13 +153,19 @@ pub fn digest(sql: &str, mode: &SqlMode) -> Option<Digest> {
             Kind::Bit => Some(LiteralKind::Bit),
             Kind::Word => {
                 if first {
-                    cacheable = starts_cacheable(source);
+                    place.cacheable = starts_cacheable(source);
                 }
-                word_effect(source, &mut clause, &mut cacheable);
+                place.word(source);
+                None
+            }
+            Kind::Sign => {
+                if !place.sign(source) {
+                    return None;
+                }
                 None
             }
             Kind::Parameter => {
-                cacheable = false;
+                place.cacheable = false;
                 None
             }
             _ => None,
@@ -150,12 +173,14 @@ pub fn digest(sql: &str, mode: &SqlMode) -> Option<Digest> {
         first = false;
         match literal {
             Some(kind) => {
-                // `DATE '2020-01-01'` and `_utf8mb4'x'` are one literal with the word before;
+                // `DATE '2020-01-01'` and `_binary 0x41` are one literal with the word before;
                 // 'a' 'b' is one string.
-                let joined = kind == LiteralKind::String
+                let bytes =
+                    matches!(kind, LiteralKind::String | LiteralKind::Hex | LiteralKind::Bit);
+                let joined = bytes
                     && matches!(last_kind, Kind::Word | Kind::String | Kind::QuotedWord)
                     && !last_word_separates(&text);
-                cacheable &= clause == Clause::Plain && !joined;
+                place.cacheable &= place.is_plain() && !joined;
                 literals.push(LiteralSlot { kind, start: token.start, end: token.end });
                 text.push('?');
             }
@@ -171,7 +196,7 @@ pub fn digest(sql: &str, mode: &SqlMode) -> Option<Digest> {
     for slot in &literals {
         slot.kind.hash(&mut hasher);
     }
-    Some(Digest { text, literals, hash: hasher.finish(), cacheable })
+    Some(Digest { text, literals, hash: hasher.finish(), cacheable: place.cacheable })
 }
 
 fn starts_cacheable(word: &str) -> bool {
@@ -180,18 +205,50 @@ fn starts_cacheable(word: &str) -> bool {
         .any(|first| first.eq_ignore_ascii_case(word))
 }
 
-/// What a word changes about the clause.
-fn word_effect(word: &str, clause: &mut Clause, cacheable: &mut bool) {
-    let is = |other: &str| word.eq_ignore_ascii_case(other);
-    match word.len() {
-        2 if is("BY") => *clause = Clause::Positions,
-        4 if is("FROM") => *clause = Clause::Plain,
-        4 if is("CAST") => *cacheable = false,
-        5 if is("LIMIT") || is("WHERE") => *clause = Clause::Plain,
-        6 if is("SELECT") => *clause = Clause::Items,
-        6 if is("HAVING") || is("VALUES") || is("WINDOW") => *clause = Clause::Plain,
-        7 if is("CONVERT") => *cacheable = false,
-        _ => {}
+impl Place {
+    fn start() -> Place {
+        let mut levels = SmallVec::new();
+        levels.push(Level { clause: Clause::Plain, select: false });
+        Place { levels, cacheable: true }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.levels.last().is_some_and(|level| level.clause == Clause::Plain)
+    }
+
+    /// What a sign changes; false when the nesting exceeds the parser's bound.
+    fn sign(&mut self, sign: &str) -> bool {
+        match sign {
+            "(" => {
+                let outer = self.levels.last().map_or(Clause::Plain, |level| level.clause);
+                self.levels.push(Level { clause: outer, select: false });
+            }
+            ")" if self.levels.len() > 1 => {
+                self.levels.pop();
+            }
+            // A path is a string, no parameter.
+            "->" | "->>" => self.cacheable = false,
+            _ => {}
+        }
+        self.levels.len() <= MAX_PARENTHESES + 1
+    }
+
+    /// What a word changes.
+    fn word(&mut self, word: &str) {
+        let is = |other: &str| word.eq_ignore_ascii_case(other);
+        let Some(level) = self.levels.last_mut() else { return };
+        match word.len() {
+            2 if is("BY") => level.clause = Clause::Positions,
+            4 if is("FROM") && level.select => level.clause = Clause::Plain,
+            5 if is("LIMIT") || is("WHERE") => level.clause = Clause::Plain,
+            6 if is("SELECT") => *level = Level { clause: Clause::Items, select: true },
+            6 if is("HAVING") || is("VALUES") || is("WINDOW") => level.clause = Clause::Plain,
+            // What follows these is part of a type or must be a literal.
+            4 if is("CAST") || is("WAIT") => self.cacheable = false,
+            7 if is("CONVERT") || is("COLLATE") => self.cacheable = false,
+            9 if is("SEPARATOR") => self.cacheable = false,
+            _ => {}
+        }
     }
 }
 
@@ -263,6 +320,12 @@ mod tests {
             "SELECT a FROM t WHERE b = ?",
             "CREATE TABLE t (a VARCHAR(5))",
             "SELECT a FROM t WHERE b = 'x' 'y'",
+            "SELECT a FROM t WHERE b = _binary 0x41",
+            "SELECT TRIM(a FROM b), 5 FROM t",
+            "SELECT a FROM t WHERE b->'$.c' = 5",
+            "SELECT a FROM t WHERE b = 5 FOR UPDATE WAIT 5",
+            "SELECT GROUP_CONCAT(a SEPARATOR ',') FROM t",
+            "SELECT RANK() OVER (ORDER BY a), 1 FROM t",
         ] {
             assert!(!of(sql).cacheable, "{sql}");
         }
@@ -271,8 +334,13 @@ mod tests {
             "UPDATE t SET a = a + 1 WHERE b LIKE 'x%' LIMIT 5",
             "DELETE FROM t WHERE a BETWEEN 1 AND 2",
             "SELECT a FROM t WHERE b IN (1, 2) ORDER BY a LIMIT 5",
+            "SELECT a FROM t WHERE b IN (SELECT c FROM u WHERE d = 1) AND e = 2",
+            "SELECT COUNT(*) FROM t WHERE SUBSTRING(a FROM 2) = 'x' GROUP BY b HAVING c > 1",
         ] {
-            assert!(of(sql).cacheable, "{sql}");
+            let digest = of(sql);
+            assert!(digest.cacheable, "{sql}");
+            let parsed = crate::parse_one(&digest.text, &SqlMode::default()).expect(sql);
+            assert_eq!(parsed.parameter_count as usize, digest.literals.len(), "{sql}");
         }
     }
 

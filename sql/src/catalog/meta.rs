@@ -1,0 +1,185 @@
+//! Stored metadata: keys and values.
+//!
+//! | key | value |
+//! |---|---|
+//! | `mv` | schema version, decimal text |
+//! | `md{database id}` | `DatabaseInfo` as JSON |
+//! | `mt{database id}/{table id}` | `TableInfo` as JSON |
+//! | `ma{table id}` | last id given to AUTO_INCREMENT or hidden row ids, decimal text |
+//! | `mu{user}\0{host}` | `Account` as JSON |
+//! | `mg{variable}` | value of a global system variable |
+//!
+//! Ids stand as 16 hexadecimal digits so that keys sort by number. JSON, because people
+//! read it in emergencies and fields are added over time.
+
+use bytes::Bytes;
+use cairn_kv_client::{KeyRange, ScanOptions, Snapshot, Transaction};
+use cairn_planner::catalog::{DatabaseInfo, TableInfo};
+use cairn_types::{SchemaId, TableId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::accounts::Account;
+use crate::error::{Result, SqlError};
+
+/// The schema version's key.
+pub const VERSION_KEY: &[u8] = b"mv";
+const DATABASE_PREFIX: &str = "md";
+const TABLE_PREFIX: &str = "mt";
+const ACCOUNT_PREFIX: &str = "mu";
+const VARIABLE_PREFIX: &str = "mg";
+/// Entries read per page of a listing.
+const LIST_PAGE: u32 = 1_000;
+
+fn database_key(id: SchemaId) -> Bytes {
+    format!("{DATABASE_PREFIX}{:016x}", id.0).into()
+}
+
+fn table_key(database: SchemaId, table: TableId) -> Bytes {
+    format!("{TABLE_PREFIX}{:016x}/{:016x}", database.0, table.0).into()
+}
+
+/// Key of a table's id counter.
+pub fn auto_id_key(table: TableId) -> Bytes {
+    format!("ma{:016x}", table.0).into()
+}
+
+fn account_key(user: &str, host: &str) -> Bytes {
+    format!("{ACCOUNT_PREFIX}{user}\0{host}").into()
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
+    let text =
+        serde_json::to_vec(value).map_err(|error| SqlError::DamagedSchema(error.to_string()))?;
+    Ok(Bytes::from(text))
+}
+
+fn from_json<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value).map_err(|error| {
+        SqlError::DamagedSchema(format!("{}: {error}", String::from_utf8_lossy(key)))
+    })
+}
+
+/// Parses a counter.
+pub fn parse_counter(key: &[u8], value: &[u8]) -> Result<i64> {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        SqlError::DamagedSchema(format!("{}: not a number", String::from_utf8_lossy(key)))
+    })
+}
+
+/// Everything a node caches, at one schema version.
+#[derive(Debug, Default)]
+pub struct StoredSchema {
+    /// The schema version.
+    pub version: i64,
+    /// All databases.
+    pub databases: Vec<DatabaseInfo>,
+    /// All tables with their database.
+    pub tables: Vec<(SchemaId, TableInfo)>,
+    /// All accounts.
+    pub accounts: Vec<Account>,
+    /// Global system variables that differ from their defaults.
+    pub variables: Vec<(String, String)>,
+}
+
+async fn list(snapshot: &Snapshot, prefix: &str) -> Result<Vec<(Bytes, Bytes)>> {
+    let start = Bytes::copy_from_slice(prefix.as_bytes());
+    let end = Bytes::from(cairn_types::keys::prefix_next(&start));
+    let options = ScanOptions { batch_size: LIST_PAGE, ..ScanOptions::default() };
+    let mut scan = snapshot.scan(KeyRange { start, end }, options);
+    let mut entries = Vec::new();
+    loop {
+        let page = scan.next_batch().await?;
+        if page.is_empty() {
+            return Ok(entries);
+        }
+        entries.extend(page);
+    }
+}
+
+/// Reads the whole schema at the snapshot's time.
+pub async fn load(snapshot: &Snapshot) -> Result<StoredSchema> {
+    let mut schema = StoredSchema::default();
+    if let Some(value) = snapshot.get(VERSION_KEY).await? {
+        schema.version = parse_counter(VERSION_KEY, &value)?;
+    }
+    for (key, value) in list(snapshot, DATABASE_PREFIX).await? {
+        schema.databases.push(from_json(&key, &value)?);
+    }
+    for (key, value) in list(snapshot, TABLE_PREFIX).await? {
+        schema.tables.push((database_of_table_key(&key)?, from_json(&key, &value)?));
+    }
+    for (key, value) in list(snapshot, ACCOUNT_PREFIX).await? {
+        schema.accounts.push(from_json(&key, &value)?);
+    }
+    for (key, value) in list(snapshot, VARIABLE_PREFIX).await? {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        schema.variables.push((text(&key[VARIABLE_PREFIX.len()..]), text(&value)));
+    }
+    Ok(schema)
+}
+
+fn database_of_table_key(key: &[u8]) -> Result<SchemaId> {
+    let damaged = || SqlError::DamagedSchema(String::from_utf8_lossy(key).into_owned());
+    let digits = key.get(TABLE_PREFIX.len()..TABLE_PREFIX.len() + 16).ok_or_else(damaged)?;
+    let digits = std::str::from_utf8(digits).map_err(|_| damaged())?;
+    i64::from_str_radix(digits, 16).map(SchemaId).map_err(|_| damaged())
+}
+
+/// The version as this transaction sees it.
+pub async fn version(txn: &Transaction) -> Result<i64> {
+    match txn.get(VERSION_KEY).await? {
+        Some(value) => parse_counter(VERSION_KEY, &value),
+        None => Ok(0),
+    }
+}
+
+/// Writes the next version and answers it. Every schema change calls it, so that two at a
+/// time conflict and one of them starts over.
+pub async fn bump_version(txn: &Transaction) -> Result<i64> {
+    let next = version(txn).await? + 1;
+    txn.set(Bytes::from_static(VERSION_KEY), next.to_string().into())?;
+    Ok(next)
+}
+
+/// Stores a database.
+pub fn put_database(txn: &Transaction, database: &DatabaseInfo) -> Result<()> {
+    Ok(txn.set(database_key(database.id), to_json(database)?)?)
+}
+
+/// Removes a database; its tables are removed one by one.
+pub fn delete_database(txn: &Transaction, id: SchemaId) -> Result<()> {
+    Ok(txn.delete(database_key(id))?)
+}
+
+/// Stores a table.
+pub fn put_table(txn: &Transaction, database: SchemaId, table: &TableInfo) -> Result<()> {
+    Ok(txn.set(table_key(database, table.id), to_json(table)?)?)
+}
+
+/// Removes a table and its id counter.
+pub fn delete_table(txn: &Transaction, database: SchemaId, table: TableId) -> Result<()> {
+    txn.delete(table_key(database, table))?;
+    Ok(txn.delete(auto_id_key(table))?)
+}
+
+/// Takes a table out of its database; its id counter stays.
+pub fn move_table(txn: &Transaction, database: SchemaId, table: TableId) -> Result<()> {
+    Ok(txn.delete(table_key(database, table))?)
+}
+
+/// Stores an account.
+pub fn put_account(txn: &Transaction, account: &Account) -> Result<()> {
+    Ok(txn.set(account_key(&account.user, &account.host), to_json(account)?)?)
+}
+
+/// Removes an account.
+pub fn delete_account(txn: &Transaction, user: &str, host: &str) -> Result<()> {
+    Ok(txn.delete(account_key(user, host))?)
+}
+
+/// Stores a global system variable.
+pub fn put_variable(txn: &Transaction, name: &str, value: &str) -> Result<()> {
+    let key = format!("{VARIABLE_PREFIX}{name}").into();
+    Ok(txn.set(key, Bytes::copy_from_slice(value.as_bytes()))?)
+}

@@ -1,0 +1,93 @@
+//! One version of the schema, immutable.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use cairn_planner::catalog::{Catalog, DatabaseInfo, TableInfo};
+use cairn_types::{SchemaId, TableId};
+
+use super::meta::StoredSchema;
+
+/// A database with its tables by lower-case name.
+#[derive(Clone, Debug)]
+struct Database {
+    info: Arc<DatabaseInfo>,
+    tables: BTreeMap<String, Arc<TableInfo>>,
+}
+
+/// All databases and tables at one version, the virtual ones too.
+#[derive(Clone, Debug, Default)]
+pub struct SchemaSnapshot {
+    version: i64,
+    databases: BTreeMap<String, Database>,
+    by_table_id: HashMap<TableId, (SchemaId, Arc<TableInfo>)>,
+}
+
+impl SchemaSnapshot {
+    /// Builds the look-ups; `virtual_databases` are those whose rows this tier makes.
+    pub fn new(
+        schema: StoredSchema,
+        virtual_databases: &[(DatabaseInfo, Vec<Arc<TableInfo>>)],
+    ) -> Self {
+        let mut snapshot = Self { version: schema.version, ..Self::default() };
+        let mut names = HashMap::new();
+        for info in schema.databases {
+            let name = info.name.to_lowercase();
+            names.insert(info.id, name.clone());
+            let database = Database { info: Arc::new(info), tables: BTreeMap::new() };
+            snapshot.databases.insert(name, database);
+        }
+        for (schema_id, table) in schema.tables {
+            let table = Arc::new(table);
+            snapshot.by_table_id.insert(table.id, (schema_id, Arc::clone(&table)));
+            let database = names.get(&schema_id).and_then(|name| snapshot.databases.get_mut(name));
+            if let Some(database) = database {
+                database.tables.insert(table.name.to_lowercase(), table);
+            }
+        }
+        for (info, tables) in virtual_databases {
+            let name = info.name.to_lowercase();
+            let by_name =
+                tables.iter().map(|table| (table.name.to_lowercase(), Arc::clone(table))).collect();
+            let database = Database { info: Arc::new(info.clone()), tables: by_name };
+            snapshot.databases.insert(name, database);
+        }
+        snapshot
+    }
+
+    /// A table by its id, with its database's.
+    pub fn table_by_id(&self, id: TableId) -> Option<(SchemaId, Arc<TableInfo>)> {
+        self.by_table_id.get(&id).cloned()
+    }
+}
+
+impl Catalog for SchemaSnapshot {
+    fn version(&self) -> i64 {
+        self.version
+    }
+
+    fn database(&self, name: &str) -> Option<Arc<DatabaseInfo>> {
+        let database =
+            self.databases.get(name).or_else(|| self.databases.get(&name.to_lowercase()));
+        database.map(|database| Arc::clone(&database.info))
+    }
+
+    fn table(&self, database: &str, name: &str) -> Option<Arc<TableInfo>> {
+        // Most names arrive in lower case already: look before allocating.
+        let database = self
+            .databases
+            .get(database)
+            .or_else(|| self.databases.get(&database.to_lowercase()))?;
+        let table = database.tables.get(name).or_else(|| database.tables.get(&name.to_lowercase()));
+        table.cloned()
+    }
+
+    fn databases(&self) -> Vec<Arc<DatabaseInfo>> {
+        self.databases.values().map(|database| Arc::clone(&database.info)).collect()
+    }
+
+    fn tables(&self, database: &str) -> Vec<Arc<TableInfo>> {
+        let database = self.databases.get(&database.to_lowercase());
+        database.map(|database| database.tables.values().cloned().collect()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,42 @@
+//! Settings of a SQL node.
+
+use std::net::SocketAddr;
+
+/// How a SQL node is set up. Every field has a default that suits a playground.
+#[derive(Clone, Debug)]
+pub struct SqlConfig {
+    /// Where MySQL clients connect.
+    pub addr: SocketAddr,
+    /// Where `/metrics`, `/status` and `/health` are served; none when absent.
+    pub status_addr: Option<SocketAddr>,
+    /// What `SELECT VERSION()` says.
+    pub server_version: String,
+    /// Most connections at a time.
+    pub connections_max: usize,
+    /// Largest packet of a client that has logged in.
+    pub max_allowed_packet_bytes: usize,
+    /// Memory of all statements together; 0: no limit.
+    pub memory_limit_bytes: u64,
+    /// Plans kept in the shared cache.
+    pub plan_cache_entries: usize,
+    /// Let accounts without a password in from beyond loopback.
+    pub insecure: bool,
+}
+
+/// The version Cairn calls itself: clients look at the leading numbers to choose syntax.
+pub const SERVER_VERSION: &str = concat!("8.0.36-Cairn-v", env!("CARGO_PKG_VERSION"));
+
+impl Default for SqlConfig {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            status_addr: None,
+            server_version: SERVER_VERSION.to_owned(),
+            connections_max: 1_000,
+            max_allowed_packet_bytes: 64 << 20,
+            memory_limit_bytes: 0,
+            plan_cache_entries: 10_000,
+            insecure: false,
+        }
+    }
+}

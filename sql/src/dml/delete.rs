@@ -1,0 +1,49 @@
+//! `DELETE` from one table or several.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cairn_planner::plan::DeletePlan;
+use cairn_types::{Handle, TableId};
+
+use super::writer::TableWriter;
+use super::{Outcome, gather_rows, handle_in_row, old_row};
+use crate::error::Result;
+use crate::execution::BuildContext;
+use crate::session::Session;
+use crate::session::transaction::StatementTransaction;
+
+/// Runs a `DELETE`.
+pub async fn run(
+    _session: &mut Session,
+    plan: &DeletePlan,
+    statement: &StatementTransaction,
+    context: &mut BuildContext,
+) -> Result<Outcome> {
+    let rows = gather_rows(&plan.source, context, "Delete").await?;
+    let writers: Vec<TableWriter> = plan
+        .targets
+        .iter()
+        .map(|target| {
+            TableWriter::new(Arc::clone(&target.table), Arc::clone(&statement.transaction), true)
+        })
+        .collect();
+    let mut outcome = Outcome::default();
+    let mut seen: HashSet<(TableId, Handle)> = HashSet::new();
+    for row in rows {
+        context.exec.check()?;
+        for (target, writer) in plan.targets.iter().zip(&writers) {
+            let Some(handle) = handle_in_row(&target.table, &target.handle, &row)? else {
+                continue;
+            };
+            if !seen.insert((target.table.id, handle.clone())) {
+                continue;
+            }
+            let old = old_row(&target.table, &target.columns, &row);
+            writer.delete(&handle, &old)?;
+            outcome.matched += 1;
+            outcome.affected += 1;
+        }
+    }
+    Ok(outcome)
+}

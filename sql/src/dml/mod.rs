@@ -1,0 +1,194 @@
+//! Statements that change rows: `INSERT`, `REPLACE`, `UPDATE`, `DELETE`, row locks.
+//!
+//! **Flow.** `statement` plans; [`run`] opens the statement's transaction, [`insert`],
+//! [`update`] and [`delete`] compute rows, [`writer::TableWriter`] turns them into row and
+//! index mutations of the transaction's buffer.
+//!
+//! **Invariants.**
+//! - A row and its entries in every writable index change together, in one transaction.
+//! - Rows to change are gathered before the first is changed: a statement never meets its
+//!   own writes (the Halloween problem).
+//! - Keys that must be new are marked so in the buffer and checked again at prewrite.
+//!
+//! **Left out.** Foreign keys and CHECK constraints are kept as metadata and not enforced.
+
+pub mod assign;
+pub mod delete;
+pub mod insert;
+pub mod lock;
+pub mod update;
+pub mod writer;
+
+use std::sync::Arc;
+
+use cairn_planner::plan::{HandleSource, Plan, PlanKind};
+use cairn_types::{Datum, Handle, errno, keys};
+
+use crate::catalog::SchemaSnapshot;
+use crate::error::{Result, SqlError};
+use crate::execution::{BuildContext, ReadView};
+use crate::record;
+use crate::session::Session;
+use crate::session::transaction::StatementTransaction;
+use crate::sink::{OkInfo, ResultSink};
+
+/// How often a statement that stands alone starts over after losing to another
+/// transaction. Nothing was sent to the client by then, so starting over is invisible.
+const AUTOCOMMIT_TRIES: usize = 64;
+
+/// What a statement did.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Rows found by `WHERE`, or given to `INSERT`.
+    pub matched: u64,
+    /// Rows changed, as the protocol counts them.
+    pub affected: u64,
+    /// Duplicates met by `INSERT IGNORE`, `REPLACE` and `ON DUPLICATE KEY UPDATE`.
+    pub duplicates: u64,
+    /// First generated AUTO_INCREMENT value.
+    pub last_insert_id: u64,
+    /// `Records: …` or `Rows matched: …`.
+    pub info: String,
+}
+
+/// Runs a planned change.
+pub async fn run(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    parameters: &[Datum],
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    let mut tries = 0;
+    let outcome = loop {
+        tries += 1;
+        let statement = session.begin_write().await?;
+        let alone = !session.transaction.is_open();
+        let warnings_before = session.diagnostics.list.len();
+        let outcome = change(session, plan, parameters, &statement).await;
+        match session.end_write(statement, outcome).await {
+            Err(error) if alone && tries < AUTOCOMMIT_TRIES && is_conflict(&error) => {
+                session.check_cancelled()?;
+                session.diagnostics.list.truncate(warnings_before);
+            }
+            outcome => break outcome?,
+        }
+    };
+    session.row_count = outcome.affected as i64;
+    if outcome.last_insert_id != 0 {
+        cairn_expr::SessionAccess::set_last_insert_id(&*session.shared, outcome.last_insert_id);
+    }
+    let ok = OkInfo {
+        affected_rows: outcome.affected,
+        last_insert_id: outcome.last_insert_id,
+        warnings: session.diagnostics.list.len(),
+        info: outcome.info,
+    };
+    sink.ok(session.status_flags(), ok).await
+}
+
+fn is_conflict(error: &SqlError) -> bool {
+    matches!(error, SqlError::Kv(cairn_kv_client::KvError::WriteConflict { .. }))
+}
+
+async fn change(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    parameters: &[Datum],
+    statement: &StatementTransaction,
+) -> Result<Outcome> {
+    let view = ReadView::Transaction(Arc::clone(&statement.transaction));
+    let mut context =
+        crate::execution::build_context(session, plan, view, parameters, None).await?;
+    context.exec.eval.strict = context.exec.eval.sql_mode.is_strict();
+    let outcome = match &plan.kind {
+        PlanKind::Insert(insert) => insert::run(session, insert, statement, &mut context).await,
+        PlanKind::Update(update) => update::run(session, update, statement, &mut context).await,
+        PlanKind::Delete(delete) => delete::run(session, delete, statement, &mut context).await,
+        PlanKind::Query(_) => Err(SqlError::not_supported("a query as a change of rows")),
+    };
+    session.take_warnings(&mut context.exec.eval);
+    outcome
+}
+
+/// Gathers the rows that a change works on, within the statement's memory.
+pub async fn gather_rows(
+    plan: &cairn_planner::PhysicalPlan,
+    context: &BuildContext,
+    operator_name: &str,
+) -> Result<Vec<Vec<Datum>>> {
+    let mut operator = crate::execution::builder::build(plan, context)?;
+    let mut memory = context.exec.account(operator_name);
+    let mut rows = Vec::new();
+    let mut bytes = 0;
+    while let Some(chunk) = operator.next().await? {
+        context.exec.check()?;
+        for at in chunk.selected() {
+            let row = chunk.row(at);
+            bytes += row.iter().map(Datum::memory_bytes).sum::<usize>();
+            rows.push(row);
+        }
+        memory.set(bytes as u64)?;
+    }
+    Ok(rows)
+}
+
+/// The handle of a table's row in a row of a change's source; `None` where an outer join
+/// found no row.
+pub fn handle_in_row(
+    table: &cairn_planner::TableInfo,
+    source: &HandleSource,
+    row: &[Datum],
+) -> Result<Option<Handle>> {
+    match source {
+        HandleSource::Int(at) => Ok(match &row[*at] {
+            Datum::Int(value) => Some(Handle::Int(*value)),
+            Datum::UInt(value) => Some(Handle::Int(*value as i64)),
+            _ => None,
+        }),
+        HandleSource::Common(columns) => {
+            if columns.iter().any(|at| row[*at].is_null()) {
+                return Ok(None);
+            }
+            let offsets = table.common_handle_columns();
+            let parts = columns.iter().zip(&offsets);
+            let parts = parts.map(|(at, offset)| (&row[*at], &table.columns[*offset].ty));
+            Ok(Some(record::common_handle(parts)))
+        }
+    }
+}
+
+/// All columns of a table by offset, from a row of a change's source. Columns that the
+/// source does not give have what old rows have in them.
+pub fn old_row(
+    table: &cairn_planner::TableInfo,
+    columns: &[Option<usize>],
+    row: &[Datum],
+) -> Vec<Datum> {
+    let value = |(offset, at): (usize, &Option<usize>)| match at {
+        Some(at) => row[*at].clone(),
+        None => {
+            let column = &table.columns[offset];
+            record::constant_default(column, column.origin_default.as_ref())
+        }
+    };
+    columns.iter().enumerate().map(value).collect()
+}
+
+/// Error 1062 for a key that a commit found taken.
+pub fn duplicate_key_error(schema: &SchemaSnapshot, key: &[u8]) -> SqlError {
+    let unknown = || duplicate_entry("?", "?");
+    let Ok(table_id) = keys::decode_table_id(key) else { return unknown() };
+    let Some((_, table)) = schema.table_by_id(table_id) else { return unknown() };
+    let index = match keys::decode_index_key(key) {
+        Ok(index_key) => table.indices.iter().find(|index| index.id == index_key.index),
+        Err(_) => table.primary_key(),
+    };
+    let Some(index) = index else { return unknown() };
+    let name = format!("{}.{}", table.name, index.name);
+    duplicate_entry(&record::describe_key(&table, index, key), &name)
+}
+
+/// Error 1062.
+pub fn duplicate_entry(value: &str, key: &str) -> SqlError {
+    SqlError::new(errno::ER_DUP_ENTRY, format!("Duplicate entry '{value}' for key '{key}'"))
+}

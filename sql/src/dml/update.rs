@@ -1,0 +1,102 @@
+//! `UPDATE` of one table or several.
+//!
+//! Source: MySQL 8.0 manual, 13.2.17 "UPDATE Statement": assignments are made from left to
+//! right, each seeing the ones before it; a row that does not change does not count.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cairn_planner::plan::UpdatePlan;
+use cairn_types::{Handle, TableId};
+
+use super::assign::{Assigner, eval_row};
+use super::insert::finish_update;
+use super::writer::TableWriter;
+use super::{Outcome, gather_rows, handle_in_row, old_row};
+use crate::error::Result;
+use crate::execution::BuildContext;
+use crate::session::Session;
+use crate::session::transaction::StatementTransaction;
+
+/// Runs an `UPDATE`.
+pub async fn run(
+    session: &mut Session,
+    plan: &UpdatePlan,
+    statement: &StatementTransaction,
+    context: &mut BuildContext,
+) -> Result<Outcome> {
+    let rows = gather_rows(&plan.source, context, "Update").await?;
+    let mut eval = context.exec.eval.clone();
+    let mut assigner = Assigner::new(&eval, plan.ignore);
+    let mut writers: Vec<TableWriter> = plan
+        .targets
+        .iter()
+        .map(|target| {
+            TableWriter::new(Arc::clone(&target.table), Arc::clone(&statement.transaction), true)
+        })
+        .collect();
+    for target in &plan.targets {
+        assigner.bind_defaults(session, &target.table)?;
+    }
+    let mut outcome = Outcome::default();
+    let mut seen: HashSet<(TableId, Handle)> = HashSet::new();
+    for (at, mut row) in rows.into_iter().enumerate() {
+        context.exec.check()?;
+        for (target, writer) in plan.targets.iter().zip(&mut writers) {
+            let Some(handle) = handle_in_row(&target.table, &target.handle, &row)? else {
+                continue;
+            };
+            // A join may meet a row several times; it is changed once.
+            if plan.multi_table && !seen.insert((target.table.id, handle.clone())) {
+                continue;
+            }
+            outcome.matched += 1;
+            let old = old_row(&target.table, &target.columns, &row);
+            let number = at as u64 + 1;
+            let mut assigned = vec![false; target.table.columns.len()];
+            for assignment in &target.assignments {
+                let column = &target.table.columns[assignment.column];
+                let value = match &assignment.value {
+                    Some(expr) => {
+                        let computed = eval_row(expr, &row, &mut eval)?;
+                        assigner.convert(column, computed, expr.ty(), number)?
+                    }
+                    None => assigner.default_of(column, &mut eval)?,
+                };
+                let value = assigner.check_null(column, value, true)?;
+                if let Some(at) = target.columns[assignment.column] {
+                    row[at] = value;
+                }
+                assigned[assignment.column] = true;
+            }
+            let mut new = old_row(&target.table, &target.columns, &row);
+            let changed = finish_update(
+                &mut assigner,
+                &target.table,
+                &target.generated,
+                &old,
+                &mut new,
+                &assigned,
+                &mut eval,
+            )?;
+            if !changed {
+                continue;
+            }
+            writer.update(&handle, &old, &new).await?;
+            outcome.affected += 1;
+        }
+    }
+    context.exec.eval.warnings.merge(eval.warnings.take());
+    session.diagnostics.total += assigner.warnings.len() as u64;
+    session.diagnostics.list.append(&mut assigner.warnings);
+    outcome.info = format!(
+        "Rows matched: {}  Changed: {}  Warnings: {}",
+        outcome.matched,
+        outcome.affected,
+        session.diagnostics.list.len()
+    );
+    if session.found_rows_wanted {
+        outcome.affected = outcome.matched;
+    }
+    Ok(outcome)
+}

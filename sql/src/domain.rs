@@ -1,0 +1,354 @@
+//! What all sessions of a SQL node share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cairn_executor::MemoryTracker;
+use cairn_kv_client::{KvClient, Transaction};
+use cairn_pd_client::PdClient;
+use cairn_planner::catalog::Catalog;
+use cairn_proto::pd::ConfigEntry;
+use cairn_types::{TimeStamp, errno};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::accounts::{Account, Accounts};
+use crate::auto_id::AutoIds;
+use crate::catalog::{SchemaCache, SchemaSnapshot, meta};
+use crate::clock;
+use crate::config::SqlConfig;
+use crate::error::{Result, SqlError};
+use crate::infoschema;
+use crate::metrics::Metrics;
+use crate::processes::Processes;
+use crate::protocol::auth::PasswordKey;
+use crate::variables::GlobalVariables;
+
+/// PD keys under which nodes say which schema version they have left behind.
+const NODE_VERSION_PREFIX: &str = "sql/schema_version/";
+/// How often a node says so when nothing changes.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+/// A node that has not said anything for this long is dead: nobody waits for it.
+const NODE_LEASE_MS: i64 = 10_000;
+/// A node that could not reach PD for this long must not commit: others may have stopped
+/// waiting for it. Shorter than the lease by the drift we allow clocks.
+const OWN_LEASE: Duration = Duration::from_secs(8);
+/// How long a schema change waits for transactions that use the old schema (MySQL's
+/// `lock_wait_timeout` is a year; ours tells the operator earlier).
+const SCHEMA_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between looks at the other nodes.
+const SCHEMA_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a schema change starts over after losing to another one.
+const SCHEMA_CHANGE_TRIES: usize = 20;
+
+/// Shared state of a node.
+pub struct Domain {
+    /// Settings.
+    pub config: SqlConfig,
+    /// The key-value tier.
+    pub kv: Arc<KvClient>,
+    /// The placement driver.
+    pub pd: Arc<dyn PdClient>,
+    /// The newest schema.
+    pub schema: Arc<SchemaCache>,
+    /// Who may log in.
+    pub accounts: Accounts,
+    /// Global system variables.
+    pub variables: GlobalVariables,
+    /// Open connections.
+    pub processes: Arc<Processes>,
+    /// AUTO_INCREMENT and hidden row ids.
+    pub auto_ids: AutoIds,
+    /// Plans shared by all sessions.
+    pub plans: cairn_planner::cache::PlanCache,
+    /// Memory of all statements of the node.
+    pub memory: Arc<MemoryTracker>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Cancelled when the node stops.
+    pub stop: CancellationToken,
+    /// When the node started.
+    pub started_at: Instant,
+    node_id: u64,
+    password_key: OnceCell<Arc<PasswordKey>>,
+    last_published: Mutex<Instant>,
+    reloads: tokio::sync::Mutex<()>,
+    newest_seen_version: AtomicI64,
+    statements: AtomicU64,
+}
+
+impl std::fmt::Debug for Domain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Domain").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+impl Domain {
+    /// Loads the schema (creating the first account and the `test` database of a new
+    /// cluster) and starts the background tasks.
+    pub async fn open(
+        config: SqlConfig,
+        kv: Arc<KvClient>,
+        pd: Arc<dyn PdClient>,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>> {
+        let node_id = pd.alloc_ids(1).await?;
+        let domain = Arc::new(Self {
+            variables: GlobalVariables::new(&config),
+            memory: MemoryTracker::root("node", config.memory_limit_bytes),
+            auto_ids: AutoIds::default(),
+            plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
+            schema: Arc::default(),
+            accounts: Accounts::default(),
+            processes: Processes::new(stop.clone()),
+            metrics: Metrics::default(),
+            started_at: clock::monotonic_now(),
+            node_id,
+            password_key: OnceCell::new(),
+            last_published: Mutex::new(clock::monotonic_now()),
+            reloads: tokio::sync::Mutex::new(()),
+            newest_seen_version: AtomicI64::new(0),
+            statements: AtomicU64::new(0),
+            config,
+            kv,
+            pd,
+            stop,
+        });
+        domain.reload_schema().await?;
+        if domain.schema.current().version() == 0 {
+            domain.initialise_cluster().await?;
+        }
+        domain.publish_version().await?;
+        tokio::spawn(Self::follow_schema(Arc::clone(&domain)));
+        tokio::spawn(Self::publish_versions(Arc::clone(&domain)));
+        Ok(domain)
+    }
+
+    /// First schema of a new cluster. Several nodes may try; one commits first and the
+    /// others find its work.
+    async fn initialise_cluster(self: &Arc<Self>) -> Result<()> {
+        let id = self.pd.alloc_ids(1).await?;
+        let outcome = self
+            .change_schema(|txn, schema| {
+                if schema.version() > 0 {
+                    return Ok(());
+                }
+                meta::put_account(txn, &Account::initial_root())?;
+                let test = cairn_planner::catalog::DatabaseInfo {
+                    id: cairn_types::SchemaId(id as i64),
+                    name: "test".to_owned(),
+                    collation: cairn_types::Collation::default(),
+                };
+                meta::put_database(txn, &test)
+            })
+            .await;
+        outcome.map(|_| ())
+    }
+
+    // --- schema -------------------------------------------------------------------------
+
+    /// Reads the newest schema and makes it current.
+    pub async fn reload_schema(&self) -> Result<Arc<SchemaSnapshot>> {
+        // One reload at a time: the second finds the first's work.
+        let _guard = self.reloads.lock().await;
+        let snapshot = self.kv.snapshot(self.kv.current_ts().await?);
+        let stored = meta::load(&snapshot).await?;
+        self.accounts.replace(stored.accounts.clone());
+        self.variables.replace(&stored.variables);
+        self.schema.replace(SchemaSnapshot::new(stored, &infoschema::databases()));
+        Ok(self.schema.current())
+    }
+
+    /// Runs one schema change to its end: commits what `build` writes together with the
+    /// next version, and waits until no node uses an older one. `build` may run several
+    /// times, each with the newest schema.
+    pub async fn change_schema<T>(
+        self: &Arc<Self>,
+        build: impl Fn(&Transaction, &SchemaSnapshot) -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..SCHEMA_CHANGE_TRIES {
+            let txn = self.kv.begin(self.kv.current_ts().await?);
+            let stored_version = meta::version(&txn).await?;
+            let mut schema = self.schema.current();
+            if schema.version() != stored_version {
+                schema = self.reload_schema().await?;
+                if schema.version() != stored_version {
+                    continue;
+                }
+            }
+            let outcome = build(&txn, &schema)?;
+            let version = meta::bump_version(&txn).await?;
+            match txn.commit().await {
+                Ok(_) => {}
+                Err(cairn_kv_client::KvError::WriteConflict { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            self.reload_schema().await?;
+            self.pd.notify_schema(version).await?;
+            self.wait_for_version(version).await?;
+            return Ok(outcome);
+        }
+        Err(SqlError::new(
+            errno::ER_LOCK_DEADLOCK,
+            "Deadlock found when trying to get lock; too many concurrent schema changes",
+        ))
+    }
+
+    /// Waits until no transaction on any node uses a schema older than `version`.
+    async fn wait_for_version(&self, version: i64) -> Result<()> {
+        let everyone = async {
+            self.schema.wait_until_released(version).await;
+            self.publish_version().await?;
+            while !self.others_reached(version).await? {
+                tokio::time::sleep(SCHEMA_POLL_INTERVAL).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(SCHEMA_WAIT_TIMEOUT, everyone).await.unwrap_or_else(|_| {
+            Err(SqlError::new(
+                errno::ER_LOCK_WAIT_TIMEOUT,
+                "Lock wait timeout exceeded; a transaction still uses the table's old definition",
+            ))
+        })
+    }
+
+    async fn others_reached(&self, version: i64) -> Result<bool> {
+        let now_ms = clock::unix_micros() / 1_000;
+        let entries = self.pd.get_config(NODE_VERSION_PREFIX).await?;
+        Ok(entries.iter().all(|entry| {
+            let Some((oldest, at_ms)) = parse_node_version(&entry.value) else { return true };
+            oldest >= version || now_ms - at_ms > NODE_LEASE_MS
+        }))
+    }
+
+    /// Tells the other nodes which version is the oldest in use here.
+    async fn publish_version(&self) -> Result<()> {
+        let value =
+            format!("{} {}", self.schema.oldest_version_in_use(), clock::unix_micros() / 1_000);
+        let entry = ConfigEntry {
+            key: format!("{NODE_VERSION_PREFIX}{}", self.node_id),
+            value: value.into_bytes().into(),
+        };
+        self.pd.put_config(vec![entry]).await?;
+        *self.last_published.lock() = clock::monotonic_now();
+        Ok(())
+    }
+
+    /// Refuses to write when other nodes may have stopped waiting for this one.
+    pub fn check_schema_lease(&self) -> Result<()> {
+        if self.last_published.lock().elapsed() < OWN_LEASE {
+            return Ok(());
+        }
+        Err(SqlError::new(
+            errno::ER_INFO_SCHEMA_EXPIRED,
+            "Information schema is out of date: schema failed to update in 1 lease, please make \
+             sure this node can connect to PD",
+        ))
+    }
+
+    async fn publish_versions(domain: Arc<Self>) {
+        while !domain.stop.is_cancelled() {
+            tokio::select! {
+                () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
+                () = domain.stop.cancelled() => break,
+            }
+            if let Err(error) = domain.publish_version().await {
+                tracing::warn!(%error, "cannot tell PD which schema is in use");
+            }
+        }
+        let entry = ConfigEntry {
+            key: format!("{NODE_VERSION_PREFIX}{}", domain.node_id),
+            value: bytes::Bytes::new(),
+        };
+        if let Err(error) = domain.pd.put_config(vec![entry]).await {
+            tracing::debug!(%error, "could not sign off from PD");
+        }
+    }
+
+    /// Reloads the schema whenever PD says that it changed.
+    async fn follow_schema(domain: Arc<Self>) {
+        while !domain.stop.is_cancelled() {
+            match domain.pd.watch_schema().await {
+                Ok(mut versions) => loop {
+                    let version = tokio::select! {
+                        version = versions.next() => version,
+                        () = domain.stop.cancelled() => return,
+                    };
+                    let Some(version) = version else { break };
+                    domain.schema_changed(version).await;
+                },
+                Err(error) => tracing::warn!(%error, "cannot watch the schema"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
+                () = domain.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn schema_changed(&self, version: i64) {
+        self.newest_seen_version.fetch_max(version, Ordering::AcqRel);
+        if self.schema.current().version() >= version {
+            return;
+        }
+        if let Err(error) = self.reload_schema().await {
+            tracing::warn!(%error, "cannot reload the schema");
+            return;
+        }
+        if let Err(error) = self.publish_version().await {
+            tracing::warn!(%error, "cannot tell PD which schema is in use");
+        }
+    }
+
+    // --- other shared services ----------------------------------------------------------
+
+    /// A fresh timestamp.
+    pub async fn now_ts(&self) -> Result<TimeStamp> {
+        Ok(self.kv.current_ts().await?)
+    }
+
+    /// The key for passwords over plain connections, made when first needed.
+    pub async fn password_key(&self) -> Result<Arc<PasswordKey>> {
+        let make = || async {
+            let made = tokio::task::spawn_blocking(clock::generate_password_key).await;
+            made.ok().flatten().map(Arc::new).ok_or_else(|| {
+                SqlError::new(errno::ER_UNKNOWN_ERROR, "cannot make the server's RSA key")
+            })
+        };
+        Ok(Arc::clone(self.password_key.get_or_try_init(make).await?))
+    }
+
+    /// Counts a statement.
+    pub fn count_statement(&self) {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Statements since the start.
+    pub fn statement_count(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since the start.
+    pub fn uptime_s(&self) -> u64 {
+        self.started_at.elapsed().as_secs()
+    }
+
+    /// The answer to `COM_STATISTICS`.
+    pub fn statistics_line(&self) -> String {
+        format!(
+            "Uptime: {}  Threads: {}  Questions: {}  Slow queries: 0  Opens: 0  Flush tables: 0  \
+             Open tables: 0  Queries per second avg: 0.000",
+            self.uptime_s(),
+            self.processes.open_count(),
+            self.statement_count(),
+        )
+    }
+}
+
+fn parse_node_version(value: &[u8]) -> Option<(i64, i64)> {
+    let (oldest, at_ms) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    Some((oldest.parse().ok()?, at_ms.parse().ok()?))
+}

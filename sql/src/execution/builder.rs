@@ -1,0 +1,155 @@
+//! Physical plans to operators.
+
+use std::sync::Arc;
+
+use cairn_executor::operators::{
+    Apply, HashAgg, HashJoin, Limit, MaxOneRow, Projection, Selection, Sort, StreamAgg, TopN,
+    UnionAll, Values,
+};
+use cairn_executor::{BoxOperator, ExecContext, KeyRange, Result};
+use cairn_expr::{EvalContext, Expr};
+use cairn_kv_client::KvClient;
+use cairn_planner::plan::{Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader};
+use cairn_types::Datum;
+
+use super::view::ReadView;
+use super::{point, reader};
+use crate::infoschema::MemTableRows;
+
+/// What all operators of a statement are built with.
+#[derive(Clone)]
+pub struct BuildContext {
+    /// Shared by the operators.
+    pub exec: ExecContext,
+    /// What is read.
+    pub view: ReadView,
+    /// The key-value tier.
+    pub kv: Arc<KvClient>,
+    /// Tasks of one reader under way at once.
+    pub scan_concurrency: usize,
+    /// Rows of virtual tables.
+    pub mem_tables: MemTableRows,
+}
+
+/// Key ranges of a reader with this run's parameters.
+pub fn key_ranges(reader: &Reader, eval: &mut EvalContext) -> Vec<KeyRange> {
+    cairn_planner::ranger::build_key_ranges(
+        &reader.ranges,
+        &reader.table,
+        reader.index.as_deref(),
+        eval,
+    )
+}
+
+/// Expressions with this run's parameters in place.
+fn bind(exprs: &[Expr], context: &BuildContext) -> Vec<Expr> {
+    let mut eval = context.exec.eval.clone();
+    exprs.iter().map(|expr| expr.bind(&mut eval)).collect()
+}
+
+/// Builds the operator of a plan with everything below it.
+pub fn build(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator> {
+    let operator = build_bare(plan, context)?;
+    Ok(context.exec.instrument(plan.id, plan.op.name(), operator))
+}
+
+fn child(plan: &PhysicalPlan, at: usize, context: &BuildContext) -> Result<BoxOperator> {
+    let child = plan.children.get(at);
+    let child = child
+        .ok_or_else(|| cairn_executor::ExecError::invalid_plan("an operator lacks its input"))?;
+    build(child, context)
+}
+
+fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator> {
+    let exec = || context.exec.clone();
+    let params = &context.exec.eval.params;
+    Ok(match &plan.op {
+        PhysicalOp::PointGet(get) => {
+            point::operator(&get.access, vec![get.key.clone()], plan, context)?
+        }
+        PhysicalOp::BatchPointGet(get) => {
+            point::operator(&get.access, get.keys.clone(), plan, context)?
+        }
+        PhysicalOp::TableReader(reader)
+        | PhysicalOp::IndexReader(reader)
+        | PhysicalOp::IndexLookUp(reader) => reader::build(reader, context)?,
+        PhysicalOp::MemTableScan(scan) => {
+            context.mem_tables.operator(scan, plan.types(), exec())?
+        }
+        PhysicalOp::Dual { rows } => {
+            Box::new(Values::new(plan.types(), dual_rows(plan, *rows), exec())?)
+        }
+        PhysicalOp::Values { rows } => {
+            let rows = rows.iter().map(|row| bind(row, context)).collect();
+            Box::new(Values::new(plan.types(), rows, exec())?)
+        }
+        PhysicalOp::Selection(desc) => {
+            Box::new(Selection::new(child(plan, 0, context)?, desc, exec())?)
+        }
+        PhysicalOp::Projection(desc) => {
+            Box::new(Projection::new(child(plan, 0, context)?, desc, exec())?)
+        }
+        PhysicalOp::HashAgg(desc) => {
+            Box::new(HashAgg::new(child(plan, 0, context)?, desc, exec())?)
+        }
+        PhysicalOp::StreamAgg(desc) => {
+            Box::new(StreamAgg::new(child(plan, 0, context)?, desc, exec())?)
+        }
+        PhysicalOp::Sort(desc) => Box::new(Sort::new(child(plan, 0, context)?, desc, exec())?),
+        PhysicalOp::TopN { order_by, limit } => {
+            let desc = limit.top_n(order_by.clone(), params);
+            Box::new(TopN::new(child(plan, 0, context)?, &desc, exec())?)
+        }
+        PhysicalOp::Limit(limit) => {
+            Box::new(Limit::new(child(plan, 0, context)?, &limit.desc(params)))
+        }
+        PhysicalOp::HashJoin(desc) => {
+            let (left, right) = (child(plan, 0, context)?, child(plan, 1, context)?);
+            Box::new(HashJoin::new(left, right, desc.clone(), exec())?)
+        }
+        PhysicalOp::Apply(inner) => apply(plan, inner, context)?,
+        PhysicalOp::UnionAll => {
+            let inputs: Result<Vec<_>> =
+                (0..plan.children.len()).map(|at| child(plan, at, context)).collect();
+            Box::new(UnionAll::new(plan.types(), inputs?))
+        }
+        PhysicalOp::MaxOneRow => Box::new(MaxOneRow::new(child(plan, 0, context)?)),
+        // Rows are locked by the statement that reads them, see `dml::lock`.
+        PhysicalOp::SelectLock(lock) => {
+            crate::dml::lock::operator(child(plan, 0, context)?, lock, context)?
+        }
+    })
+}
+
+/// Rows of a dual table: no columns, or NULLs where a pruned table stood.
+fn dual_rows(plan: &PhysicalPlan, rows: usize) -> Vec<Vec<Expr>> {
+    let row: Vec<Expr> = plan
+        .schema
+        .iter()
+        .map(|column| Expr::constant_of(Datum::Null, column.ty.clone()))
+        .collect();
+    vec![row; rows]
+}
+
+/// The right side is built anew for every left row, with its columns in their slots.
+fn apply(plan: &PhysicalPlan, inner: &ApplyPlan, context: &BuildContext) -> Result<BoxOperator> {
+    let outer = child(plan, 0, context)?;
+    let inner_plan =
+        plan.children.get(1).cloned().ok_or_else(|| {
+            cairn_executor::ExecError::invalid_plan("an apply lacks its right side")
+        })?;
+    let inner_types = inner_plan.types();
+    let slots = inner.slots.clone();
+    let inner_context = context.clone();
+    let factory = move |values: &[Datum]| {
+        let mut context = inner_context.clone();
+        let mut params = context.exec.eval.params.to_vec();
+        for (slot, value) in slots.iter().zip(values) {
+            params[*slot] = value.clone();
+        }
+        context.exec.eval.params = params.into();
+        build(&inner_plan, &context)
+    };
+    let desc = inner.desc.clone();
+    Ok(Box::new(Apply::new(outer, inner_types, Box::new(factory), desc, context.exec.clone())?))
+}

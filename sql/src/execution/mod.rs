@@ -1,0 +1,238 @@
+//! Runs plans: physical plans become operators of `cairn-executor` over the key-value tier.
+//!
+//! **Flow.** [`run`] fills the plan's parameter slots, runs its subplans, builds the
+//! operator tree ([`builder`]) and pushes chunks into the statement's sink. Readers
+//! ([`reader`]) send fragments to the stores, or, when the transaction wrote to the table
+//! itself, run the very same fragment here over [`source::TransactionSource`].
+//! Point reads ([`point`]) build no operator and no chunk.
+
+pub mod builder;
+pub mod point;
+pub mod reader;
+pub mod source;
+pub mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_executor::{BoxOperator, ExecContext, ExecError, RuntimeStats};
+use cairn_expr::EvalContext;
+use cairn_kv_client::KvError;
+use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, Subplan, SubplanKind};
+use cairn_types::{Datum, MysqlError, errno};
+
+use crate::clock;
+use crate::error::{Result, SqlError};
+use crate::protocol::ColumnDefinition;
+use crate::session::Session;
+use crate::sink::ResultSink;
+
+pub use builder::BuildContext;
+pub use view::ReadView;
+
+impl From<ExecError> for SqlError {
+    fn from(error: ExecError) -> Self {
+        if matches!(error, ExecError::Cancelled) {
+            return SqlError::Interrupted;
+        }
+        SqlError::Mysql(error.to_mysql())
+    }
+}
+
+/// How an error of the key-value tier travels through operators.
+pub fn kv_error(error: KvError) -> ExecError {
+    let mysql = MysqlError::new(error.mysql_code(), error.to_string());
+    match error {
+        KvError::Cancelled => ExecError::Cancelled,
+        error => ExecError::source(error, mysql),
+    }
+}
+
+/// The result columns of a plan.
+pub fn column_definitions(plan: &Plan) -> Vec<ColumnDefinition> {
+    let columns = plan.columns.iter();
+    columns
+        .map(|column| ColumnDefinition {
+            database: column.db.clone(),
+            table: column.table.clone(),
+            org_table: column.org_table.clone(),
+            name: column.name.clone(),
+            org_name: column.org_name.clone(),
+            field_type: column.ty.clone(),
+            key_flags: column.flags,
+        })
+        .collect()
+}
+
+/// Slots of a run: the statement's parameters, then NULLs for the plan's own.
+pub fn slots(plan: &Plan, parameters: &[Datum]) -> Vec<Datum> {
+    let mut slots = parameters.to_vec();
+    slots.resize(plan.slot_count.max(parameters.len()), Datum::Null);
+    slots
+}
+
+/// Runs a plan that yields rows.
+pub async fn run_query(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    parameters: &[Datum],
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    let cairn_planner::PlanKind::Query(root) = &plan.kind else {
+        return Err(SqlError::not_supported("rows of a statement that has none"));
+    };
+    if let PhysicalOp::PointGet(get) = &root.op
+        && get.lock.is_none()
+        && plan.subplans.is_empty()
+    {
+        return point::run_point_get(session, plan, get, parameters, sink).await;
+    }
+    if root.takes_locks() && (session.transaction.is_open() || !session.settings().autocommit) {
+        let statement = session.begin_write().await?;
+        let view = ReadView::Transaction(Arc::clone(&statement.transaction));
+        let outcome = stream_rows(session, plan, root, view, parameters, None, sink).await;
+        return session.end_write(statement, outcome).await;
+    }
+    let view = ReadView::of_session(session).await?;
+    stream_rows(session, plan, root, view, parameters, None, sink).await
+}
+
+/// Runs a query for `EXPLAIN ANALYZE`: its rows are only counted.
+pub async fn run_for_stats(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    root: &PhysicalPlan,
+    parameters: &[Datum],
+    stats: Arc<RuntimeStats>,
+) -> Result<()> {
+    let view = ReadView::of_session(session).await?;
+    let mut context = build_context(session, plan, view, parameters, Some(stats)).await?;
+    let mut operator = builder::build(root, &context)?;
+    while operator.next().await?.is_some() {
+        session.check_cancelled()?;
+    }
+    session.take_warnings(&mut context.exec.eval);
+    Ok(())
+}
+
+/// The context operators of a statement share; subplans have been run.
+pub async fn build_context(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    view: ReadView,
+    parameters: &[Datum],
+    stats: Option<Arc<RuntimeStats>>,
+) -> Result<BuildContext> {
+    let mut eval = session.eval_context();
+    eval.params = slots(plan, parameters).into();
+    let quota_bytes = session.settings().memory_quota_bytes;
+    let memory = session.domain.memory.child("statement", quota_bytes);
+    let mut exec = ExecContext::new(eval).with_memory(memory).with_cancel(session.token().clone());
+    exec.concurrency = session.settings().executor_concurrency;
+    if let Some(stats) = stats {
+        exec = exec.with_stats(stats, Arc::new(clock::monotonic_nanos));
+    }
+    let mut context = BuildContext {
+        exec,
+        view,
+        kv: Arc::clone(&session.domain.kv),
+        scan_concurrency: session.settings().scan_concurrency,
+        mem_tables: crate::infoschema::MemTableRows::new(session),
+    };
+    for subplan in &plan.subplans {
+        run_subplan(subplan, &mut context).await?;
+    }
+    Ok(context)
+}
+
+async fn run_subplan(subplan: &Subplan, context: &mut BuildContext) -> Result<()> {
+    let mut operator = builder::build(&subplan.plan, context)?;
+    let mut first: Option<Vec<Datum>> = None;
+    'rows: while let Some(chunk) = operator.next().await? {
+        for row in chunk.selected() {
+            if first.is_some() {
+                return Err(SqlError::new(
+                    errno::ER_SUBQUERY_NO_1_ROW,
+                    "Subquery returns more than 1 row",
+                ));
+            }
+            first = Some(chunk.row(row));
+            if subplan.kind == SubplanKind::Exists {
+                break 'rows;
+            }
+        }
+    }
+    drop(operator);
+    let mut slots = context.exec.eval.params.to_vec();
+    match subplan.kind {
+        SubplanKind::Exists => slots[subplan.slot] = Datum::Int(i64::from(first.is_some())),
+        SubplanKind::Scalar { columns } => {
+            for at in 0..columns {
+                let value = first.as_ref().and_then(|row| row.get(at).cloned());
+                slots[subplan.slot + at] = value.unwrap_or(Datum::Null);
+            }
+        }
+    }
+    context.exec.eval.params = slots.into();
+    Ok(())
+}
+
+async fn stream_rows(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    root: &PhysicalPlan,
+    view: ReadView,
+    parameters: &[Datum],
+    stats: Option<Arc<RuntimeStats>>,
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    let limit_ms = session.settings().max_execution_time_ms;
+    let work = async {
+        let mut context = build_context(session, plan, view, parameters, stats).await?;
+        let operator = builder::build(root, &context)?;
+        let rows = send_rows(session, plan, operator, sink).await?;
+        Ok::<_, SqlError>((rows, std::mem::take(&mut context.exec.eval)))
+    };
+    let (rows, mut eval) = if limit_ms == 0 {
+        work.await?
+    } else {
+        let timed = tokio::time::timeout(Duration::from_millis(limit_ms), work).await;
+        timed.map_err(|_| {
+            SqlError::new(
+                errno::ER_QUERY_TIMEOUT,
+                "Query execution was interrupted, maximum statement execution time exceeded",
+            )
+        })??
+    };
+    session.take_warnings(&mut eval);
+    session.found_rows = rows;
+    session.row_count = -1;
+    sink.end_rows(session.status_flags(), session.diagnostics.list.len()).await
+}
+
+async fn send_rows(
+    session: &Session,
+    plan: &Plan,
+    mut operator: BoxOperator,
+    sink: &mut dyn ResultSink,
+) -> Result<u64> {
+    // The first chunk comes before the column definitions: an error up to here is the
+    // statement's only answer.
+    let mut next = operator.next().await?;
+    sink.begin_rows(column_definitions(plan)).await?;
+    let mut rows = 0;
+    while let Some(chunk) = next {
+        session.check_cancelled()?;
+        rows += chunk.num_selected() as u64;
+        sink.chunk(&chunk).await?;
+        next = operator.next().await?;
+    }
+    Ok(rows)
+}
+
+/// A place for the evaluation of constants outside a running plan.
+pub fn eval_with(session: &mut Session, parameters: &[Datum]) -> EvalContext {
+    let mut eval = session.eval_context();
+    eval.params = parameters.to_vec().into();
+    eval
+}

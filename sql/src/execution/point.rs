@@ -1,0 +1,151 @@
+//! Point reads: rows by their whole key, without the coprocessor.
+//!
+//! **Hot path.** `SELECT … WHERE pk = ?` in autocommit takes no timestamp from PD (it reads
+//! the newest committed version, which is one consistent row), builds no chunk, and writes
+//! the stored bytes of each column straight into the packet.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_executor::operators::ChunkSource;
+use cairn_executor::{BoxOperator, ExecError};
+use cairn_expr::{EvalContext, Expr};
+use cairn_planner::plan::{PhysicalPlan, Plan, PointAccess, PointGet};
+use cairn_types::{Chunk, Datum, Handle, TimeStamp};
+use futures::StreamExt;
+
+use super::builder::BuildContext;
+use super::view::ReadView;
+use super::{column_definitions, slots};
+use crate::error::Result;
+use crate::protocol::resultset::RowWriter;
+use crate::record::{self, KeyLookup};
+use crate::session::Session;
+use crate::sink::ResultSink;
+
+/// Runs a plan that is one point read.
+pub async fn run_point_get(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    get: &PointGet,
+    parameters: &[Datum],
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    let mut eval = session.eval_context();
+    eval.params = slots(plan, parameters).into();
+    let view = match session.reading_transaction().await? {
+        Some((transaction, _)) => ReadView::Transaction(transaction),
+        // A read through a unique index takes two steps that must agree on the time.
+        None if get.access.index.is_some() => ReadView::of_session(session).await?,
+        None => ReadView::Snapshot(session.domain.kv.snapshot(TimeStamp::MAX)),
+    };
+    let found = match key_values(&get.key, &mut eval)? {
+        Some(values) => find_row(&get.access, &values, &view).await?,
+        None => None,
+    };
+    let row = match found {
+        Some(row) => keep_row(&get.access, row, &mut eval)?,
+        None => None,
+    };
+    sink.begin_rows(column_definitions(plan)).await?;
+    session.found_rows = 0;
+    if let Some((handle, value)) = row {
+        session.found_rows = 1;
+        let access = &get.access;
+        let mut write = |out: &mut Vec<u8>, format| {
+            let mut writer = RowWriter::begin(format, access.columns.len(), out);
+            record::write_row(access, &handle, &value, &mut writer, out)
+        };
+        sink.raw_row(&mut write).await?;
+    }
+    session.row_count = -1;
+    session.take_warnings(&mut eval);
+    sink.end_rows(session.status_flags(), session.diagnostics.list.len()).await
+}
+
+/// Values of a key; `None` when one is NULL, which equals nothing.
+pub fn key_values(key: &[Expr], eval: &mut EvalContext) -> Result<Option<Vec<Datum>>> {
+    let mut values = Vec::with_capacity(key.len());
+    for expr in key {
+        let value = expr.eval_row(&cairn_expr::NoRow, eval);
+        match value.map_err(|error| crate::error::SqlError::Mysql(error.to_mysql()))? {
+            Datum::Null => return Ok(None),
+            value => values.push(value),
+        }
+    }
+    Ok(Some(values))
+}
+
+/// The stored row behind a whole key.
+pub async fn find_row(
+    access: &PointAccess,
+    values: &[Datum],
+    view: &ReadView,
+) -> Result<Option<(Handle, Bytes)>> {
+    let handle = match record::lookup_key(&access.table, access.index.as_deref(), values) {
+        KeyLookup::None => return Ok(None),
+        KeyLookup::Handle(handle) => handle,
+        KeyLookup::Unique(index_key) => {
+            let Some(entry) = view.get(&index_key).await? else { return Ok(None) };
+            record::handle_of_unique_entry(&access.table, &entry)?
+        }
+    };
+    let key = cairn_types::keys::encode_row_key(access.table.id, &handle);
+    Ok(view.get(&key).await?.map(|value| (handle, value)))
+}
+
+/// The row, if the plan's other conditions hold for it.
+fn keep_row(
+    access: &PointAccess,
+    row: (Handle, Bytes),
+    eval: &mut EvalContext,
+) -> Result<Option<(Handle, Bytes)>> {
+    if access.conditions.is_empty() {
+        return Ok(Some(row));
+    }
+    let mut chunk = record::point_chunk(access);
+    record::append_point_row(access, &row.0, &row.1, &mut chunk)?;
+    cairn_expr::eval_filter(&access.conditions, &mut chunk, eval)
+        .map_err(|error| crate::error::SqlError::Mysql(error.to_mysql()))?;
+    Ok((chunk.num_selected() > 0).then_some(row))
+}
+
+/// Point reads inside a larger plan: an operator that yields the rows found.
+pub fn operator(
+    access: &PointAccess,
+    keys: Vec<Vec<Expr>>,
+    plan: &PhysicalPlan,
+    context: &BuildContext,
+) -> cairn_executor::Result<BoxOperator> {
+    let (access, view) = (access.clone(), context.view.clone());
+    let mut eval = context.exec.eval.clone();
+    let rows = async move {
+        let chunk = read_rows(&access, &keys, &view, &mut eval).await;
+        chunk.map_err(|error| ExecError::from(error.to_mysql()))
+    };
+    let stream = futures::stream::once(rows).boxed();
+    Ok(Box::new(ChunkSource::new(plan.types(), stream, context.exec.clone())))
+}
+
+async fn read_rows(
+    access: &PointAccess,
+    keys: &[Vec<Expr>],
+    view: &ReadView,
+    eval: &mut EvalContext,
+) -> Result<Chunk> {
+    let mut chunk = record::point_chunk(access);
+    let mut seen = std::collections::HashSet::new();
+    for key in keys {
+        let Some(values) = key_values(key, eval)? else { continue };
+        if let Some((handle, value)) = find_row(access, &values, view).await?
+            && seen.insert(handle.clone())
+        {
+            record::append_point_row(access, &handle, &value, &mut chunk)?;
+        }
+    }
+    if !access.conditions.is_empty() {
+        cairn_expr::eval_filter(&access.conditions, &mut chunk, eval)
+            .map_err(|error| crate::error::SqlError::Mysql(error.to_mysql()))?;
+    }
+    Ok(chunk)
+}

@@ -1,0 +1,168 @@
+//! Readers: a fragment over key ranges, run by the stores or here.
+//!
+//! A fragment runs here when the transaction wrote into its ranges (the stores do not
+//! know those writes), or when it looks rows up by index entries and must keep their
+//! order (rows of several stores would come out of order).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_executor::operators::ChunkSource;
+use cairn_executor::plan::OpDesc;
+use cairn_executor::{BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource};
+use cairn_kv_client::{DistScan, DistScanRequest, KvClient, ScanPage};
+use cairn_planner::plan::{CopInfo, Reader};
+use cairn_types::{Chunk, FieldType, MysqlError, TimeStamp};
+use futures::StreamExt;
+
+use super::builder::BuildContext;
+use super::kv_error;
+use super::source::TransactionSource;
+use super::view::client_range;
+
+/// Row keys read by one request of the second step.
+const REMOTE_KEYS_BATCH: usize = 1_024;
+
+/// What expressions of a fragment need of the session.
+pub fn eval_settings(exec: &ExecContext) -> EvalSettings {
+    let eval = &exec.eval;
+    EvalSettings {
+        // Only zones without a name travel by offset, and all of ours have one.
+        time_zone_offset_s: 0,
+        time_zone_name: eval.time_zone.name().to_owned(),
+        sql_mode: eval.sql_mode.0,
+        div_precision_increment: u32::from(eval.div_precision_increment),
+        now_micros: eval.now_micros,
+    }
+}
+
+/// Builds the operator that runs a reader's fragment.
+pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<BoxOperator> {
+    let mut eval = context.exec.eval.clone();
+    let ranges = super::builder::key_ranges(reader, &mut eval);
+    let fragment = reader.fragment(&mut eval, eval_settings(&context.exec));
+    let looks_up = fragment.operators.iter().any(|op| matches!(op, OpDesc::IndexLookup(_)));
+    let table_range = cairn_types::keys::table_range(reader.table.id);
+    let table_range = KeyRange::new(table_range.0, table_range.1);
+    if context.view.is_dirty(&table_range) || (looks_up && reader.keep_order) {
+        let source: Arc<dyn KvSource> = Arc::new(TransactionSource::new(context.view.clone()));
+        return cairn_executor::build_fragment(&fragment, ranges, source, context.exec.clone());
+    }
+    let types = fragment.validate()?;
+    let scan = DistributedRead {
+        kv: Arc::clone(&context.kv),
+        exec: context.exec.clone(),
+        start_ts: context.view.start_ts(),
+        remote: match Reader::remote_fragment(&fragment) {
+            Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
+            None => None,
+        },
+        scan: None,
+        remote_keys: VecDeque::new(),
+        types: types.clone(),
+        info: reader.info.clone(),
+        finished_primary: false,
+        concurrency: context.scan_concurrency,
+    };
+    let request = DistScanRequest {
+        keep_order: reader.keep_order,
+        desc: reader.desc,
+        concurrency: context.scan_concurrency,
+        limit_hint: reader.limit.as_ref().map(|limit| limit.total(&eval.params)),
+        ..DistScanRequest::new(
+            context.view.start_ts(),
+            Arc::new(fragment.to_proto()?),
+            ranges.iter().map(client_range).collect(),
+        )
+    };
+    let scan = DistributedRead { scan: Some(context.kv.dist_scan(request)), ..scan };
+    let stream = futures::stream::unfold(Some(scan), |state| async move {
+        let mut scan = state?;
+        match scan.next().await {
+            Ok(Some(chunk)) => Some((Ok(chunk), Some(scan))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    Ok(Box::new(ChunkSource::new(types, stream.boxed(), context.exec.clone())))
+}
+
+/// A fragment under way in the stores, with its second step for rows that the first
+/// step's stores did not lead.
+struct DistributedRead {
+    kv: Arc<KvClient>,
+    exec: ExecContext,
+    start_ts: TimeStamp,
+    /// The second step's fragment.
+    remote: Option<Arc<cairn_proto::cop::Fragment>>,
+    scan: Option<DistScan>,
+    remote_keys: VecDeque<Bytes>,
+    types: Vec<FieldType>,
+    info: Vec<CopInfo>,
+    finished_primary: bool,
+    concurrency: usize,
+}
+
+impl DistributedRead {
+    async fn next(&mut self) -> Result<Option<Chunk>, ExecError> {
+        loop {
+            if let Some(scan) = &mut self.scan {
+                match scan.next().await {
+                    Some(Ok(page)) => {
+                        if let Some(chunk) = self.accept(page)? {
+                            return Ok(Some(chunk));
+                        }
+                        continue;
+                    }
+                    Some(Err(error)) => return Err(kv_error(error)),
+                    None => {
+                        self.scan = None;
+                        self.finished_primary = true;
+                    }
+                }
+            }
+            let Some(remote) = self.remote.clone().filter(|_| !self.remote_keys.is_empty()) else {
+                return Ok(None);
+            };
+            let count = self.remote_keys.len().min(REMOTE_KEYS_BATCH);
+            let mut keys: Vec<Bytes> = self.remote_keys.drain(..count).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let ranges = keys.iter().map(|key| client_range(&KeyRange::point(key))).collect();
+            let request = DistScanRequest {
+                concurrency: self.concurrency,
+                ..DistScanRequest::new(self.start_ts, remote, ranges)
+            };
+            self.scan = Some(self.kv.dist_scan(request));
+        }
+    }
+
+    /// Takes a page apart; `None` when it holds no rows.
+    fn accept(&mut self, page: ScanPage) -> Result<Option<Chunk>, ExecError> {
+        self.remote_keys.extend(page.remote_row_keys);
+        for warning in page.warnings {
+            let code = u16::try_from(warning.mysql_code).unwrap_or(u16::MAX);
+            self.exec.eval.warn(MysqlError::new(code, warning.message));
+        }
+        if let (Some(stats), Some(summaries)) = (&self.exec.stats, page.summaries) {
+            // The second step leaves the index scan out: its operators are the last ones.
+            let skip = self.info.len().saturating_sub(summaries.operators.len());
+            for (info, summary) in self.info.iter().skip(skip).zip(summaries.operators) {
+                let counters = stats.operator(info.id, info.name);
+                counters.add(summary.rows, summary.loops, summary.time_ns);
+            }
+        }
+        if page.chunk.is_empty() {
+            return Ok(None);
+        }
+        let chunk = Chunk::decode(&page.chunk, &self.types).map_err(|error| {
+            let mysql = MysqlError::new(
+                cairn_types::errno::ER_UNKNOWN_ERROR,
+                format!("a store sent rows that do not decode: {error}"),
+            );
+            ExecError::source(error, mysql)
+        })?;
+        Ok((chunk.num_rows() > 0).then_some(chunk))
+    }
+}

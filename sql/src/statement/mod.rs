@@ -1,0 +1,256 @@
+//! From a statement's tree to its execution: the dispatch.
+//!
+//! **Flow.** `connection` → [`Session::execute`] (text) or [`execute_prepared`] →
+//! [`dispatch`]: queries and changes of rows go through the planner, everything else has a
+//! file of its own here or in `ddl`.
+
+pub mod accounts;
+pub mod explain;
+pub mod plan;
+pub mod set;
+pub mod show;
+
+use cairn_parser::ast::{ExplainTarget, PrepareSource, Statement};
+use cairn_types::{Datum, FieldType, errno};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Result, SqlError};
+use crate::protocol::ColumnDefinition;
+use crate::session::text::QueuedStatement;
+use crate::session::{Diagnostics, Session, fold_name};
+use crate::sink::{OkInfo, ResultSink};
+use crate::{ddl, execution};
+
+/// Values of a statement's `?` markers.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters {
+    /// The values.
+    pub values: Vec<Datum>,
+    /// Their types.
+    pub types: Vec<FieldType>,
+}
+
+impl Session {
+    /// Runs one statement of a text.
+    pub async fn execute(
+        &mut self,
+        statement: QueuedStatement,
+        token: CancellationToken,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        self.begin_statement(token);
+        if statement.parsed.parameter_count > 0 {
+            return Err(SqlError::new(
+                errno::ER_PARSE_ERROR,
+                "You have an error in your SQL syntax; '?' stands only in prepared statements",
+            ));
+        }
+        run(self, &statement.parsed.statement, &statement.text, &Parameters::default(), sink).await
+    }
+}
+
+/// Runs a prepared statement with its parameters.
+pub async fn execute_prepared(
+    session: &mut Session,
+    statement: &Statement,
+    text: &str,
+    parameters: Parameters,
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    run(session, statement, text, &parameters, sink).await
+}
+
+async fn run(
+    session: &mut Session,
+    statement: &Statement,
+    text: &str,
+    parameters: &Parameters,
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    if !keeps_diagnostics(statement) {
+        session.diagnostics = Diagnostics::default();
+    }
+    let previous_row_count = session.row_count;
+    let outcome = dispatch(session, statement, text, parameters, sink).await;
+    if outcome.is_ok() && session.row_count == previous_row_count && !is_change(statement) {
+        session.row_count = if matches!(statement, Statement::Query(_)) { -1 } else { 0 };
+    }
+    outcome
+}
+
+/// Diagnostic statements show what the one before left.
+fn keeps_diagnostics(statement: &Statement) -> bool {
+    use cairn_parser::ast::ShowKind;
+    match statement {
+        Statement::Show(show) => matches!(
+            show.what,
+            ShowKind::Warnings(_)
+                | ShowKind::Errors(_)
+                | ShowKind::CountWarnings
+                | ShowKind::CountErrors
+        ),
+        _ => false,
+    }
+}
+
+fn is_change(statement: &Statement) -> bool {
+    matches!(statement, Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_))
+}
+
+/// Result columns of a statement, for `COM_STMT_PREPARE`.
+pub fn describe(session: &mut Session, statement: &Statement) -> Result<Vec<ColumnDefinition>> {
+    match statement {
+        Statement::Query(_)
+        | Statement::Insert(_)
+        | Statement::Update(_)
+        | Statement::Delete(_) => {
+            let plan = plan::plan(session, statement, &[])?;
+            Ok(execution::column_definitions(&plan))
+        }
+        Statement::Show(show) => show::columns(session, show),
+        Statement::Explain(explain) => Ok(explain::columns(explain)),
+        Statement::Describe(_) => Ok(show::describe_columns()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+async fn ok(session: &mut Session, sink: &mut dyn ResultSink) -> Result<()> {
+    let warnings = session.diagnostics.list.len();
+    sink.ok(session.status_flags(), OkInfo { warnings, ..OkInfo::default() }).await
+}
+
+async fn dispatch(
+    session: &mut Session,
+    statement: &Statement,
+    text: &str,
+    parameters: &Parameters,
+    sink: &mut dyn ResultSink,
+) -> Result<()> {
+    match statement {
+        Statement::Query(_) => {
+            let plan = plan::cached(session, statement, text, &parameters.types)?;
+            execution::run_query(session, &plan, &parameters.values, sink).await
+        }
+        Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+            let plan = plan::cached(session, statement, text, &parameters.types)?;
+            crate::dml::run(session, &plan, &parameters.values, sink).await
+        }
+        Statement::Show(show) => show::run(session, show, sink).await,
+        Statement::Describe(describe) => show::describe(session, describe, sink).await,
+        Statement::Explain(explain) => match &explain.target {
+            ExplainTarget::Statement(target) => {
+                explain::run(session, explain, target, parameters, sink).await
+            }
+            ExplainTarget::Connection(_) => Err(SqlError::not_supported("EXPLAIN FOR CONNECTION")),
+        },
+        Statement::Execute(execute) => {
+            let (prepared, text) = session.named_statement(&execute.name)?;
+            let parameters = user_variable_parameters(session, &execute.using);
+            if prepared.parameter_count as usize != parameters.values.len() {
+                return Err(SqlError::new(
+                    errno::ER_WRONG_ARGUMENTS,
+                    "Incorrect arguments to EXECUTE",
+                ));
+            }
+            let run = dispatch(session, &prepared.statement, &text, &parameters, sink);
+            Box::pin(run).await
+        }
+        Statement::Do(exprs) => {
+            plan::evaluate_all(session, exprs).await?;
+            ok(session, sink).await
+        }
+        other => {
+            if ddl::is_schema_change(other) {
+                // A schema change ends the open transaction and stands alone.
+                session.commit().await?;
+                ddl::run(session, other, sink).await?;
+                return Ok(());
+            }
+            command(session, other).await?;
+            ok(session, sink).await
+        }
+    }
+}
+
+/// Statements that answer OK.
+async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
+    match statement {
+        Statement::Begin(begin) => session.begin(begin).await,
+        Statement::Commit(completion) => {
+            let read_only = session.transaction.is_read_only();
+            session.commit().await?;
+            session.complete(completion, read_only);
+            Ok(())
+        }
+        Statement::Rollback(completion) => {
+            let read_only = session.transaction.is_read_only();
+            session.roll_back().await?;
+            session.complete(completion, read_only);
+            Ok(())
+        }
+        Statement::Savepoint(name) => session.savepoint(name).await,
+        Statement::RollbackTo(name) => session.roll_back_to(name),
+        Statement::ReleaseSavepoint(name) => session.release_savepoint(name),
+        Statement::SetTransaction(set) => set::set_transaction(session, set),
+        Statement::Use(name) => session.use_database(name).await,
+        Statement::Set(items) => set::run(session, items).await,
+        Statement::Prepare(prepare) => {
+            let text = match &prepare.source {
+                PrepareSource::Text(text) => text.clone(),
+                PrepareSource::UserVariable(name) => user_variable_text(session, name),
+            };
+            session.prepare_named(&prepare.name, &text)
+        }
+        Statement::Deallocate(name) => session.deallocate(name),
+        Statement::Kill(kill) => {
+            let (id, _) = plan::evaluate(session, &kill.connection).await?;
+            let id = id.as_i64().unwrap_or(-1);
+            let id = u32::try_from(id).map_err(|_| {
+                SqlError::new(errno::ER_NO_SUCH_THREAD, format!("Unknown thread id: {id}"))
+            })?;
+            session.kill(crate::processes::ConnectionId(id), kill.query_only)
+        }
+        Statement::CreateUser(_)
+        | Statement::AlterUser(_)
+        | Statement::DropUser(_)
+        | Statement::SetPassword(_)
+        | Statement::Grant(_)
+        | Statement::GrantRole(_) => accounts::run(session, statement).await,
+        // Nothing of these is cached, or they name what does not exist here.
+        Statement::Flush(flush) if !flush.with_read_lock => Ok(()),
+        Statement::UnlockTables => Ok(()),
+        Statement::AnalyzeTable(_) => {
+            session.note(errno::ER_NOT_SUPPORTED_YET, "Statistics are not gathered yet");
+            Ok(())
+        }
+        Statement::Flush(_) => Err(SqlError::not_supported("FLUSH TABLES WITH READ LOCK")),
+        Statement::LockTables(_) => Err(SqlError::not_supported("LOCK TABLES")),
+        Statement::Admin(_) => Err(SqlError::not_supported("ADMIN")),
+        Statement::TableMaintenance(_) => {
+            Err(SqlError::not_supported("CHECK, OPTIMIZE, REPAIR and CHECKSUM TABLE"))
+        }
+        _ => Err(SqlError::not_supported("this statement")),
+    }
+}
+
+fn user_variable_text(session: &Session, name: &str) -> String {
+    let variables = session.shared.user_variables();
+    let value = variables.get(&fold_name(name)).map(|(value, ty)| {
+        let mut text = Vec::new();
+        cairn_types::write_text(&mut text, value.as_ref(), ty);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    value.unwrap_or_default()
+}
+
+fn user_variable_parameters(session: &Session, names: &[String]) -> Parameters {
+    let variables = session.shared.user_variables();
+    let mut parameters = Parameters::default();
+    for name in names {
+        let value = variables.get(&fold_name(name)).cloned();
+        let (value, ty) = value.unwrap_or((Datum::Null, FieldType::null()));
+        parameters.values.push(value);
+        parameters.types.push(ty);
+    }
+    parameters
+}

@@ -1,0 +1,103 @@
+//! Planning with the session's settings, through the shared plan cache.
+
+use std::sync::Arc;
+
+use cairn_parser::ast::{Expr, Statement};
+use cairn_planner::Catalog;
+use cairn_planner::cache::PlanKey;
+use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, PlanKind};
+use cairn_types::{Datum, FieldType};
+
+use crate::error::{Result, SqlError};
+use crate::session::Session;
+
+fn plan_error(error: cairn_planner::PlanError) -> SqlError {
+    SqlError::Mysql(error.to_mysql())
+}
+
+/// Plans a statement.
+pub fn plan(session: &mut Session, statement: &Statement, types: &[FieldType]) -> Result<Plan> {
+    let schema = session.schema();
+    let mut eval = session.eval_context();
+    let plan = session.with_plan_context(&schema, &mut eval, types, |context| {
+        cairn_planner::plan_statement(statement, types.len(), context)
+    });
+    session.take_warnings(&mut eval);
+    plan.map_err(plan_error)
+}
+
+/// The plan of a statement from the shared cache, or a new one.
+pub fn cached(
+    session: &mut Session,
+    statement: &Statement,
+    text: &str,
+    types: &[FieldType],
+) -> Result<Arc<Plan>> {
+    let schema = session.schema();
+    let settings = session.settings();
+    let key = PlanKey {
+        schema_version: schema.version(),
+        database: session.current_database().map(Into::into),
+        statement: text.into(),
+        sql_mode: settings.sql_mode,
+        collation: settings.collation,
+        param_types: types.to_vec(),
+        options: session.plan_options(),
+    };
+    if let Some(plan) = session.domain.plans.get(&key) {
+        return Ok(plan);
+    }
+    let plan = Arc::new(plan(session, statement, types)?);
+    if plan.cacheable {
+        session.domain.plans.insert(key, Arc::clone(&plan));
+    }
+    Ok(plan)
+}
+
+/// Plans expressions without columns, as `SELECT a, b` would.
+fn plan_expressions(session: &mut Session, exprs: &[Expr]) -> Result<Arc<Plan>> {
+    let schema = session.schema();
+    let mut eval = session.eval_context();
+    let plan = session.with_plan_context(&schema, &mut eval, &[], |context| {
+        cairn_planner::plan_expressions(exprs, 0, context)
+    });
+    session.take_warnings(&mut eval);
+    Ok(Arc::new(plan.map_err(plan_error)?))
+}
+
+/// Values and types of expressions without columns; subqueries are run.
+pub async fn evaluate_all(
+    session: &mut Session,
+    exprs: &[Expr],
+) -> Result<Vec<(Datum, FieldType)>> {
+    let plan = plan_expressions(session, exprs)?;
+    let PlanKind::Query(root) = &plan.kind else { return Ok(Vec::new()) };
+    let types = root.types();
+    let view = crate::execution::ReadView::of_session(session).await?;
+    let mut context = crate::execution::build_context(session, &plan, view, &[], None).await?;
+    let rows = crate::dml::gather_rows(root, &context, "Set").await?;
+    session.take_warnings(&mut context.exec.eval);
+    let row = rows.into_iter().next().unwrap_or_default();
+    Ok(row.into_iter().zip(types).collect())
+}
+
+/// Value and type of one expression without columns.
+pub async fn evaluate(session: &mut Session, expr: &Expr) -> Result<(Datum, FieldType)> {
+    let values = evaluate_all(session, std::slice::from_ref(expr)).await?;
+    values.into_iter().next().ok_or(SqlError::Interrupted)
+}
+
+/// A default's expression, bound; subqueries are not allowed in it.
+pub fn bind_default(session: &mut Session, text: &str) -> Result<cairn_expr::Expr> {
+    let parsed = cairn_parser::parse_expr(text, &session.parser_mode())
+        .map_err(crate::session::text::parse_error)?;
+    let plan = plan_expressions(session, std::slice::from_ref(&parsed))?;
+    match &plan.kind {
+        PlanKind::Query(PhysicalPlan { op: PhysicalOp::Projection(desc), .. })
+            if plan.subplans.is_empty() =>
+        {
+            desc.exprs.first().cloned().ok_or(SqlError::Interrupted)
+        }
+        _ => Err(SqlError::not_supported("this expression as a default")),
+    }
+}

@@ -1,0 +1,47 @@
+//! The status port: `/metrics`, `/status`, `/health`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Json;
+use axum::routing::get;
+use cairn_planner::Catalog;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::domain::Domain;
+
+/// Serves until the node stops.
+pub async fn serve(domain: Arc<Domain>, listener: TcpListener) {
+    let stop = domain.stop.clone();
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/health", get(health))
+        .with_state(domain);
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = serving.await {
+        tracing::warn!(%error, "the status port failed");
+    }
+}
+
+async fn metrics(State(domain): State<Arc<Domain>>) -> String {
+    domain.metrics.connections.set(domain.processes.open_count() as i64);
+    let counted = domain.metrics.statements.get();
+    domain.metrics.statements.inc_by(domain.statement_count().saturating_sub(counted));
+    domain.metrics.text()
+}
+
+async fn status(State(domain): State<Arc<Domain>>) -> Json<Value> {
+    Json(json!({
+        "version": domain.config.server_version,
+        "connections": domain.processes.open_count(),
+        "schema_version": domain.schema.current().version(),
+        "uptime_s": domain.uptime_s(),
+    }))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "health": true }))
+}
