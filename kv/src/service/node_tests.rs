@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use cairn_kv_client::KvStoreService;
+use cairn_kv_client::{
+    ClientConfig, KeyRange, KvClient, KvStoreService, LocalConnector, ScanOptions,
+};
 use cairn_proto::kv::{self, kv_request::Cmd, kv_response};
 use cairn_proto::meta;
 
@@ -109,4 +111,62 @@ async fn a_store_survives_a_restart_and_a_split() {
 
     let other = start(&folder, &FakePd::new(10)).await;
     assert!(matches!(other, Err(NodeError::WrongCluster { found: 9, expected: 10 })));
+}
+
+/// A client over direct calls to the node.
+fn client(node: &StoreNode, pd: &Arc<FakePd>) -> Arc<KvClient> {
+    let connector = LocalConnector::new();
+    connector.register(node.store_id(), node.service());
+    KvClient::new(Arc::clone(pd) as _, Arc::new(connector), ClientConfig::default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_the_client_run_end_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let pd = FakePd::new(9);
+    let node = start(&folder, &pd).await.unwrap();
+    let client = client(&node, &pd);
+
+    // One phase: all keys in one region.
+    let txn = client.begin(client.current_ts().await.unwrap());
+    for key in ["a", "m", "z"] {
+        txn.set(key.into(), format!("1{key}").into()).unwrap();
+    }
+    assert!(txn.commit().await.unwrap().one_pc);
+
+    // Two phases: the keys' region is split.
+    assert_eq!(client.split_region(vec!["k".into()]).await.unwrap().len(), 2);
+    let before = client.current_ts().await.unwrap();
+    let txn = client.begin(before);
+    let rival = client.begin(client.current_ts().await.unwrap());
+    for key in ["a", "z"] {
+        txn.set(key.into(), format!("2{key}").into()).unwrap();
+    }
+    txn.delete("m".into()).unwrap();
+    assert!(!txn.commit().await.unwrap().one_pc);
+    rival.set("z".into(), "3z".into()).unwrap();
+    assert!(rival.commit().await.is_err(), "the rival must meet a write conflict");
+
+    let now = client.snapshot(client.current_ts().await.unwrap());
+    assert_eq!(now.get(b"a").await.unwrap().as_deref(), Some(&b"2a"[..]));
+    assert_eq!(now.get(b"m").await.unwrap(), None);
+    assert_eq!(now.try_get_now(&"a".into()), Some(Some("2a".into())));
+    let rows = |pairs: Vec<(bytes::Bytes, bytes::Bytes)>| -> Vec<String> {
+        pairs.iter().map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+    };
+    for (snapshot, expected) in
+        [(now, vec!["2a", "2z"]), (client.snapshot(before), vec!["1a", "1m", "1z"])]
+    {
+        let mut scan = snapshot.scan(KeyRange::new("", ""), ScanOptions::default());
+        let mut found = Vec::new();
+        loop {
+            let batch = scan.next_batch().await.unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            found.extend(rows(batch));
+        }
+        assert_eq!(found, expected);
+    }
+    node.stop().await;
 }

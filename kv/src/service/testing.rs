@@ -163,6 +163,18 @@ struct FakePdState {
     regions: Vec<meta::Region>,
 }
 
+impl FakePdState {
+    fn learn(&mut self, region: meta::Region) {
+        let version = |region: &meta::Region| epoch_of(region).version;
+        let is_older =
+            |known: &meta::Region| known.id == region.id && version(known) <= version(&region);
+        self.regions.retain(|known| !is_older(known));
+        if !self.regions.iter().any(|known| known.id == region.id) {
+            self.regions.push(region);
+        }
+    }
+}
+
 impl FakePd {
     pub fn new(cluster_id: u64) -> Arc<FakePd> {
         let state = FakePdState { next_id: 1, last_ts: 1 << 18, ..Default::default() };
@@ -231,13 +243,18 @@ impl PdClient for FakePd {
 
     async fn region_heartbeat(
         &self,
-        _: RegionHeartbeatRequest,
+        report: RegionHeartbeatRequest,
     ) -> Result<RegionHeartbeatResponse, PdError> {
+        self.state.lock().learn(report.region.unwrap_or_default());
         Ok(RegionHeartbeatResponse::default())
     }
 
-    async fn get_region(&self, _: &[u8]) -> Result<RegionRoute, PdError> {
-        unsupported()
+    async fn get_region(&self, raw_key: &[u8]) -> Result<RegionRoute, PdError> {
+        let state = self.state.lock();
+        let found = state.regions.iter().find(|region| region_contains(region, raw_key));
+        let region = found.cloned().ok_or_else(|| PdError::RegionNotFound(String::new()))?;
+        let leader = region.peers.first().cloned();
+        Ok(RegionRoute { region, leader, ..Default::default() })
     }
 
     async fn get_region_by_id(&self, _: u64) -> Result<RegionRoute, PdError> {
@@ -265,7 +282,9 @@ impl PdClient for FakePd {
         Ok(ids)
     }
 
-    async fn report_split(&self, _: Vec<meta::Region>) -> Result<(), PdError> {
+    async fn report_split(&self, regions: Vec<meta::Region>) -> Result<(), PdError> {
+        let mut state = self.state.lock();
+        regions.into_iter().for_each(|region| state.learn(region));
         Ok(())
     }
 
