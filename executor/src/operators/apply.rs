@@ -2,7 +2,7 @@
 //!
 //! The subquery is built anew for every outer row by a factory that gets the
 //! values of the outer columns it depends on; its rows are then joined with the
-//! outer row exactly as a join without keys would (see [`super::hash_join`]).
+//! outer row exactly as a [`super::HashJoin`] without keys would.
 //! Consecutive outer rows with the same values share one execution.
 //!
 //! **Cost** (planner): outer rows × cost of the subquery.

@@ -19,7 +19,8 @@ impl Limit {
     /// A limit over `input`.
     pub fn new(input: BoxOperator, desc: &LimitDesc) -> Limit {
         let schema = input.schema().to_vec();
-        Limit { input: Some(input), schema, skip: desc.offset, left: desc.limit }
+        let input = (desc.limit > 0).then_some(input);
+        Limit { input, schema, skip: desc.offset, left: desc.limit }
     }
 }
 
@@ -30,10 +31,6 @@ impl Operator for Limit {
     }
 
     async fn next(&mut self) -> Result<Option<Chunk>> {
-        if self.left == 0 {
-            // The input's scans and tasks end now, not with the statement.
-            self.input = None;
-        }
         let Some(input) = &mut self.input else { return Ok(None) };
         let Some(mut chunk) = input.next().await? else {
             self.input = None;
@@ -44,6 +41,10 @@ impl Operator for Limit {
         let taken = (rows - skipped).min(self.left);
         self.skip -= skipped;
         self.left -= taken;
+        if self.left == 0 {
+            // The input's scans and tasks end now, not with the statement.
+            self.input = None;
+        }
         if taken < rows {
             chunk.slice_selected(skipped as usize, (skipped + taken) as usize);
         }

@@ -22,7 +22,7 @@ mod apply;
 mod chunk_source;
 mod exchange;
 mod hash_agg;
-pub mod hash_join;
+mod hash_join;
 mod index_lookup;
 mod index_scan;
 mod limit;

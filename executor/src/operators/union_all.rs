@@ -8,19 +8,27 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use cairn_types::{Chunk, FieldType};
 
-use crate::error::Result;
+use crate::error::{ExecError, Result};
 use crate::operator::{BoxOperator, Operator};
+use crate::plan::fragment::same_kind;
 
 /// See the module documentation.
 pub struct UnionAll {
     schema: Vec<FieldType>,
     inputs: VecDeque<BoxOperator>,
+    /// Whether all inputs hold their columns as `schema` says.
+    fits: bool,
 }
 
 impl UnionAll {
     /// The rows of `inputs`, as columns of types `schema`.
     pub fn new(schema: Vec<FieldType>, inputs: Vec<BoxOperator>) -> UnionAll {
-        UnionAll { schema, inputs: inputs.into() }
+        let fits = inputs.iter().all(|input| {
+            let columns = input.schema();
+            columns.len() == schema.len()
+                && columns.iter().zip(&schema).all(|(a, b)| same_kind(a, b))
+        });
+        UnionAll { schema, inputs: inputs.into(), fits }
     }
 }
 
@@ -31,6 +39,9 @@ impl Operator for UnionAll {
     }
 
     async fn next(&mut self) -> Result<Option<Chunk>> {
+        if !self.fits {
+            return Err(ExecError::invalid_plan("the inputs of a union differ in type"));
+        }
         while let Some(input) = self.inputs.front_mut() {
             if let Some(chunk) = input.next().await? {
                 return Ok(Some(chunk));

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use cairn_expr::{EvalContext, Expr, NoRow};
 use cairn_types::{Chunk, Datum, FieldType};
 
+use super::rows::value_fits;
 use crate::context::{ChunkRows, ExecContext};
 use crate::error::{ExecError, Result};
 use crate::operator::Operator;
@@ -32,7 +33,7 @@ impl Values {
                 .zip(&schema)
                 .all(|(expr, ty)| expr.is_null_constant() || expr.ty().physical() == ty.physical());
             if !fits {
-                return Err(ExecError::invalid_plan("a value of VALUES has the wrong type"));
+                return Err(WRONG_TYPE);
             }
         }
         let rows = rows.into_iter();
@@ -45,6 +46,8 @@ impl Values {
         Values { schema: Vec::new(), rows, sizes: ctx.chunk_rows(), eval: ctx.eval(), ctx }
     }
 }
+
+const WRONG_TYPE: ExecError = ExecError::Corrupted("a value of VALUES is not of its column's type");
 
 #[async_trait]
 impl Operator for Values {
@@ -61,8 +64,12 @@ impl Operator for Values {
         let mut chunk = Chunk::new(&self.schema, count);
         for row in self.rows.by_ref().take(count) {
             let mut datums: Vec<Datum> = Vec::with_capacity(row.len());
-            for expr in &row {
-                datums.push(expr.eval_row(&NoRow, &mut self.eval)?);
+            for (expr, ty) in row.iter().zip(&self.schema) {
+                let value = expr.eval_row(&NoRow, &mut self.eval)?;
+                if !value_fits(&value, ty) {
+                    return Err(WRONG_TYPE);
+                }
+                datums.push(value);
             }
             chunk.push_row(&datums);
         }

@@ -218,6 +218,6 @@ fn check_column(index: usize, ty: &FieldType, input: &[FieldType]) -> Result<()>
 }
 
 /// Whether columns of both types hold the same kind of values.
-fn same_kind(a: &FieldType, b: &FieldType) -> bool {
+pub(crate) fn same_kind(a: &FieldType, b: &FieldType) -> bool {
     a.physical() == b.physical() && (!a.is_decimal() || a.scale() == b.scale())
 }

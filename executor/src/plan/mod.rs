@@ -245,7 +245,7 @@ impl JoinKind {
 }
 
 /// Joins by equal keys through a hash table, or without keys by comparing all
-/// pairs (see [`crate::operators::nested_loop_join`]).
+/// pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HashJoinDesc {
     /// What to return.
