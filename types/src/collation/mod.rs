@@ -13,7 +13,8 @@
 //!
 //! **Left out.** Contractions of DUCET (a few sequences of Indic, Tibetan and
 //! Cyrillic letters). `unicode_ci` uses the same, newer table as `0900_ai_ci`.
-//! `gbk_chinese_ci` orders by GBK code, not by pinyin. Characters below the space
+//! `gbk_chinese_ci` orders by GBK code, not by pinyin, and `latin1_swedish_ci` as
+//! `general_ci`. Characters below the space
 //! compare as longer than padding in PAD SPACE collations (`'a' < 'a\t'`).
 
 mod accents;
@@ -166,7 +167,7 @@ impl Charset {
         if self == Charset::Binary || bytes.is_ascii() {
             return None;
         }
-        let text = match std::str::from_utf8(bytes) {
+        let text = match simdutf8::compat::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => return Some(error.valid_up_to()),
         };
