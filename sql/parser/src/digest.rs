@@ -5,8 +5,8 @@
 //! text statements on it: on a miss it parses the *text* as if it had been prepared and plans
 //! it with the literals as parameters; on a hit it parses nothing.
 //!
-//! **Invariants.** The text parses to the statement with parameters for its literals, numbered
-//! as in [`Digest::literals`]. Blanks are single and comments are gone, but words keep their
+//! **Invariants.** The text of a cacheable digest parses to the statement with parameters for
+//! its literals, numbered as in [`Digest::literals`]. Blanks are single and comments are gone, but words keep their
 //! case: they are names of result columns. The hash covers the kinds of the literals too, as a
 //! plan for a number may be wrong for a string.
 //!

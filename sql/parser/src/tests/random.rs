@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::{SqlMode, digest::digest, parse_expr, parse_next, parse_statements};
+use crate::{SqlMode, digest::digest, parse_expr, parse_next, parse_one, parse_statements};
 
 /// Pieces that statements are made of, and some that they are not.
 const PIECES: &[&str] = &[
@@ -212,6 +212,19 @@ proptest! {
         while let Ok(Some((_, next))) = parse_next(&sql, start, &mode) {
             prop_assert!(next > start);
             start = next;
+        }
+    }
+
+    #[test]
+    fn cacheable_digests_parse_with_their_literals(condition in expression()) {
+        let mode = SqlMode::default();
+        let sql = format!("SELECT a FROM t WHERE {condition} LIMIT 5");
+        let digest = digest(&sql, &mode);
+        if let (Ok(_), Some(digest)) = (parse_one(&sql, &mode), digest)
+            && digest.cacheable
+        {
+            let count = parse_one(&digest.text, &mode).map(|parsed| parsed.parameter_count);
+            prop_assert_eq!(count, Ok(digest.literals.len() as u32), "{}", digest.text);
         }
     }
 
