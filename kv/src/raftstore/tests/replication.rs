@@ -93,7 +93,9 @@ fn a_new_leader_takes_over_and_the_old_one_catches_up() {
     cluster.put(leader, &region, "a", "1");
     cluster.isolate(leader);
     let mut lost = cluster.propose(leader, &region, "lost", "x");
-    cluster.run_until("another leader", |cluster| cluster.leader(1) != Some(leader));
+    cluster.run_until("another leader", |cluster| {
+        cluster.leader(1).is_some_and(|store_id| store_id != leader)
+    });
     let next = cluster.leader(1).unwrap();
     cluster.put(next, &region, "b", "2");
     // The old leader stepped down: its proposal's fate is unknown to its caller.
@@ -153,7 +155,7 @@ fn the_lease_ends_before_another_leader_can_begin() {
         // Half ticks: the lease does not end on a tick.
         cluster.clock.advance(Duration::from_millis(50));
         let local = cluster.local_view(leader, &region);
-        let another = cluster.leader(1) != Some(leader);
+        let another = cluster.leader(1).is_some_and(|store_id| store_id != leader);
         let reads_locally = matches!(local, Ok(Some(_)));
         assert!(!(reads_locally && another), "two leaders read");
         expired_first |= !reads_locally && !another;
