@@ -31,6 +31,10 @@ pub mod server;
 pub mod service;
 pub mod state;
 pub mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod tso;
 pub mod view;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use cairn_engine::{MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLog};
 use cairn_pd_client::{PdClient, PdError, RegionRoute};
-use cairn_proto::meta::{Region, Store, StoreState};
+use cairn_proto::meta::{Peer, Region, Store, StoreState};
 use cairn_proto::pd::{
     ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
 };
@@ -290,7 +290,14 @@ impl PdServer {
 
     /// Creates the first store and region.
     pub async fn bootstrap(&self, store: Store, region: Region) -> Result<(), PdError> {
-        self.replication.propose(Command::bootstrap(store, region)).await
+        let peer_ids = region.peers.iter().map(|peer| peer.id);
+        let used = peer_ids.chain([store.id, region.id]).max().unwrap_or(0);
+        self.replication.propose(Command::bootstrap(store, region)).await?;
+        // Ids that the first store chose itself must not be handed out again.
+        let mut ids = self.ids.lock();
+        ids.next = ids.next.max(used.saturating_add(1));
+        ids.bound = ids.bound.max(used);
+        Ok(())
     }
 
     /// Whether the first region exists.
@@ -366,7 +373,10 @@ impl PdServer {
         request: RegionHeartbeatRequest,
     ) -> Result<RegionHeartbeatResponse, PdError> {
         let region = valid_region(request.region.as_ref())?;
-        if request.leader.is_none_or(|leader| !region.peers.contains(&leader)) {
+        let leads = |peer: &Peer| {
+            Some((peer.id, peer.store_id)) == request.leader.map(|l| (l.id, l.store_id))
+        };
+        if !region.peers.iter().any(leads) {
             return Err(PdError::InvalidArgument("the leader is no peer of its region".into()));
         }
         let freshness = self.replication.state().read().regions.freshness(region);

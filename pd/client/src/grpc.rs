@@ -105,7 +105,9 @@ impl PdClient for GrpcPdClient {
     async fn get_all_stores(&self) -> Result<Vec<(Store, StoreStats)>, PdError> {
         let response = unary!(self, get_all_stores, GetAllStoresRequest {}).await?;
         let stores = response.stores.into_iter();
-        Ok(stores.map(|one| (one.store.unwrap_or_default(), one.stats.unwrap_or_default())).collect())
+        Ok(stores
+            .map(|one| (one.store.unwrap_or_default(), one.stats.unwrap_or_default()))
+            .collect())
     }
 
     async fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError> {

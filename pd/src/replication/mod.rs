@@ -53,7 +53,7 @@ const SNAPSHOT_EVERY_ENTRIES: u64 = 10_000;
 
 /// A command on its way, and who waits for it.
 struct Proposal {
-    command: Command,
+    command: Box<Command>,
     answer: oneshot::Sender<Result<(), PdError>>,
 }
 
@@ -126,7 +126,7 @@ impl Replication {
     /// applied here.
     pub async fn propose(&self, command: impl Into<Command>) -> Result<(), PdError> {
         let (answer, answered) = oneshot::channel();
-        let input = Input::Proposal(Proposal { command: command.into(), answer });
+        let input = Input::Proposal(Proposal { command: Box::new(command.into()), answer });
         self.inputs.try_send(input).map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => PdError::Overloaded,
             std::sync::mpsc::TrySendError::Disconnected(_) => stopped(),

@@ -98,6 +98,10 @@ impl State {
                 "the first region must cover all keys and have a peer on the first store".into(),
             ));
         }
+        // Ids that the first store chose itself must not be handed out again.
+        let peer_ids = region.peers.iter().map(|peer| peer.id);
+        let used = peer_ids.chain([store.id, region.id]).max().unwrap_or(0);
+        self.id_bound = self.id_bound.max(used);
         self.put_store(store)?;
         self.regions.insert(region);
         self.bootstrapped = true;
