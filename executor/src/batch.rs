@@ -33,22 +33,27 @@ pub(crate) fn eval<'a>(
 }
 
 /// Rows of `column`, in the order of `rows`. `nullable`: whether it may have NULLs.
-pub(crate) fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Column {
+pub(crate) fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Result<Column> {
     fn pick<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
         rows.iter().map(|&row| values[row as usize]).collect()
     }
-    fn pick_text(offsets: &[u32], data: &[u8], rows: &[u32]) -> (Vec<u32>, Vec<u8>) {
-        let ends = rows.iter().scan(0u32, |end, &row| {
-            *end += offsets[row as usize + 1] - offsets[row as usize];
-            Some(*end)
-        });
-        let picked: Vec<u32> = std::iter::once(0).chain(ends).collect();
-        let mut text = Vec::with_capacity(picked[rows.len()] as usize);
+    fn pick_text(offsets: &[u32], data: &[u8], rows: &[u32]) -> Result<(Vec<u32>, Vec<u8>)> {
+        let range = |row: u32| (offsets[row as usize], offsets[row as usize + 1]);
+        let mut picked = Vec::with_capacity(rows.len() + 1);
+        picked.push(0);
+        let mut end = 0u32;
         for &row in rows {
-            let (start, end) = (offsets[row as usize] as usize, offsets[row as usize + 1] as usize);
-            text.extend_from_slice(&data[start..end]);
+            let (from, to) = range(row);
+            // Rows may repeat: joined text can outgrow what either side holds.
+            end = end.checked_add(to - from).ok_or(ExecError::TooMuchText)?;
+            picked.push(end);
         }
-        (picked, text)
+        let mut text = Vec::with_capacity(end as usize);
+        for &row in rows {
+            let (from, to) = range(row);
+            text.extend_from_slice(&data[from as usize..to as usize]);
+        }
+        Ok((picked, text))
     }
     let data = match column.data() {
         ColumnData::Int(values) => ColumnData::Int(pick(values, rows)),
@@ -67,11 +72,11 @@ pub(crate) fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Co
         ColumnData::Time(values) => ColumnData::Time(pick(values, rows)),
         ColumnData::Duration(values) => ColumnData::Duration(pick(values, rows)),
         ColumnData::Bytes { offsets, data } => {
-            let (offsets, data) = pick_text(offsets, data, rows);
+            let (offsets, data) = pick_text(offsets, data, rows)?;
             ColumnData::Bytes { offsets, data }
         }
         ColumnData::Json { offsets, data } => {
-            let (offsets, data) = pick_text(offsets, data, rows);
+            let (offsets, data) = pick_text(offsets, data, rows)?;
             ColumnData::Json { offsets, data }
         }
     };
@@ -79,14 +84,17 @@ pub(crate) fn gather_column(column: &Column, rows: &[u32], nullable: bool) -> Co
         false => Bitmap::filled(rows.len(), true),
         true => rows.iter().map(|&row| column.validity().get(row as usize)).collect(),
     };
-    Column::from_parts(data, validity, column.fsp()).expect("as many bits as rows were gathered")
+    Ok(Column::from_parts(data, validity, column.fsp()).expect("as many bits as rows gathered"))
 }
 
 /// Physical rows of a chunk, in the order of `rows`.
-pub(crate) fn gather(chunk: &Chunk, rows: &[u32]) -> Chunk {
-    let columns =
-        chunk.columns.iter().map(|column| gather_column(column, rows, column.has_nulls()));
-    from_columns(columns.collect(), rows.len())
+pub(crate) fn gather(chunk: &Chunk, rows: &[u32]) -> Result<Chunk> {
+    let columns: Result<Vec<Column>> = chunk
+        .columns
+        .iter()
+        .map(|column| gather_column(column, rows, column.has_nulls()))
+        .collect();
+    Ok(from_columns(columns?, rows.len()))
 }
 
 /// Rows `start..end` of a chunk without a selection.
@@ -152,8 +160,9 @@ impl RowStore {
         columns: &[Cow<'_, Column>],
         rows: &[u32],
     ) -> Result<()> {
-        let columns = columns.iter().map(|column| gather_column(column, rows, column.has_nulls()));
-        self.append(&from_columns(columns.collect(), rows.len()))
+        let columns: Result<Vec<Column>> =
+            columns.iter().map(|column| gather_column(column, rows, column.has_nulls())).collect();
+        self.append(&from_columns(columns?, rows.len()))
     }
 
     /// The rows, given away.
@@ -162,16 +171,22 @@ impl RowStore {
     }
 
     /// Rows in the order of `rows`.
-    pub(crate) fn gather(&self, rows: &[u32]) -> Chunk {
+    pub(crate) fn gather(&self, rows: &[u32]) -> Result<Chunk> {
         let columns = self.chunk.columns.iter().zip(&self.nullable);
-        let columns =
+        let columns: Result<Vec<Column>> =
             columns.map(|(column, nullable)| gather_column(column, rows, *nullable)).collect();
-        from_columns(columns, rows.len())
+        Ok(from_columns(columns?, rows.len()))
+    }
+
+    /// Bytes of an average row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.bytes() / self.len().max(1)
     }
 
     /// Keeps the rows named, in their order.
-    pub(crate) fn retain(&mut self, rows: &[u32]) {
-        self.chunk = self.gather(rows);
+    pub(crate) fn retain(&mut self, rows: &[u32]) -> Result<()> {
+        self.chunk = self.gather(rows)?;
+        Ok(())
     }
 
     /// Bytes allocated.

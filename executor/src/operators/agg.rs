@@ -61,11 +61,11 @@ impl Aggregates {
             match &chunk.sel {
                 None => state.merge_partial(ids, columns, eval)?,
                 Some(sel) => {
-                    let picked: Vec<Column> = columns
+                    let picked: Result<Vec<Column>> = columns
                         .iter()
                         .map(|column| batch::gather_column(column, sel, column.has_nulls()))
                         .collect();
-                    state.merge_partial(ids, &picked, eval)?;
+                    state.merge_partial(ids, &picked?, eval)?;
                 }
             }
         }

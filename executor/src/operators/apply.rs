@@ -143,7 +143,7 @@ impl Operator for Apply {
                 let row = self.row;
                 self.row += 1;
                 let core = self.execute(row).await?;
-                let outer = batch::gather(&self.chunk, &[row as u32]);
+                let outer = batch::gather(&self.chunk, &[row as u32])?;
                 let cursor = ProbeCursor::new(&core, outer, &mut self.eval)?;
                 self.cursor = Some((core, cursor));
                 continue;

@@ -103,7 +103,7 @@ impl Operator for Sort {
             self.rows = RowStore::new(&self.schema);
             return Ok(None);
         }
-        let chunk = self.rows.gather(&self.sorted[self.returned..end]);
+        let chunk = self.rows.gather(&self.sorted[self.returned..end])?;
         self.returned = end;
         Ok(Some(chunk))
     }

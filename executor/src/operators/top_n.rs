@@ -114,22 +114,23 @@ impl TopN {
         match taken.len() == chunk.num_rows() {
             true => self.rows.append(chunk)?,
             false if taken.is_empty() => {}
-            false => self.rows.append(&batch::gather(chunk, &taken))?,
+            false => self.rows.append(&batch::gather(chunk, &taken)?)?,
         }
         if self.rows.len() >= 2 * self.heap.len() + GARBAGE_ROWS_MIN {
-            self.clean_up();
+            self.clean_up()?;
         }
         let entries = self.heap.capacity() * size_of::<Kept>();
         self.memory.set((self.rows.bytes() + self.key_bytes + entries) as u64)
     }
 
     /// Drops the rows that are no longer in the heap.
-    fn clean_up(&mut self) {
+    fn clean_up(&mut self) -> Result<()> {
         let mut kept = std::mem::take(&mut self.heap).into_vec();
         let rows: Vec<u32> = kept.iter().map(|kept| kept.row).collect();
-        self.rows.retain(&rows);
+        self.rows.retain(&rows)?;
         kept.iter_mut().enumerate().for_each(|(row, kept)| kept.row = row as u32);
         self.heap = kept.into();
+        Ok(())
     }
 }
 
@@ -150,7 +151,7 @@ impl Operator for TopN {
             self.rows = RowStore::new(&self.schema);
             return Ok(None);
         }
-        let chunk = self.rows.gather(&self.sorted[self.returned..end]);
+        let chunk = self.rows.gather(&self.sorted[self.returned..end])?;
         self.returned = end;
         Ok(Some(chunk))
     }

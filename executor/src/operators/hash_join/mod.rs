@@ -150,8 +150,8 @@ impl JoinCore {
     }
 
     /// Up to `rows_max` build rows from `row` on that found no match.
-    fn unmatched(&self, row: &mut usize, rows_max: usize) -> Option<Chunk> {
-        let matched = self.matched.as_ref()?;
+    fn unmatched(&self, row: &mut usize, rows_max: usize) -> Result<Option<Chunk>> {
+        let Some(matched) = &self.matched else { return Ok(None) };
         let mut rows = Vec::with_capacity(rows_max);
         while *row < matched.len() && rows.len() < rows_max {
             if !matched[*row].load(Ordering::Relaxed) {
@@ -160,14 +160,14 @@ impl JoinCore {
             *row += 1;
         }
         if rows.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let build = self.build.gather(&rows);
+        let build = self.build.gather(&rows)?;
         let probe = batch::nulls(&self.probe_types, rows.len());
-        Some(match self.probe_is_left {
+        Ok(Some(match self.probe_is_left {
             true => batch::glue(probe, build),
             false => batch::glue(build, probe),
-        })
+        }))
     }
 }
 
@@ -325,7 +325,7 @@ impl HashJoin {
                         self.state = State::Rest { core: core.clone(), row: 0 };
                     }
                 },
-                State::Rest { core, row } => match core.unmatched(row, self.ctx.chunk_rows_max) {
+                State::Rest { core, row } => match core.unmatched(row, self.ctx.chunk_rows_max)? {
                     Some(chunk) => return Ok(Some(chunk)),
                     None => {
                         self.state = State::Done;

@@ -21,6 +21,8 @@ use crate::table::keys::KeyBatch;
 
 /// Candidate pairs that are joined and filtered at once.
 const PAIRS_MAX: usize = 1024;
+/// Fewer of wide rows: joined chunks should not be much larger than this.
+const JOINED_BYTES_MAX: usize = 16 << 20;
 
 /// Whether a probe row has a match.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub(crate) struct ProbeCursor {
     probe_rows: Vec<u32>,
     build_rows: Vec<u32>,
     pairs_at: usize,
+    /// Pairs joined at once.
+    pairs_max: usize,
 }
 
 impl ProbeCursor {
@@ -61,7 +65,9 @@ impl ProbeCursor {
             Some(keys) => Some(keys.encoder.encode(&keys.probe, &chunk, eval)?),
             None => None,
         };
+        let row_bytes = core.build.row_bytes() + chunk.memory_bytes() / chunk.num_rows().max(1);
         Ok(ProbeCursor {
+            pairs_max: (JOINED_BYTES_MAX / row_bytes.max(1)).clamp(1, PAIRS_MAX),
             verdicts: vec![Verdict::No; chunk.num_rows()],
             chunk,
             keys,
@@ -102,7 +108,7 @@ impl ProbeCursor {
                 Phase::Unknown => self.phase = Phase::Rest,
                 Phase::Rest => {
                     self.phase = Phase::Done;
-                    if let Some(rest) = self.rest(core) {
+                    if let Some(rest) = self.rest(core)? {
                         return Ok(Some(rest));
                     }
                 }
@@ -194,12 +200,12 @@ impl ProbeCursor {
 
     /// Joins and filters the next candidates.
     fn join_pairs(&mut self, core: &JoinCore, eval: &mut EvalContext) -> Result<Option<Chunk>> {
-        let end = (self.pairs_at + PAIRS_MAX).min(self.probe_rows.len());
+        let end = (self.pairs_at + self.pairs_max).min(self.probe_rows.len());
         let probe_rows = &self.probe_rows[self.pairs_at..end];
         let build_rows = &self.build_rows[self.pairs_at..end];
         self.pairs_at = end;
-        let probe = batch::gather(&self.chunk, probe_rows);
-        let build = core.build.gather(build_rows);
+        let probe = batch::gather(&self.chunk, probe_rows)?;
+        let build = core.build.gather(build_rows)?;
         let mut joined = match core.probe_is_left {
             true => batch::glue(probe, build),
             false => batch::glue(build, probe),
@@ -225,27 +231,27 @@ impl ProbeCursor {
     }
 
     /// What depends on the verdicts.
-    fn rest(&mut self, core: &JoinCore) -> Option<Chunk> {
+    fn rest(&mut self, core: &JoinCore) -> Result<Option<Chunk>> {
         let rows_with = |verdict: Verdict| -> Vec<u32> {
             let rows = self.verdicts.iter().enumerate();
             rows.filter(|(_, found)| **found == verdict).map(|(row, _)| row as u32).collect()
         };
         let chunk = match core.kind {
-            JoinKind::Inner => return None,
+            JoinKind::Inner => return Ok(None),
             JoinKind::LeftOuter | JoinKind::RightOuter => {
                 if !core.probe_is_preserved() {
-                    return None;
+                    return Ok(None);
                 }
                 let rows = rows_with(Verdict::No);
-                let probe = batch::gather(&self.chunk, &rows);
+                let probe = batch::gather(&self.chunk, &rows)?;
                 let build = batch::nulls(&core.build_types, rows.len());
                 match core.probe_is_left {
                     true => batch::glue(probe, build),
                     false => batch::glue(build, probe),
                 }
             }
-            JoinKind::Semi => batch::gather(&self.chunk, &rows_with(Verdict::Yes)),
-            JoinKind::Anti => batch::gather(&self.chunk, &rows_with(Verdict::No)),
+            JoinKind::Semi => batch::gather(&self.chunk, &rows_with(Verdict::Yes))?,
+            JoinKind::Anti => batch::gather(&self.chunk, &rows_with(Verdict::No))?,
             JoinKind::LeftOuterSemi | JoinKind::AntiLeftOuterSemi => {
                 let negated = core.kind == JoinKind::AntiLeftOuterSemi;
                 let marks = self.verdicts.iter().map(|verdict| match verdict {
@@ -258,7 +264,7 @@ impl ProbeCursor {
                 batch::with_column(chunk, mark)
             }
         };
-        (chunk.num_rows() > 0).then_some(chunk)
+        Ok((chunk.num_rows() > 0).then_some(chunk))
     }
 }
 
