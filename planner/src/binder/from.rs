@@ -243,7 +243,7 @@ impl<'a> Binder<'a> {
         let mut merged = Vec::with_capacity(names.len());
         for name in names {
             let column = ast::ColumnRef::bare(name.as_str());
-            let mut side = |fields: &mut Vec<Field>| -> Result<Field> {
+            let side = |fields: &mut Vec<Field>| -> Result<Field> {
                 let found = find_field(fields, &column, "from clause")?
                     .ok_or_else(|| PlanError::unknown_column(name, "from clause"))?
                     .clone();

@@ -3,7 +3,7 @@
 use cairn_expr::{EvalContext, Expr};
 use cairn_parser::ast::{CastType, Literal};
 use cairn_types::{
-    Charset, Collation, Datum, Decimal, FieldType, MysqlError, Time, TimeKind, TypeCode, errno,
+    Charset, Collation, Datum, Decimal, FieldType, MysqlError, TypeCode, errno,
 };
 
 use crate::error::{PlanError, Result};
@@ -144,9 +144,4 @@ pub(crate) fn cast_type(to: &CastType, ctx: &EvalContext) -> Result<FieldType> {
         CastType::Double => FieldType::double(),
         CastType::Json => FieldType::json(),
     })
-}
-
-/// The zero of `kind`, for columns without a default.
-pub(crate) fn zero_time(kind: TimeKind, fsp: u8) -> Datum {
-    Datum::Time(Time::zero(kind, fsp))
 }

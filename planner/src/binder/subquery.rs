@@ -16,7 +16,7 @@ use cairn_types::{FieldType, errno};
 
 use super::{Binder, BoundQuery, BoundSubplan, ExprEnv};
 use crate::error::{PlanError, Result};
-use crate::logical::{Logical, LogicalAggregate, LogicalJoin};
+use crate::logical::{Col, Logical, LogicalAggregate, LogicalJoin};
 use crate::plan::SubplanKind;
 
 impl<'a> Binder<'a> {
@@ -66,13 +66,12 @@ impl<'a> Binder<'a> {
                 .map(|(at, field)| Expr::param(slot + at, nullable(&field.ty)))
                 .collect());
         }
-        // Fresh numbers: the subquery may return a column of the outer query itself.
-        let mut exprs = Vec::with_capacity(bound.fields.len());
-        for field in &bound.fields {
-            exprs.push((self.new_column(nullable(&field.ty)), field.expr()));
-        }
-        let values = exprs.iter().map(|(col, _)| self.columns.expr(*col)).collect();
-        let right = bound.plan.project(exprs);
+        let (right, columns) = self.own_columns(bound.plan, &bound.fields);
+        let values = columns
+            .into_iter()
+            .zip(&bound.fields)
+            .map(|(col, field)| Expr::column(col, nullable(&field.ty)))
+            .collect();
         let right = if right.at_most_one_row() {
             right
         } else {
@@ -137,17 +136,28 @@ impl<'a> Binder<'a> {
         if left.len() != bound.fields.len() {
             return Err(PlanError::mysql(errno::ER_OPERAND_COLUMNS, &[&left.len()]));
         }
-        let mut plan = bound.plan;
+        let (plan, columns) = self.own_columns(bound.plan, &bound.fields);
         let mut equalities = Vec::with_capacity(left.len());
-        let mut exprs = Vec::with_capacity(left.len());
-        for (left, field) in left.into_iter().zip(&bound.fields) {
-            let col = self.new_column(field.ty.clone());
-            exprs.push((col, field.expr()));
-            let right = self.columns.expr(col);
+        for (left, (col, field)) in left.into_iter().zip(columns.into_iter().zip(&bound.fields)) {
+            let right = Expr::column(col, field.ty.clone());
             equalities.push(self.call("=", vec![left, right])?);
         }
-        plan = plan.project(exprs);
         Ok((plan, equalities))
+    }
+
+    /// The columns of a subquery; one that is a column of the outer query itself gets a
+    /// number of its own.
+    fn own_columns(&mut self, plan: Logical, fields: &[super::Field]) -> (Logical, Vec<Col>) {
+        let free = plan.free_columns();
+        if !fields.iter().any(|field| free.contains(&field.col)) {
+            return (plan, fields.iter().map(|field| field.col).collect());
+        }
+        let mut exprs = Vec::with_capacity(fields.len());
+        for field in fields {
+            exprs.push((self.new_column(field.ty.clone()), field.expr()));
+        }
+        let columns = exprs.iter().map(|(col, _)| *col).collect();
+        (plan.project(exprs), columns)
     }
 
     /// A condition of WHERE or HAVING that is a subquery test: joined to `plan` at
@@ -268,7 +278,7 @@ impl<'a> Binder<'a> {
             return Err(PlanError::internal("four aggregates make four columns"));
         };
         let (min, max, rows, values) = (min.clone(), max.clone(), rows.clone(), values.clone());
-        let mut compare = |binder: &mut Self, name: &str, with: &Expr| {
+        let compare = |binder: &mut Self, name: &str, with: &Expr| {
             binder.call(name, vec![left.clone(), with.clone()])
         };
         let all = quantifier == Quantifier::All;

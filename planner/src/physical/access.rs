@@ -18,7 +18,7 @@ use super::{Physical, Root, Task, WantedOrder};
 use crate::catalog::{IndexInfo, ROW_ID_COLUMN, TableInfo};
 use crate::defaults::origin_default;
 use crate::error::Result;
-use crate::logical::{Col, LogicalScan, ScanCol};
+use crate::logical::{Col, Logical, LogicalScan, ScanCol};
 use crate::plan::{
     BatchPointGet, CopInfo, MemTableScan, PhysicalOp, PointAccess, PointColumn, PointGet,
 };
@@ -62,6 +62,11 @@ impl Physical<'_> {
             return self.mem_table(scan, &conditions);
         }
         let paths = self.paths(scan, &conditions, order);
+        // Conditions that no value fulfils (`a = NULL`, `a > 3 AND a < 1`).
+        if paths.iter().any(|path| path.analysis.ranges.is_empty()) {
+            let columns: Vec<Col> = scan.columns.iter().map(|column| column.col).collect();
+            return self.task(&Logical::Dual { rows: 0, columns }, None);
+        }
         if let Some(task) = self.point(scan, &paths, &conditions)? {
             return Ok(task);
         }

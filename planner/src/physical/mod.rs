@@ -29,8 +29,6 @@ use std::collections::BTreeMap;
 
 use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
 use cairn_expr::{EvalContext, Expr};
-use cairn_types::FieldType;
-
 use crate::context::{PlanOptions, Statistics};
 use crate::error::{PlanError, Result};
 use crate::logical::{Col, Columns, Logical, LogicalLock, SortKey};
@@ -387,9 +385,4 @@ fn order_below<'w>(order: WantedOrder<'w>, exprs: &[(Col, Expr)]) -> WantedOrder
         })
     };
     order.filter(|keys| keys.iter().all(plain))
-}
-
-/// Types of a schema.
-pub(crate) fn types_of(schema: &[PlanColumn]) -> Vec<FieldType> {
-    schema.iter().map(|column| column.ty.clone()).collect()
 }

@@ -59,7 +59,7 @@ impl Intervals {
             let low = !matches!(interval.low, Bound::Min | Bound::Value(Datum::Null));
             usize::from(low) + usize::from(interval.high != Bound::Max)
         };
-        self.list.iter().map(sides).max().unwrap_or(2).max(1)
+        self.list.iter().map(sides).max().unwrap_or(2)
     }
 
     /// Where both can be true.

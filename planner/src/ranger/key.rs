@@ -1,13 +1,97 @@
-//! Ranges of values as ranges of raw keys.
+//! Values as raw keys: ranges of scans, and the keys of point reads.
+//!
+//! A TIMESTAMP is stored in UTC, while values in a statement are in the session's time
+//! zone: bounds are converted here.
 
 use cairn_executor::source::KeyRange;
-use cairn_expr::EvalContext;
+use cairn_expr::{EvalContext, Expr, NoRow};
 use cairn_types::codec::{encode_datum_key, encode_i64, flag};
-use cairn_types::keys::{index_prefix, prefix_next, row_prefix};
-use cairn_types::{Datum, PhysicalKind};
+use cairn_types::keys::{encode_index_key, encode_row_key, index_prefix, prefix_next, row_prefix};
+use cairn_types::{Datum, DatumRef, FieldType, Handle, PhysicalKind, TimeZone, TypeCode};
 
 use super::{Bound, Range, RangeColumn, RangeSpec};
 use crate::catalog::{IndexInfo, TableInfo};
+use crate::error::Result;
+use crate::plan::PointAccess;
+
+/// The key of a point read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PointKey {
+    /// Of a row.
+    Row(Handle),
+    /// Of an entry of a unique index, whose value holds the handle.
+    Index(Vec<u8>),
+}
+
+impl PointKey {
+    /// The raw key to read.
+    pub fn raw(&self, table: &TableInfo) -> Vec<u8> {
+        match self {
+            PointKey::Row(handle) => encode_row_key(table.id, handle),
+            PointKey::Index(key) => key.clone(),
+        }
+    }
+}
+
+/// The key of a point read with the parameters of this run; `None` if no row can have
+/// it (a NULL, a value outside of the column's type).
+pub fn point_key(
+    access: &PointAccess,
+    key: &[Expr],
+    ctx: &mut EvalContext,
+) -> Result<Option<PointKey>> {
+    let table = &access.table;
+    let offsets: Vec<usize> = match &access.index {
+        Some(index) => index.columns.iter().map(|part| part.offset).collect(),
+        None if table.common_handle => table.common_handle_columns(),
+        None => table.handle_column().into_iter().collect(),
+    };
+    let mut values: Vec<(Datum, FieldType)> = Vec::with_capacity(key.len());
+    for (at, expr) in key.iter().enumerate() {
+        let value = match expr {
+            Expr::Constant { value, .. } => value.clone(),
+            Expr::Param { index, .. } => ctx.params.get(*index).cloned().unwrap_or_default(),
+            other => other.eval_row(&NoRow, ctx)?,
+        };
+        let ty = match offsets.get(at) {
+            Some(offset) => table.columns[*offset].ty.clone(),
+            None => FieldType::bigint().with_not_null(),
+        };
+        let Some(value) = stored_value(value, &ty, &ctx.time_zone) else { return Ok(None) };
+        values.push((value, ty));
+    }
+    if let Some(index) = &access.index {
+        let columns = values.iter().map(|(value, ty)| (value.as_ref(), ty));
+        let key = encode_index_key(table.id, index.id, columns, None);
+        return Ok(Some(PointKey::Index(key)));
+    }
+    if table.common_handle {
+        let mut bytes = Vec::new();
+        for (value, ty) in &values {
+            encode_datum_key(&mut bytes, &value.as_ref(), ty);
+        }
+        return Ok(Some(PointKey::Row(Handle::common(bytes))));
+    }
+    Ok(match values.first() {
+        Some((Datum::Int(handle), _)) => Some(PointKey::Row(Handle::Int(*handle))),
+        // An unsigned handle is kept bit for bit.
+        Some((Datum::UInt(handle), _)) => Some(PointKey::Row(Handle::Int(*handle as i64))),
+        _ => None,
+    })
+}
+
+/// A value as its column stores it; `None` if it can be in no row.
+fn stored_value(value: Datum, ty: &FieldType, zone: &TimeZone) -> Option<Datum> {
+    match (value, ty.physical()) {
+        (Datum::Null, _) => None,
+        (Datum::Int(number), PhysicalKind::UInt) => u64::try_from(number).ok().map(Datum::UInt),
+        (Datum::UInt(number), PhysicalKind::Int) => i64::try_from(number).ok().map(Datum::Int),
+        (Datum::Time(time), _) if ty.code == TypeCode::Timestamp => {
+            time.to_zone(zone, &TimeZone::utc()).map(Datum::Time)
+        }
+        (value, _) => Some(value),
+    }
+}
 
 /// The raw key ranges of a scan, in key order: of the index's entries, or of rows if
 /// there is none.
@@ -25,13 +109,14 @@ pub fn build_key_ranges(
         let end = prefix_next(&prefix);
         return vec![KeyRange::new(prefix, end)];
     }
+    let zone = ctx.time_zone.clone();
     let int_handle = index.is_none() && !table.common_handle;
     let mut keys = Vec::new();
     for range in spec.ranges(ctx) {
         if int_handle {
             keys.extend(handle_ranges(&prefix, &range, &spec.columns));
         } else {
-            keys.push(column_range(&prefix, &range, &spec.columns));
+            keys.push(column_range(&prefix, &range, &spec.columns, &zone));
         }
     }
     // Unsigned handles wrap: their upper half lies before the lower one.
@@ -41,13 +126,22 @@ pub fn build_key_ranges(
 }
 
 /// A range over memcomparable columns.
-fn column_range(prefix: &[u8], range: &Range, columns: &[RangeColumn]) -> KeyRange {
+fn column_range(
+    prefix: &[u8],
+    range: &Range,
+    columns: &[RangeColumn],
+    zone: &TimeZone,
+) -> KeyRange {
     let encode = |bounds: &[Bound]| {
         let mut key = prefix.to_vec();
         for (bound, column) in bounds.iter().zip(columns) {
             match bound {
                 Bound::Min | Bound::Unknown => key.push(flag::NOT_NULL_MIN),
                 Bound::Max => key.push(flag::MAX),
+                Bound::Value(Datum::Time(time)) if column.ty.code == TypeCode::Timestamp => {
+                    let utc = time.to_zone(zone, &TimeZone::utc()).unwrap_or(*time);
+                    encode_datum_key(&mut key, &DatumRef::Time(utc), &column.ty);
+                }
                 Bound::Value(value) => encode_datum_key(&mut key, &value.as_ref(), &column.ty),
             }
         }

@@ -23,7 +23,7 @@ use cairn_types::{Datum, FieldType};
 
 pub use interval::RANGES_MAX;
 use interval::{Intervals, column_intervals};
-pub use key::build_key_ranges;
+pub use key::{PointKey, build_key_ranges, point_key};
 
 /// What is scanned, as conditions over key columns.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,38 @@
+//! What golden text does not show well: slots, caching, bounds.
+
+use super::Session;
+use crate::plan::{PhysicalOp, PlanKind};
+use crate::{PlanOptions, explain_text};
+
+fn session(ddl: &[&str]) -> Session {
+    let mut session = Session::default();
+    for sql in ddl {
+        assert!(session.define(sql).expect("test schema"));
+    }
+    session
+}
+
+#[test]
+fn prepared_point_reads_are_point_plans_with_slots() {
+    let session = session(&["CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(10))"]);
+    let plan = session.plan("SELECT v FROM t WHERE id = ?", PlanOptions::default()).unwrap();
+    assert!(plan.cacheable && plan.param_count == 1 && plan.slot_count == 1);
+    let PlanKind::Query(root) = &plan.kind else { panic!("a query") };
+    let mut node = root;
+    while let Some(child) = node.children.first() {
+        node = child;
+    }
+    let PhysicalOp::PointGet(get) = &node.op else { panic!("{}", explain_text(&plan)) };
+    assert!(get.key.len() == 1 && get.key[0].has_params());
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let session = session(&["CREATE TABLE t (a INT)"]);
+    let mut sql = "SELECT 1".to_string();
+    for _ in 0..crate::binder::QUERY_DEPTH_MAX + 5 {
+        sql = format!("SELECT ({sql})");
+    }
+    let error = session.plan(&sql, PlanOptions::default());
+    assert!(error.is_err());
+}
