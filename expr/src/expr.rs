@@ -104,7 +104,7 @@ impl Expr {
 
     /// A text literal in the default collation.
     pub fn string(text: impl Into<String>) -> Expr {
-        Expr::constant(Datum::Bytes(text.into().into_bytes().into()))
+        Expr::constant(Datum::text(text))
     }
 
     /// An integer literal.

@@ -254,11 +254,7 @@ fn kind_of_text(bytes: &[u8]) -> TimeKind {
     let trimmed = bytes.trim_ascii();
     let has_clock = trimmed.contains(&b':') || trimmed.contains(&b' ') || trimmed.contains(&b'T');
     let digits = trimmed.iter().take_while(|b| b.is_ascii_digit()).count();
-    if has_clock || digits > 8 || trimmed.contains(&b'.') && digits > 8 {
-        TimeKind::DateTime
-    } else {
-        TimeKind::Date
-    }
+    if has_clock || digits > 8 { TimeKind::DateTime } else { TimeKind::Date }
 }
 
 fn number_kind(number: i64) -> TimeKind {

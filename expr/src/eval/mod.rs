@@ -36,6 +36,9 @@ use crate::functions;
 pub use mask::{FALSE, Mask, NULL, TRUE};
 pub(crate) use vector::Rows;
 
+#[cfg(test)]
+mod tests;
+
 /// What a node keeps of its constant arguments: a compiled pattern, a set.
 ///
 /// A copy of a node starts empty, so that changed arguments never meet what was

@@ -104,10 +104,8 @@ fn conv(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     let mut value = 0u64;
     for digit in digits.chars().map_while(|c| c.to_digit(source)) {
         let next = value.checked_mul(u64::from(source));
-        value = match next.and_then(|next| next.checked_add(u64::from(digit))) {
-            Some(next) => next,
-            None => u64::MAX,
-        };
+        let next = next.and_then(|next| next.checked_add(u64::from(digit)));
+        value = next.unwrap_or(u64::MAX);
     }
     let value = if negative { value.wrapping_neg() } else { value };
     let signed = to < 0 && (value as i64) < 0;

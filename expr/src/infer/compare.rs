@@ -202,9 +202,8 @@ pub(crate) fn cast_for(
     let is_null = expr.ty().code == TypeCode::Null;
     match kind {
         CompareKind::Int if matches!(is, EvalKind::Int | EvalKind::UInt) => expr,
-        CompareKind::Int if expr.ty().is_enum_or_set() => {
-            cast(expr, FieldType::bigint_unsigned(), ctx)
-        }
+        // Their values are their indexes.
+        CompareKind::Int if expr.ty().is_enum_or_set() => expr,
         CompareKind::Int => cast(expr, FieldType::bigint(), ctx),
         // Decimals of different scale compare without a cast.
         CompareKind::Decimal if is == EvalKind::Decimal => expr,

@@ -190,18 +190,23 @@ fn text_function(func: Func, args: &[Expr], ctx: &EvalContext) -> Result<FieldTy
     let count = |at: usize| {
         constant_int(args.get(at)).map(|count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
     };
-    let sum = |widths: &mut dyn Iterator<Item = Option<u32>>| {
-        widths.fold(Some(0u32), |sum, width| Some(sum?.saturating_add(width?)))
+    let sum = |widths: &[Option<u32>]| {
+        widths.iter().try_fold(0u32, |sum, width| width.map(|width| sum.saturating_add(width)))
     };
+    let all = |from: usize| (from..args.len()).map(width).collect::<Vec<_>>();
     // Which arguments are text of the result, and how wide that can get.
     let (texts, width): (&[Expr], Option<u32>) = match func {
-        F::Concat => (args, sum(&mut (0..args.len()).map(width))),
+        F::Concat => (args, sum(&all(0))),
         F::ConcatWs => {
             let separators = width(0).map(|w| w.saturating_mul(args.len() as u32));
-            (args, sum(&mut (1..args.len()).map(width).chain([separators])))
+            (args, sum(&[all(1), vec![separators]].concat()))
         }
         F::Elt => (&args[1..], (1..args.len()).map(width).max().flatten()),
-        F::MakeSet => (&args[1..], sum(&mut (1..args.len()).map(|at| width(at).map(|w| w + 1)))),
+        F::MakeSet => {
+            let commas = Some(args.len() as u32);
+            (&args[1..], sum(&[all(1), vec![commas]].concat()))
+        }
+
         F::ExportSet => {
             let one = width(1).max(width(2)).zip(Some(width(3).unwrap_or(1)));
             (&args[1..args.len().min(4)], one.map(|(a, b)| (a + b).saturating_mul(64)))
@@ -210,7 +215,7 @@ fn text_function(func: Func, args: &[Expr], ctx: &EvalContext) -> Result<FieldTy
             let growth = width(2).map(|w| w.max(1));
             (args, width(0).zip(growth).map(|(a, b)| a.saturating_mul(b)))
         }
-        F::Insert => (&args[..1], sum(&mut [width(0), width(3)].into_iter())),
+        F::Insert => (&args[..1], sum(&[width(0), width(3)])),
         F::Repeat => (&args[..1], width(0).zip(count(1)).map(|(a, b)| a.saturating_mul(b))),
         F::Lpad | F::Rpad => (&args[..1], count(1)),
         F::Left | F::Right => (&args[..1], width(0).map(|w| count(1).map_or(w, |n| n.min(w)))),
