@@ -286,12 +286,11 @@ fn batch_of(log: &dyn RaftLog, changes: &[(u64, LogChange)], term: u64) -> LogBa
             LogChange::Append(back, count, size) => {
                 let next = log.bounds(*region).map_or(6, |(_, last)| last + 1);
                 let first = next.saturating_sub(*back).max(1);
-                let entries = (first..first + count).map(|index| {
-                    let mut entry = Entry::default();
-                    entry.index = index;
-                    entry.term = term;
-                    entry.data = vec![index as u8; *size].into();
-                    entry
+                let entries = (first..first + count).map(|index| Entry {
+                    index,
+                    term,
+                    data: vec![index as u8; *size].into(),
+                    ..Entry::default()
                 });
                 batch.append(*region, entries.collect());
             }

@@ -111,6 +111,11 @@ pub enum ApplyTask {
     },
     /// Applies entries.
     Entries(CommittedEntries),
+    /// Lets go of the region: somebody else is about to write its data and state.
+    Pause {
+        /// The region.
+        region_id: u64,
+    },
     /// Removes a peer and its data, and leaves a tombstone.
     Destroy {
         /// This store's peer.
@@ -158,6 +163,11 @@ pub enum ApplyReport {
         written_bytes: u64,
         /// In order.
         outcomes: Vec<Outcome>,
+    },
+    /// Apply no longer writes to the region.
+    Paused {
+        /// The region.
+        region_id: u64,
     },
     /// A peer is gone.
     Destroyed {
@@ -238,6 +248,11 @@ impl Applier {
                     self.peers.insert(region.id, ApplyPeer::new(peer_id, region, state));
                 }
                 ApplyTask::Entries(committed) => reports.extend(self.apply(committed)?),
+                ApplyTask::Pause { region_id } => {
+                    self.flush()?;
+                    self.peers.remove(&region_id);
+                    reports.push(ApplyReport::Paused { region_id });
+                }
                 ApplyTask::Destroy { peer_id, region, epoch } => {
                     self.flush()?;
                     let region_id = region.id;
@@ -475,7 +490,7 @@ pub(super) fn split_regions(
             start_key: piece.start_key.clone(),
             end_key: parent.end_key.clone(),
             epoch: Some(new_epoch.into()),
-            peers: peers.map(|(peer, id)| meta::Peer { id: *id, ..peer.clone() }).collect(),
+            peers: peers.map(|(peer, id)| meta::Peer { id: *id, ..*peer }).collect(),
         });
     }
     Some(regions)
@@ -504,7 +519,7 @@ fn change_region(region: &meta::Region, command: &ConfChangeCommand) -> Option<m
             if find_peer(&region, peer.id).is_some() {
                 return None;
             }
-            let mut member = peer.clone();
+            let mut member = *peer;
             member.set_role(match kind {
                 ConfChangeKind::AddVoter => meta::PeerRole::Voter,
                 ConfChangeKind::AddLearner | ConfChangeKind::Remove => meta::PeerRole::Learner,

@@ -43,8 +43,8 @@ pub struct PeerStorage {
     apply_state: ApplyState,
     cache: VecDeque<Entry>,
     cache_bytes: usize,
-    /// The engine's view behind the Raft snapshot handed out last, by its index.
-    handed_out: RefCell<Option<(u64, Arc<dyn EngineSnapshot>)>>,
+    /// Engine's views behind Raft snapshots handed out in this round, by their index.
+    handed_out: RefCell<Vec<(u64, Arc<dyn EngineSnapshot>)>>,
 }
 
 impl PeerStorage {
@@ -91,7 +91,7 @@ impl PeerStorage {
             apply_state,
             cache: VecDeque::new(),
             cache_bytes: 0,
-            handed_out: RefCell::new(None),
+            handed_out: RefCell::new(Vec::new()),
         })
     }
 
@@ -109,7 +109,7 @@ impl PeerStorage {
             apply_state: ApplyState::default(),
             cache: VecDeque::new(),
             cache_bytes: 0,
-            handed_out: RefCell::new(None),
+            handed_out: RefCell::new(Vec::new()),
         })
     }
 
@@ -196,14 +196,14 @@ impl PeerStorage {
     }
 
     /// The engine's view behind the Raft snapshot of that index.
-    pub fn take_handed_out(&self, index: u64) -> Option<Arc<dyn EngineSnapshot>> {
+    pub fn handed_out(&self, index: u64) -> Option<Arc<dyn EngineSnapshot>> {
         let handed_out = self.handed_out.borrow();
-        handed_out.as_ref().filter(|(at, _)| *at == index).map(|(_, view)| view.clone())
+        handed_out.iter().find(|(at, _)| *at == index).map(|(_, view)| view.clone())
     }
 
-    /// No transfer needs the view any more.
+    /// Every message that carries a snapshot has its view now.
     pub fn forget_handed_out(&self) {
-        *self.handed_out.borrow_mut() = None;
+        self.handed_out.borrow_mut().clear();
     }
 
     fn pop_cached(&mut self) {
@@ -227,7 +227,7 @@ impl PeerStorage {
         metadata.term = applied.applied_term;
         metadata.set_conf_state(conf_state(&region));
         snapshot.data = region.encode_to_vec().into();
-        *self.handed_out.borrow_mut() = Some((applied.applied_index, view));
+        self.handed_out.borrow_mut().push((applied.applied_index, view));
         Ok(snapshot)
     }
 }

@@ -171,7 +171,7 @@ impl StoreCore {
         }
         match response.step {
             Some(pd::region_heartbeat_response::Step::ChangePeer(change)) => {
-                let Some(target) = change.peer.clone() else { return };
+                let Some(target) = change.peer else { return };
                 let kind = match change.kind() {
                     pd::ChangePeerKind::AddVoter => ConfChangeKind::AddVoter,
                     pd::ChangePeerKind::AddLearner => ConfChangeKind::AddLearner,

@@ -12,11 +12,15 @@ use crate::raftstore::snapshot::SnapshotData;
 use crate::raftstore::state::{self, PeerState, find_peer};
 
 /// Decodes Raft's own message; entries share the memory of the bytes.
-pub(super) fn decode_message(bytes: &bytes::Bytes) -> Option<Message> {
+fn decode_message(bytes: &bytes::Bytes) -> Option<Message> {
     let mut message = Message::default();
     let mut stream = protobuf::CodedInputStream::from_carllerche_bytes(bytes);
     protobuf::Message::merge_from(&mut message, &mut stream).ok()?;
     Some(message)
+}
+
+fn is_vote(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
 }
 
 impl StoreCore {
@@ -34,8 +38,8 @@ impl StoreCore {
         now: MonotonicTime,
     ) -> Result<(), &'static str> {
         let region_id = message.region_id;
-        let from = message.from_peer.clone().ok_or("no sender")?;
-        let to = message.to_peer.clone().ok_or("no receiver")?;
+        let from = message.from_peer.ok_or("no sender")?;
+        let to = message.to_peer.ok_or("no receiver")?;
         if region_id == 0 || from.id == 0 || to.id == 0 || to.store_id != self.store_id {
             return Err("addresses");
         }
@@ -64,6 +68,9 @@ impl StoreCore {
             return Err("no such peer");
         }
         let decoded = decode_message(&message.message).ok_or("undecodable")?;
+        if now < self.vote_quiet_until && is_vote(&decoded) {
+            return Err("just started");
+        }
         if decoded.get_msg_type() == MessageType::MsgSnapshot {
             return Err("a snapshot without its data");
         }
@@ -95,7 +102,7 @@ impl StoreCore {
         now: MonotonicTime,
     ) -> Result<(), (&'static str, SnapshotData)> {
         let region_id = message.region_id;
-        let (Some(from), Some(to)) = (message.from_peer.clone(), message.to_peer.clone()) else {
+        let (Some(from), Some(to)) = (message.from_peer, message.to_peer) else {
             return Err(("addresses", data));
         };
         let Some(decoded) = decode_message(&message.message)
@@ -142,7 +149,6 @@ impl StoreCore {
         {
             let status = if sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
             peer.node.report_snapshot(peer_id, status);
-            peer.node.store().forget_handed_out();
         }
     }
 
@@ -154,10 +160,7 @@ impl StoreCore {
         to: &meta::Peer,
     ) -> Result<(), &'static str> {
         let region_id = message.region_id;
-        let is_vote = matches!(
-            decoded.get_msg_type(),
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
-        );
+        let is_vote = is_vote(decoded);
         let from_leader = matches!(
             decoded.get_msg_type(),
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
@@ -198,9 +201,9 @@ impl StoreCore {
         }
         self.outbox.messages.push(kv::RaftMessage {
             region_id: message.region_id,
-            from_peer: Some(to.clone()),
-            to_peer: Some(from.clone()),
-            epoch: peer.region().epoch.clone(),
+            from_peer: Some(*to),
+            to_peer: Some(*from),
+            epoch: peer.region().epoch,
             is_tombstone: true,
             ..kv::RaftMessage::default()
         });

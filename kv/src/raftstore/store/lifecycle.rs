@@ -1,12 +1,16 @@
 //! Birth, growth and death of peers: loading, splits, Raft snapshots, removal.
+//!
+//! A peer from disk has forgotten which leader it heard last, and so must not help to
+//! elect another one while that one may hold a lease: the store does not vote for an
+//! election timeout after its start.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_proto::{kv, meta};
+use cairn_proto::meta;
 use raft::eraftpb::ConfChange;
 
-use super::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreCore};
+use super::{Effects, OutgoingSnapshot, PdEvent, StoreCore};
 use crate::raftstore::apply::{ApplyTask, Callback};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::error::RaftStoreError;
@@ -39,7 +43,17 @@ impl StoreCore {
                 Err(_) => return Err(RaftStoreError::Corrupted("region state")),
             }
         }
+        self.remove_stale_spools();
         Ok(())
+    }
+
+    /// Transfers that were under way when the store ended start anew.
+    fn remove_stale_spools(&self) {
+        let Some(dir) = &self.config.snapshot_dir else { return };
+        // No folder, nothing to remove.
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            SnapshotData::File(entry.path()).discard();
+        }
     }
 
     fn load_peer(
@@ -58,13 +72,11 @@ impl StoreCore {
             region: region.clone(),
             state: apply_state,
         });
-        let quiet_until = now.plus(self.config.vote_quiet());
-        if let Some(peer) = self.peer_mut(region.id) {
-            if peer.is_only_voter() {
-                campaign(peer);
-            } else {
-                peer.keep_vote_quiet(quiet_until);
-            }
+        self.vote_quiet_until = now.plus(self.config.vote_quiet());
+        if let Some(peer) = self.peer_mut(region.id)
+            && peer.is_only_voter()
+        {
+            campaign(peer);
         }
         self.destroy_if_removed(region.id);
         Ok(())
@@ -250,14 +262,17 @@ impl StoreCore {
         let old_region = peer.node.store().is_initialized().then(|| (**peer.region()).clone());
         // Reserves the range: no other snapshot may bring it meanwhile.
         self.regions.set_range(&region);
-        self.outbox.background.push(BackgroundJob::Install(Box::new(Installation {
+        let installation = Installation {
             region,
             old_region,
             peer_id: peer.peer_id,
             index: accepted.get_metadata().index,
             term: accepted.get_metadata().term,
             data,
-        })));
+        };
+        // Apply may still hold entries of the time before: it lets go first.
+        self.installations.insert(region_id, installation);
+        self.outbox.apply.push(ApplyTask::Pause { region_id });
     }
 
     /// The data of a Raft snapshot is in the engine.
@@ -332,25 +347,6 @@ impl StoreCore {
             epoch,
         });
         self.count_peers();
-    }
-
-    /// The data behind a message that carries a Raft snapshot.
-    pub(super) fn outgoing_snapshot(&self, message: &kv::RaftMessage) -> Option<OutgoingSnapshot> {
-        let peer = self.peers.get(&message.region_id)?;
-        if !peer.is_leader() {
-            return None;
-        }
-        let decoded = super::incoming::decode_message(&message.message)?;
-        if decoded.get_msg_type() != raft::eraftpb::MessageType::MsgSnapshot {
-            return None;
-        }
-        let index = decoded.get_snapshot().get_metadata().index;
-        Some(OutgoingSnapshot {
-            head: message.clone(),
-            region: snapshot_region(&decoded)?,
-            engine: peer.node.store().take_handed_out(index)?,
-            peer_id: decoded.to,
-        })
     }
 
     /// Sends it, or tells Raft to try again later.

@@ -199,6 +199,10 @@ pub struct StoreCore {
     destroying: BTreeSet<u64>,
     /// Raft snapshots that arrived and are not yet accepted by Raft.
     received: HashMap<u64, SnapshotData>,
+    /// Accepted Raft snapshots that wait for apply to let go of the region.
+    installations: HashMap<u64, Installation>,
+    /// No votes before: peers from disk do not remember what they promised a leader.
+    vote_quiet_until: MonotonicTime,
     pending_votes: VecDeque<kv::RaftMessage>,
     /// Truncated indexes whose entries are still in the log.
     compactions: BTreeMap<u64, u64>,
@@ -216,6 +220,7 @@ pub struct StoreCore {
 #[derive(Default)]
 struct Outbox {
     messages: Vec<kv::RaftMessage>,
+    snapshots: Vec<OutgoingSnapshot>,
     apply: Vec<ApplyTask>,
     background: Vec<BackgroundJob>,
     pd: Vec<PdEvent>,
@@ -241,6 +246,8 @@ impl StoreCore {
             dirty: BTreeSet::new(),
             destroying: BTreeSet::new(),
             received: HashMap::new(),
+            installations: HashMap::new(),
+            vote_quiet_until: MonotonicTime(0),
             pending_votes: VecDeque::new(),
             compactions: BTreeMap::new(),
             compaction_runs: false,
@@ -425,6 +432,7 @@ impl StoreCore {
     fn take_effects(&mut self, region_id: u64, ready: ReadyEffects) {
         self.outbox.messages.extend(ready.early);
         self.outbox.messages.extend(ready.late);
+        self.outbox.snapshots.extend(ready.snapshots);
         self.outbox.apply.extend(ready.committed.into_iter().map(ApplyTask::Entries));
         if let Some(snapshot) = ready.install {
             self.begin_install(region_id, &snapshot);
@@ -458,16 +466,12 @@ impl StoreCore {
     /// Hands everything gathered to its way out.
     fn flush(&mut self, effects: &mut dyn Effects) {
         let outbox = std::mem::take(&mut self.outbox);
-        let mut messages = Vec::with_capacity(outbox.messages.len());
-        for message in outbox.messages {
-            match self.outgoing_snapshot(&message) {
-                Some(snapshot) => self.send_snapshot(snapshot, effects),
-                None => messages.push(message),
-            }
+        if !outbox.messages.is_empty() {
+            add(&self.metrics.messages_sent, outbox.messages.len() as u64);
+            effects.send(outbox.messages);
         }
-        if !messages.is_empty() {
-            add(&self.metrics.messages_sent, messages.len() as u64);
-            effects.send(messages);
+        for snapshot in outbox.snapshots {
+            self.send_snapshot(snapshot, effects);
         }
         if !outbox.apply.is_empty() {
             effects.apply(outbox.apply);
@@ -522,6 +526,11 @@ impl StoreCore {
             ApplyReport::Destroyed { region_id } => {
                 self.destroying.remove(&region_id);
                 self.log.clean(region_id);
+            }
+            ApplyReport::Paused { region_id } => {
+                if let Some(installation) = self.installations.remove(&region_id) {
+                    self.outbox.background.push(BackgroundJob::Install(Box::new(installation)));
+                }
             }
             ApplyReport::WalSynced(indexes) => {
                 self.compaction_runs = false;

@@ -1,5 +1,6 @@
 //! Whole stores in one process: first driven by hand, at last by their threads.
 
+mod chaos;
 mod cluster;
 mod replication;
 mod threads;

@@ -298,12 +298,12 @@ fn a_replica_is_added_through_a_snapshot_and_removed() {
         cluster.put(1, &region, &format!("k{number}"), "v");
     }
     let peer = meta::Peer { id: 12, store_id: 2, role: 0 };
-    cluster.change_peer(1, 1, ConfChangeKind::AddLearner, peer.clone()).unwrap();
+    cluster.change_peer(1, 1, ConfChangeKind::AddLearner, peer).unwrap();
     cluster.run_ticks(10);
     assert_eq!(cluster.stored(2, "k29").as_deref(), Some("v"));
     let learner = cluster.info(2, 1).unwrap();
     assert!(learner.applied_index > 30);
-    let region = cluster.change_peer(1, 1, ConfChangeKind::AddVoter, peer.clone()).unwrap();
+    let region = cluster.change_peer(1, 1, ConfChangeKind::AddVoter, peer).unwrap();
     assert_eq!(epoch_of(&region).conf_ver, 3);
     cluster.put(1, &region, "both", "1");
     cluster.run_ticks(3);
@@ -390,7 +390,7 @@ fn messages_may_be_lost() {
     cluster.loss_percent = 20;
     for number in 0..60 {
         let leader = cluster.elect(1);
-        let _ = cluster.propose(leader, &region, &format!("k{number}"), "v");
+        drop(cluster.propose(leader, &region, &format!("k{number}"), "v"));
         cluster.run_ticks(1);
     }
     cluster.heal();
@@ -426,7 +426,7 @@ proptest! {
                 region_id: 1,
                 from_peer: Some(meta::Peer { id: 10 + from, store_id: from, role: 0 }),
                 to_peer: Some(meta::Peer { id: 10 + target, store_id: target, role: 0 }),
-                epoch: region.epoch.clone(),
+                epoch: region.epoch,
                 message: protobuf::Message::write_to_bytes(&message).unwrap().into(),
                 ..Default::default()
             };
@@ -447,20 +447,19 @@ fn hostile_message() -> impl Strategy<Value = (u64, raft::eraftpb::MessageType, 
     let entries = proptest::collection::vec((0u64..12, 0u64..9), 0..4);
     (1u64..4, kinds, fields, entries).prop_map(|(from, kind, fields, entries)| {
         let (term, index, log_term, commit, reject, reject_hint, snapshot_index) = fields;
-        let mut message = Message::default();
-        message.term = term;
-        message.index = index;
-        message.log_term = log_term;
-        message.commit = commit;
-        message.reject = reject;
-        message.reject_hint = reject_hint;
+        let entries =
+            entries.into_iter().map(|(index, term)| Entry { index, term, ..Entry::default() });
+        let mut message = Message {
+            term,
+            index,
+            log_term,
+            commit,
+            reject,
+            reject_hint,
+            entries: entries.collect::<Vec<_>>().into(),
+            ..Message::default()
+        };
         message.mut_snapshot().mut_metadata().index = snapshot_index;
-        for (index, term) in entries {
-            let mut entry = Entry::default();
-            entry.index = index;
-            entry.term = term;
-            message.mut_entries().push(entry);
-        }
         (from, kind, protobuf::Message::write_to_bytes(&message).unwrap())
     })
 }

@@ -123,7 +123,7 @@ async fn three_stores_replicate_and_survive_the_leader() {
             let peer = meta::Peer { id: peer_id, store_id, role: 0 };
             let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
             region = loop {
-                match stores[0].router().change_peer(RegionId(1), kind, peer.clone()).await {
+                match stores[0].router().change_peer(RegionId(1), kind, peer).await {
                     Ok(region) => break region,
                     Err(RegionError::ServerIsBusy { .. }) => {
                         tokio::time::sleep(Duration::from_millis(10)).await;
