@@ -1,1 +1,817 @@
-//! A scripted cluster for the unit tests of this crate.
+//! A small cluster in memory for the unit tests of this crate: a placement driver
+//! and stores that keep Percolator's rules, with faults on order.
+//!
+//! Every store answers from the same data; what differs is who leads a region. A
+//! fault is meant for the next request of a kind, so that a test reads as a
+//! script: what goes wrong, what the client must make of it, what was sent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cairn_pd_client::{PdClient, PdError, RegionRoute};
+use cairn_proto::kv::kv_request::Cmd as Request;
+use cairn_proto::kv::kv_response::Cmd as Response;
+use cairn_proto::kv::region_error::Kind as RegionKind;
+use cairn_proto::kv::*;
+use cairn_proto::meta::{Peer, Region, RegionEpoch, Store};
+use cairn_proto::pd::{
+    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
+};
+use cairn_types::TimeStamp;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use parking_lot::Mutex;
+
+use crate::transport::{CoprocessorStream, KvStoreService, StoreConnector, TransportError};
+use crate::{ClientConfig, KvClient};
+
+/// What goes wrong with a request.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// It is refused.
+    Region(RegionKind),
+    /// It never arrives.
+    LostBefore,
+    /// It is executed, but the answer is lost.
+    LostAfter,
+    /// The region splits at the key first.
+    Split(&'static str),
+    /// The leader moves to the store first.
+    LeaderTo(u64),
+}
+
+#[derive(Clone, Debug)]
+struct Lock {
+    start_ts: u64,
+    primary: Bytes,
+    ttl_ms: u64,
+    op: MutationOp,
+    value: Bytes,
+    txn_size: u64,
+    min_commit_ts: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    commit_ts: u64,
+    start_ts: u64,
+    value: Option<Bytes>,
+}
+
+#[derive(Default)]
+struct Inner {
+    regions: Vec<(Region, u64)>,
+    next_id: u64,
+    locks: BTreeMap<Bytes, Lock>,
+    versions: BTreeMap<Bytes, Vec<Version>>,
+    rollbacks: BTreeSet<(Bytes, u64)>,
+    faults: VecDeque<(&'static str, Fault)>,
+    page_faults: VecDeque<usize>,
+    calls: Vec<String>,
+}
+
+/// The cluster.
+pub struct Cluster {
+    inner: Mutex<Inner>,
+    clock: AtomicU64,
+}
+
+/// Rows of one coprocessor page.
+pub const PAGE_ROWS: usize = 2;
+/// First timestamp.
+const START_MS: u64 = 1_000_000;
+
+impl Cluster {
+    /// One region over everything on stores 1 to 3, led by store 1.
+    pub fn new() -> Arc<Cluster> {
+        let cluster = Cluster {
+            inner: Mutex::default(),
+            clock: AtomicU64::new(TimeStamp::compose(START_MS, 0).0),
+        };
+        {
+            let mut inner = cluster.inner.lock();
+            inner.next_id = 100;
+            let region = Region {
+                id: 1,
+                epoch: Some(RegionEpoch { conf_ver: 1, version: 1 }),
+                peers: peers(10),
+                ..Region::default()
+            };
+            inner.regions.push((region, 1));
+        }
+        Arc::new(cluster)
+    }
+
+    /// A cluster split at the keys.
+    pub fn split_at(keys: &[&'static str]) -> Arc<Cluster> {
+        let cluster = Cluster::new();
+        for key in keys {
+            cluster.inner.lock().split(key.as_bytes());
+        }
+        cluster
+    }
+
+    /// A client of the cluster.
+    pub fn client(self: &Arc<Cluster>) -> Arc<KvClient> {
+        self.client_with(ClientConfig::default())
+    }
+
+    /// A client with settings.
+    pub fn client_with(self: &Arc<Cluster>, config: ClientConfig) -> Arc<KvClient> {
+        KvClient::new(Arc::new(MockPd(self.clone())), Arc::new(Connector(self.clone())), config)
+    }
+
+    /// The next request of the kind goes wrong.
+    pub fn fault(&self, kind: &'static str, fault: Fault) {
+        self.inner.lock().faults.push_back((kind, fault));
+    }
+
+    /// The next coprocessor stream breaks behind so many pages.
+    pub fn break_stream_behind(&self, pages: usize) {
+        self.inner.lock().page_faults.push_back(pages);
+    }
+
+    /// Requests since the last time, as `kind@store`.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.inner.lock().calls)
+    }
+
+    /// A lock of a transaction that went away.
+    pub fn leave_lock(&self, key: &str, primary: &str, start_ts: TimeStamp, ttl_ms: u64) {
+        let lock = Lock {
+            start_ts: start_ts.0,
+            primary: Bytes::copy_from_slice(primary.as_bytes()),
+            ttl_ms,
+            op: MutationOp::OpPut,
+            value: "left".into(),
+            txn_size: 2,
+            min_commit_ts: 0,
+        };
+        self.inner.lock().locks.insert(Bytes::copy_from_slice(key.as_bytes()), lock);
+    }
+
+    /// Keys that are locked.
+    pub fn locked_keys(&self) -> Vec<Bytes> {
+        self.inner.lock().locks.keys().cloned().collect()
+    }
+
+    /// The newest committed value.
+    pub fn value(&self, key: &str) -> Option<Bytes> {
+        self.inner.lock().read(key.as_bytes(), u64::MAX)
+    }
+
+    /// Writes a value as a transaction of its own.
+    pub fn put(&self, key: &str, value: &str) {
+        let (start_ts, commit_ts) = (self.ts().0, self.ts().0);
+        let version =
+            Version { commit_ts, start_ts, value: Some(Bytes::copy_from_slice(value.as_bytes())) };
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.inner.lock().versions.entry(key).or_default().push(version);
+    }
+
+    /// A fresh timestamp.
+    pub fn ts(&self) -> TimeStamp {
+        TimeStamp(self.clock.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    /// Time passes.
+    pub fn advance_ms(&self, ms: u64) {
+        self.clock.fetch_add(TimeStamp::compose(ms, 0).0, Ordering::SeqCst);
+    }
+}
+
+fn peers(first_id: u64) -> Vec<Peer> {
+    (1..=3).map(|store_id| Peer { id: first_id + store_id, store_id, role: 0 }).collect()
+}
+
+impl Inner {
+    fn region_of(&self, key: &[u8]) -> usize {
+        let holds = |(region, _): &(Region, u64)| {
+            key >= &region.start_key[..] && (region.end_key.is_empty() || key < &region.end_key[..])
+        };
+        self.regions.iter().position(holds).expect("regions cover everything")
+    }
+
+    fn split(&mut self, key: &[u8]) {
+        let at = self.region_of(key);
+        self.next_id += 10;
+        let id = self.next_id;
+        let (left, leader) = &mut self.regions[at];
+        if let Some(epoch) = &mut left.epoch {
+            epoch.version += 1;
+        }
+        let right = Region {
+            id,
+            start_key: Bytes::copy_from_slice(key),
+            end_key: std::mem::replace(&mut left.end_key, Bytes::copy_from_slice(key)),
+            epoch: left.epoch,
+            peers: peers(id),
+        };
+        let leader = *leader;
+        self.regions.insert(at + 1, (right, leader));
+    }
+
+    /// The region error of a request that came to the wrong place.
+    fn check(&self, context: &Context, store: u64) -> Option<RegionKind> {
+        let found = self.regions.iter().find(|(region, _)| region.id == context.region_id);
+        let Some((region, leader)) = found else {
+            return Some(RegionKind::RegionNotFound(RegionNotFound {
+                region_id: context.region_id,
+            }));
+        };
+        if *leader != store {
+            let leader = region.peers.iter().find(|peer| peer.store_id == *leader).copied();
+            return Some(RegionKind::NotLeader(NotLeader { region_id: region.id, leader }));
+        }
+        (region.epoch != context.epoch).then(|| {
+            let current_regions = self.regions.iter().map(|(region, _)| region.clone()).collect();
+            RegionKind::EpochNotMatch(EpochNotMatch { current_regions })
+        })
+    }
+
+    /// Whether every key is in the region of the request: the mock insists.
+    fn check_keys<'a>(&self, context: &Context, keys: impl Iterator<Item = &'a Bytes>) {
+        for key in keys {
+            assert_eq!(self.regions[self.region_of(key)].0.id, context.region_id, "{key:?}");
+        }
+    }
+
+    fn read(&self, key: &[u8], version: u64) -> Option<Bytes> {
+        let versions = self.versions.get(key)?;
+        let visible = versions.iter().filter(|found| found.commit_ts <= version);
+        visible.max_by_key(|found| found.commit_ts)?.value.clone()
+    }
+
+    fn lock_error(&self, key: &[u8], context: &Context, version: u64) -> Option<KeyError> {
+        let lock = self.locks.get(key)?;
+        let past = lock.start_ts > version || context.resolved_locks.contains(&lock.start_ts);
+        let silent = past || lock.op == MutationOp::OpLock;
+        (!silent).then(|| locked(key, lock))
+    }
+
+    fn get(&self, context: &Context, request: &GetRequest) -> GetResponse {
+        let error = self.lock_error(&request.key, context, request.version);
+        let value = self.read(&request.key, request.version);
+        let not_found = value.is_none();
+        GetResponse { error, value: value.unwrap_or_default(), not_found }
+    }
+
+    fn pairs<'a>(
+        &self,
+        context: &Context,
+        keys: impl Iterator<Item = &'a Bytes>,
+        version: u64,
+    ) -> Vec<KvPair> {
+        let pair = |key: &Bytes| {
+            let error = self.lock_error(key, context, version);
+            let value = self.read(key, version);
+            (error.is_some() || value.is_some()).then(|| KvPair {
+                error,
+                key: key.clone(),
+                value: value.unwrap_or_default(),
+            })
+        };
+        keys.filter_map(pair).collect()
+    }
+
+    fn scan(&self, context: &Context, request: &ScanRequest) -> ScanResponse {
+        let mut keys: Vec<&Bytes> = self.versions.keys().chain(self.locks.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        keys.retain(|key| {
+            **key >= request.start_key && (request.end_key.is_empty() || **key < request.end_key)
+        });
+        if request.reverse {
+            keys.reverse();
+        }
+        let mut pairs = self.pairs(context, keys.into_iter(), request.version);
+        pairs.truncate(request.limit as usize);
+        ScanResponse { pairs }
+    }
+
+    fn commit_of(&self, key: &[u8], start_ts: u64) -> Option<u64> {
+        let versions = self.versions.get(key)?;
+        versions.iter().find(|found| found.start_ts == start_ts).map(|found| found.commit_ts)
+    }
+
+    fn prewrite(&mut self, request: &PrewriteRequest) -> PrewriteResponse {
+        let start_ts = request.start_ts;
+        let errors: Vec<KeyError> = request
+            .mutations
+            .iter()
+            .filter_map(|mutation| self.prewrite_error(mutation, start_ts))
+            .collect();
+        let keys = request.mutations.iter().map(|mutation| &mutation.key);
+        if let Some(commit_ts) = keys.clone().find_map(|key| self.commit_of(key, start_ts)) {
+            return PrewriteResponse { one_pc_commit_ts: commit_ts, ..Default::default() };
+        }
+        if !errors.is_empty() {
+            return PrewriteResponse { errors, ..Default::default() };
+        }
+        let locks = request.mutations.iter().filter(|one| one.op() != MutationOp::OpCheckNotExists);
+        for mutation in locks {
+            let lock = Lock {
+                start_ts,
+                primary: request.primary.clone(),
+                ttl_ms: request.lock_ttl_ms,
+                op: mutation.op(),
+                value: mutation.value.clone(),
+                txn_size: request.txn_size,
+                min_commit_ts: request.min_commit_ts,
+            };
+            self.locks.insert(mutation.key.clone(), lock);
+        }
+        let mut response = PrewriteResponse::default();
+        if request.try_one_pc {
+            response.one_pc_commit_ts = request.min_commit_ts;
+            for mutation in &request.mutations {
+                self.commit_key(&mutation.key, start_ts, request.min_commit_ts);
+            }
+        }
+        response
+    }
+
+    fn prewrite_error(&self, mutation: &Mutation, start_ts: u64) -> Option<KeyError> {
+        let key = &mutation.key;
+        if let Some(lock) = self.locks.get(key)
+            && lock.start_ts != start_ts
+        {
+            return Some(locked(key, lock));
+        }
+        let rolled_back = self.rollbacks.contains(&(key.clone(), start_ts));
+        let newest = self.versions.get(key).and_then(|all| all.iter().max_by_key(|v| v.commit_ts));
+        if rolled_back || newest.is_some_and(|newest| newest.commit_ts > start_ts) {
+            let newest = newest.cloned().unwrap_or(Version { commit_ts: 0, start_ts, value: None });
+            let conflict = WriteConflict {
+                key: key.clone(),
+                start_ts,
+                conflict_start_ts: newest.start_ts,
+                conflict_commit_ts: newest.commit_ts,
+                ..WriteConflict::default()
+            };
+            return Some(KeyError { kind: Some(key_error::Kind::Conflict(conflict)) });
+        }
+        let insert = matches!(mutation.op(), MutationOp::OpInsert | MutationOp::OpCheckNotExists);
+        (insert && self.read(key, start_ts).is_some()).then(|| KeyError {
+            kind: Some(key_error::Kind::AlreadyExist(AlreadyExist { key: key.clone() })),
+        })
+    }
+
+    fn commit_key(&mut self, key: &Bytes, start_ts: u64, commit_ts: u64) {
+        let Some(lock) = self.locks.get(key).filter(|lock| lock.start_ts == start_ts) else {
+            return;
+        };
+        let value = match lock.op {
+            MutationOp::OpPut | MutationOp::OpInsert => Some(lock.value.clone()),
+            _ => None,
+        };
+        if lock.op != MutationOp::OpLock {
+            let version = Version { commit_ts, start_ts, value };
+            self.versions.entry(key.clone()).or_default().push(version);
+        }
+        self.locks.remove(key);
+    }
+
+    fn commit(&mut self, request: &CommitRequest) -> CommitResponse {
+        let CommitRequest { start_ts, commit_ts, .. } = *request;
+        for key in &request.keys {
+            let kind = match self.locks.get(key).filter(|lock| lock.start_ts == start_ts) {
+                Some(lock) if commit_ts < lock.min_commit_ts => {
+                    key_error::Kind::CommitTsExpired(CommitTsExpired {
+                        start_ts,
+                        attempted_commit_ts: commit_ts,
+                        key: key.clone(),
+                        min_commit_ts: lock.min_commit_ts,
+                    })
+                }
+                Some(_) => continue,
+                None if self.commit_of(key, start_ts).is_some() => continue,
+                None => {
+                    key_error::Kind::TxnLockNotFound(TxnLockNotFound { key: key.clone(), start_ts })
+                }
+            };
+            return CommitResponse { error: Some(KeyError { kind: Some(kind) }) };
+        }
+        for key in &request.keys {
+            self.commit_key(key, start_ts, commit_ts);
+        }
+        CommitResponse::default()
+    }
+
+    fn roll_back(&mut self, key: &Bytes, start_ts: u64) {
+        if self.locks.get(key).is_some_and(|lock| lock.start_ts == start_ts) {
+            self.locks.remove(key);
+        }
+        self.rollbacks.insert((key.clone(), start_ts));
+    }
+
+    fn rollback(&mut self, request: &RollbackRequest) -> RollbackResponse {
+        for key in &request.keys {
+            if let Some(commit_ts) = self.commit_of(key, request.start_ts) {
+                let kind = key_error::Kind::Committed(Committed { commit_ts });
+                return RollbackResponse { error: Some(KeyError { kind: Some(kind) }) };
+            }
+            self.roll_back(key, request.start_ts);
+        }
+        RollbackResponse::default()
+    }
+
+    fn check_txn_status(&mut self, request: &CheckTxnStatusRequest) -> CheckTxnStatusResponse {
+        let key = &request.primary_key;
+        let mut response = CheckTxnStatusResponse::default();
+        if let Some(lock) = self.locks.get_mut(key).filter(|lock| lock.start_ts == request.lock_ts)
+        {
+            let expires = TimeStamp(lock.start_ts).physical_ms() + lock.ttl_ms;
+            if TimeStamp(request.current_ts).physical_ms() < expires {
+                response.lock_ttl_ms = lock.ttl_ms;
+                if request.caller_start_ts > 0 && request.caller_start_ts != u64::MAX {
+                    lock.min_commit_ts = lock.min_commit_ts.max(request.caller_start_ts + 1);
+                    response.set_action(TxnAction::MinCommitTsPushed);
+                }
+                return response;
+            }
+            self.roll_back(key, request.lock_ts);
+            response.set_action(TxnAction::TtlExpireRollback);
+        } else if let Some(commit_ts) = self.commit_of(key, request.lock_ts) {
+            response.commit_ts = commit_ts;
+        } else if request.rollback_if_not_exist
+            || self.rollbacks.contains(&(key.clone(), request.lock_ts))
+        {
+            self.roll_back(key, request.lock_ts);
+            response.set_action(TxnAction::LockNotExistRollback);
+        } else {
+            let missing = TxnNotFound { start_ts: request.lock_ts, primary_key: key.clone() };
+            response.error = Some(KeyError { kind: Some(key_error::Kind::TxnNotFound(missing)) });
+        }
+        response
+    }
+
+    fn resolve_lock(&mut self, request: &ResolveLockRequest) -> ResolveLockResponse {
+        let mut keys = request.keys.clone();
+        if keys.is_empty() {
+            let ours = self.locks.iter().filter(|(_, lock)| lock.start_ts == request.start_ts);
+            keys = ours.map(|(key, _)| key.clone()).collect();
+        }
+        for key in &keys {
+            if request.commit_ts > 0 {
+                self.commit_key(key, request.start_ts, request.commit_ts);
+            } else {
+                self.roll_back(key, request.start_ts);
+            }
+        }
+        ResolveLockResponse::default()
+    }
+
+    fn execute(&mut self, context: &Context, request: &Request) -> Response {
+        match request {
+            Request::Get(get) => {
+                self.check_keys(context, std::iter::once(&get.key));
+                Response::Get(self.get(context, get))
+            }
+            Request::BatchGet(get) => {
+                self.check_keys(context, get.keys.iter());
+                let pairs = self.pairs(context, get.keys.iter(), get.version);
+                Response::BatchGet(BatchGetResponse { pairs })
+            }
+            Request::Scan(scan) => Response::Scan(self.scan(context, scan)),
+            Request::Prewrite(prewrite) => {
+                self.check_keys(context, prewrite.mutations.iter().map(|one| &one.key));
+                Response::Prewrite(self.prewrite(prewrite))
+            }
+            Request::Commit(commit) => {
+                self.check_keys(context, commit.keys.iter());
+                Response::Commit(self.commit(commit))
+            }
+            Request::Rollback(rollback) => {
+                self.check_keys(context, rollback.keys.iter());
+                Response::Rollback(self.rollback(rollback))
+            }
+            Request::CheckTxnStatus(check) => {
+                Response::CheckTxnStatus(self.check_txn_status(check))
+            }
+            Request::ResolveLock(resolve) => Response::ResolveLock(self.resolve_lock(resolve)),
+            Request::TxnHeartBeat(_) => Response::TxnHeartBeat(TxnHeartBeatResponse::default()),
+            Request::SplitRegion(split) => {
+                for key in &split.keys {
+                    self.split(key);
+                }
+                let regions = self.regions.iter().map(|(region, _)| region.clone()).collect();
+                Response::SplitRegion(SplitRegionResponse { regions })
+            }
+            other => panic!("the mock store has no {other:?}"),
+        }
+    }
+
+    /// Takes the fault meant for the kind and applies what precedes execution.
+    fn take_fault(&mut self, kind: &str, context: &Context) -> Option<Fault> {
+        let at = self.faults.iter().position(|(wanted, _)| *wanted == kind)?;
+        let (_, fault) = self.faults.remove(at)?;
+        match &fault {
+            Fault::Split(key) => self.split(key.as_bytes()),
+            Fault::LeaderTo(store) => {
+                let found =
+                    self.regions.iter_mut().find(|(region, _)| region.id == context.region_id);
+                if let Some((_, leader)) = found {
+                    *leader = *store;
+                }
+            }
+            _ => {}
+        }
+        Some(fault)
+    }
+}
+
+fn locked(key: &[u8], lock: &Lock) -> KeyError {
+    let info = LockInfo {
+        key: Bytes::copy_from_slice(key),
+        primary: lock.primary.clone(),
+        start_ts: lock.start_ts,
+        ttl_ms: lock.ttl_ms,
+        txn_size: lock.txn_size,
+        min_commit_ts: lock.min_commit_ts,
+        ..LockInfo::default()
+    };
+    KeyError { kind: Some(key_error::Kind::Locked(info)) }
+}
+
+fn kind_of(request: &Request) -> &'static str {
+    match request {
+        Request::Get(_) => "get",
+        Request::BatchGet(_) => "batch_get",
+        Request::Scan(_) => "scan",
+        Request::Prewrite(_) => "prewrite",
+        Request::Commit(_) => "commit",
+        Request::Rollback(_) => "rollback",
+        Request::CheckTxnStatus(_) => "check_txn_status",
+        Request::ResolveLock(_) => "resolve_lock",
+        Request::TxnHeartBeat(_) => "txn_heart_beat",
+        Request::SplitRegion(_) => "split_region",
+        _ => "other",
+    }
+}
+
+/// One store of the cluster.
+struct MockStore {
+    id: u64,
+    cluster: Arc<Cluster>,
+}
+
+impl MockStore {
+    fn lost(&self) -> TransportError {
+        let address = self.id.to_string();
+        TransportError::ConnectionLost { address, reason: "on order".into() }
+    }
+
+    fn unreachable(&self) -> TransportError {
+        let address = self.id.to_string();
+        TransportError::Unreachable { address, reason: "on order".into() }
+    }
+}
+
+fn region_error(kind: RegionKind) -> Option<RegionError> {
+    Some(RegionError { message: String::new(), kind: Some(kind) })
+}
+
+#[async_trait]
+impl KvStoreService for MockStore {
+    async fn call(&self, request: KvRequest) -> Result<KvResponse, TransportError> {
+        let context = request.context.unwrap_or_default();
+        let cmd = request.cmd.expect("a command");
+        let kind = kind_of(&cmd);
+        let mut inner = self.cluster.inner.lock();
+        inner.calls.push(format!("{kind}@{}", self.id));
+        let fault = inner.take_fault(kind, &context);
+        match &fault {
+            Some(Fault::Region(kind)) => {
+                return Ok(KvResponse { region_error: region_error(kind.clone()), cmd: None });
+            }
+            Some(Fault::LostBefore) => return Err(self.unreachable()),
+            _ => {}
+        }
+        if let Some(kind) = inner.check(&context, self.id) {
+            return Ok(KvResponse { region_error: region_error(kind), cmd: None });
+        }
+        let response = inner.execute(&context, &cmd);
+        match fault {
+            Some(Fault::LostAfter) => Err(self.lost()),
+            _ => Ok(KvResponse { region_error: None, cmd: Some(response) }),
+        }
+    }
+
+    fn try_get_now(&self, context: &Context, key: &Bytes, version: u64) -> Option<KvResponse> {
+        let inner = self.cluster.inner.lock();
+        if version != u64::MAX || inner.check(context, self.id).is_some() {
+            return None;
+        }
+        let get = inner.get(context, &GetRequest { key: key.clone(), version });
+        Some(KvResponse { region_error: None, cmd: Some(Response::Get(get)) })
+    }
+
+    /// Keys of the ranges, each behind a comma; a fragment with an operator is
+    /// taken for an aggregate and gives its pages without marks.
+    async fn coprocessor(
+        &self,
+        request: CoprocessorRequest,
+    ) -> Result<CoprocessorStream, TransportError> {
+        let context = request.context.unwrap_or_default();
+        let fragment = request.fragment.unwrap_or_default();
+        let aggregate = !fragment.operators.is_empty();
+        let desc = fragment.settings.is_some();
+        let mut inner = self.cluster.inner.lock();
+        inner.calls.push(format!("coprocessor@{}", self.id));
+        match inner.take_fault("coprocessor", &context) {
+            Some(Fault::LostBefore) => return Err(self.unreachable()),
+            Some(Fault::Region(kind)) => {
+                let response = CoprocessorResponse {
+                    region_error: region_error(kind),
+                    ..CoprocessorResponse::default()
+                };
+                return Ok(stream::iter([Ok(response)]).boxed());
+            }
+            _ => {}
+        }
+        if let Some(kind) = inner.check(&context, self.id) {
+            let response = CoprocessorResponse {
+                region_error: region_error(kind),
+                ..CoprocessorResponse::default()
+            };
+            return Ok(stream::iter([Ok(response)]).boxed());
+        }
+        let mut keys = Vec::new();
+        for range in &request.ranges {
+            inner.check_keys(&context, std::iter::once(&range.start));
+            let scan = ScanRequest {
+                start_key: range.start.clone(),
+                end_key: range.end.clone(),
+                limit: u32::MAX,
+                version: request.start_ts,
+                ..ScanRequest::default()
+            };
+            for pair in inner.scan(&context, &scan).pairs {
+                if let Some(key_error::Kind::Locked(lock)) = pair.error.and_then(|e| e.kind) {
+                    let response = CoprocessorResponse {
+                        locked: Some(lock),
+                        ..CoprocessorResponse::default()
+                    };
+                    return Ok(stream::iter([Ok(response)]).boxed());
+                }
+                keys.push(pair.key);
+            }
+        }
+        if desc {
+            keys.reverse();
+        }
+        let mut pages: Vec<Result<CoprocessorResponse, TransportError>> = Vec::new();
+        for page in keys.chunks(PAGE_ROWS) {
+            let chunk: Vec<u8> = page.iter().flat_map(|key| [b",", &key[..]].concat()).collect();
+            let mut response =
+                CoprocessorResponse { chunk: chunk.into(), ..CoprocessorResponse::default() };
+            if let Some(last) = page.last()
+                && !aggregate
+            {
+                response.next_start =
+                    if desc { last.clone() } else { crate::client::key_after(last) };
+            }
+            pages.push(Ok(response));
+        }
+        if let Some(behind) = inner.page_faults.pop_front() {
+            pages.truncate(behind);
+            pages.push(Err(self.lost()));
+        } else {
+            pages.push(Ok(CoprocessorResponse {
+                summaries: Some(ExecSummaries::default()),
+                ..CoprocessorResponse::default()
+            }));
+        }
+        Ok(stream::iter(pages).boxed())
+    }
+
+    async fn store_info(&self) -> Result<StoreInfoResponse, TransportError> {
+        Ok(StoreInfoResponse { store_id: self.id, regions: Vec::new() })
+    }
+}
+
+struct Connector(Arc<Cluster>);
+
+impl StoreConnector for Connector {
+    fn connect(&self, store: &Store) -> Arc<dyn KvStoreService> {
+        Arc::new(MockStore { id: store.id, cluster: self.0.clone() })
+    }
+}
+
+struct MockPd(Arc<Cluster>);
+
+impl MockPd {
+    fn route(&self, (region, leader): &(Region, u64)) -> RegionRoute {
+        let leader = region.peers.iter().find(|peer| peer.store_id == *leader).copied();
+        RegionRoute { region: region.clone(), leader, ..RegionRoute::default() }
+    }
+}
+
+fn unused() -> PdError {
+    PdError::Internal("the mock has no such operation".into())
+}
+
+#[async_trait]
+impl PdClient for MockPd {
+    fn cluster_id(&self) -> u64 {
+        1
+    }
+
+    async fn get_ts(&self) -> Result<TimeStamp, PdError> {
+        Ok(self.0.ts())
+    }
+
+    async fn alloc_ids(&self, _count: u32) -> Result<u64, PdError> {
+        Err(unused())
+    }
+
+    async fn bootstrap(&self, _store: Store, _region: Region) -> Result<(), PdError> {
+        Err(unused())
+    }
+
+    async fn is_bootstrapped(&self) -> Result<bool, PdError> {
+        Ok(true)
+    }
+
+    async fn put_store(&self, _store: Store) -> Result<(), PdError> {
+        Err(unused())
+    }
+
+    async fn get_store(&self, store_id: u64) -> Result<Store, PdError> {
+        Ok(Store { id: store_id, address: store_id.to_string(), ..Store::default() })
+    }
+
+    async fn get_all_stores(&self) -> Result<Vec<(Store, StoreStats)>, PdError> {
+        Err(unused())
+    }
+
+    async fn store_heartbeat(&self, _stats: StoreStats) -> Result<(), PdError> {
+        Err(unused())
+    }
+
+    async fn region_heartbeat(
+        &self,
+        _request: RegionHeartbeatRequest,
+    ) -> Result<RegionHeartbeatResponse, PdError> {
+        Err(unused())
+    }
+
+    async fn get_region(&self, raw_key: &[u8]) -> Result<RegionRoute, PdError> {
+        let inner = self.0.inner.lock();
+        Ok(self.route(&inner.regions[inner.region_of(raw_key)]))
+    }
+
+    async fn get_region_by_id(&self, _region_id: u64) -> Result<RegionRoute, PdError> {
+        Err(unused())
+    }
+
+    async fn scan_regions(
+        &self,
+        start_key: &[u8],
+        end_key: &[u8],
+        limit: u32,
+    ) -> Result<Vec<RegionRoute>, PdError> {
+        let inner = self.0.inner.lock();
+        let first = inner.region_of(start_key);
+        let below =
+            |(region, _): &&(Region, u64)| end_key.is_empty() || &region.start_key[..] < end_key;
+        let found = inner.regions[first..].iter().take_while(below);
+        Ok(found.take(limit as usize).map(|one| self.route(one)).collect())
+    }
+
+    async fn ask_split(&self, _region: Region, _count: u32) -> Result<Vec<SplitId>, PdError> {
+        Err(unused())
+    }
+
+    async fn report_split(&self, _regions: Vec<Region>) -> Result<(), PdError> {
+        Err(unused())
+    }
+
+    async fn get_gc_safe_point(&self) -> Result<TimeStamp, PdError> {
+        Err(unused())
+    }
+
+    async fn update_gc_safe_point(&self, _safe_point: TimeStamp) -> Result<TimeStamp, PdError> {
+        Err(unused())
+    }
+
+    async fn get_config(&self, _prefix: &str) -> Result<Vec<ConfigEntry>, PdError> {
+        Err(unused())
+    }
+
+    async fn put_config(&self, _entries: Vec<ConfigEntry>) -> Result<(), PdError> {
+        Err(unused())
+    }
+
+    async fn watch_schema(&self) -> Result<BoxStream<'static, i64>, PdError> {
+        Err(unused())
+    }
+
+    async fn notify_schema(&self, _schema_version: i64) -> Result<(), PdError> {
+        Err(unused())
+    }
+}
