@@ -500,19 +500,15 @@ impl StoreCore {
                 let truncated = state.truncated_index;
                 let compacted = truncated > peer.node.store().apply_state().truncated_index;
                 peer.size.written_bytes += written_bytes;
-                // Membership first: Raft allows the next change once this index is applied.
-                let mut later = Vec::new();
+                // In the log's order: each brings the region as of its entry.
                 for outcome in outcomes {
                     match outcome {
                         Outcome::ConfChange { change, region, callback } => {
                             self.on_conf_change(region_id, &change, region, callback);
                         }
-                        split @ Outcome::Split { .. } => later.push(split),
-                    }
-                }
-                for outcome in later {
-                    if let Outcome::Split { regions, created, callback } = outcome {
-                        self.on_split(region_id, regions, &created, callback, now);
+                        Outcome::Split { regions, created, callback } => {
+                            self.on_split(region_id, regions, &created, callback, now);
+                        }
                     }
                 }
                 if let Some(peer) = self.peers.get_mut(&region_id) {
