@@ -34,6 +34,9 @@ const BATCH_GET_KEYS_MAX: usize = 1024;
 /// Transactions a read view remembers as readable past.
 const RESOLVED_LOCKS_MAX: usize = 64;
 
+/// A key and its value.
+pub type KvPairBytes = (Bytes, Bytes);
+
 /// Values by key.
 pub type KvMap = HashMap<Bytes, Bytes, foldhash::fast::RandomState>;
 
@@ -334,7 +337,7 @@ impl SnapshotScan {
     fn until_lock(
         &self,
         pairs: Vec<KvPair>,
-    ) -> Result<(Vec<(Bytes, Bytes)>, Option<LockInfo>), KvError> {
+    ) -> Result<(Vec<KvPairBytes>, Option<LockInfo>), KvError> {
         let mut batch = Vec::with_capacity(pairs.len());
         for pair in pairs {
             match pair.error {

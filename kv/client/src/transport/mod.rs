@@ -10,6 +10,8 @@
 
 mod grpc;
 mod local;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
