@@ -8,11 +8,11 @@
 //! \x01 \x02 ‖ region id big endian ‖ a               apply state         (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ s               snapshot being applied (CF default)
 //! ```
-//! Memcomparable: groups of eight bytes, zero-padded, each followed by
-//! `0xff - padding`; so encoded keys keep the order of raw keys and none is another's
-//! prefix.
+//! Memcomparable (`cairn_types::codec`): encoded keys keep the order of raw keys and none
+//! is another's prefix.
 
 use cairn_proto::meta;
+use cairn_types::codec;
 
 /// First byte of every data key.
 pub const DATA_PREFIX: u8 = cairn_engine::DATA_PREFIX;
@@ -21,8 +21,6 @@ pub const DATA_END: &[u8] = b"{";
 const LOCAL_PREFIX: u8 = 0x01;
 const STORE_IDENT: u8 = 0x01;
 const REGION_LOCAL: u8 = 0x02;
-const GROUP_BYTES: usize = 8;
-const MARKER: u8 = 0xff;
 
 /// Key of the store's identity.
 pub const STORE_IDENT_KEY: &[u8] = &[LOCAL_PREFIX, STORE_IDENT];
@@ -77,7 +75,7 @@ pub fn parse_region_local_key(key: &[u8]) -> Option<(u64, RegionLocal)> {
 
 /// Engine key of a raw key, without timestamp (locks; prefix of its versions).
 pub fn data_key(raw_key: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + (raw_key.len() / GROUP_BYTES + 1) * 9 + 8);
+    let mut out = Vec::with_capacity(1 + codec::encoded_bytes_len(raw_key.len()) + 8);
     append_data_key(&mut out, raw_key);
     out
 }
@@ -85,41 +83,16 @@ pub fn data_key(raw_key: &[u8]) -> Vec<u8> {
 /// Appends the engine key of a raw key to a buffer that is reused.
 pub fn append_data_key(out: &mut Vec<u8>, raw_key: &[u8]) {
     out.push(DATA_PREFIX);
-    let mut rest = raw_key;
-    loop {
-        let taken = rest.len().min(GROUP_BYTES);
-        let padding = GROUP_BYTES - taken;
-        out.extend_from_slice(&rest[..taken]);
-        out.extend_from_slice(&[0; GROUP_BYTES][..padding]);
-        out.push(MARKER - padding as u8);
-        if padding > 0 {
-            return;
-        }
-        rest = &rest[taken..];
-    }
+    codec::encode_bytes(out, raw_key);
 }
 
 /// Raw key of an engine key, and what follows it (the timestamp, if any).
 /// `None` if the bytes are no data key.
 pub fn decode_data_key(key: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut rest = key.strip_prefix(&[DATA_PREFIX])?;
-    let mut raw = Vec::with_capacity(rest.len() / 9 * GROUP_BYTES);
-    loop {
-        let (group, after) = rest.split_at_checked(GROUP_BYTES + 1)?;
-        rest = after;
-        let padding = usize::from(MARKER - group[GROUP_BYTES]);
-        if padding > GROUP_BYTES {
-            return None;
-        }
-        let (content, pad) = group[..GROUP_BYTES].split_at(GROUP_BYTES - padding);
-        if pad.iter().any(|byte| *byte != 0) {
-            return None;
-        }
-        raw.extend_from_slice(content);
-        if padding > 0 {
-            return Some((raw, rest));
-        }
-    }
+    let mut raw = Vec::with_capacity(rest.len());
+    codec::decode_bytes(&mut rest, &mut raw).ok()?;
+    Some((raw, rest))
 }
 
 /// Engine keys `[start, end)` of a raw range; an empty raw end is +infinity.
