@@ -1,6 +1,7 @@
 //! A store: raft groups, apply, MVCC, transaction commands, coprocessor.
 
 pub mod coprocessor;
+pub mod gc;
 pub mod keys;
 pub mod mvcc;
 pub mod raftstore;

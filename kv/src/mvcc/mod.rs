@@ -20,10 +20,6 @@
 //! `commit_ts <= read_ts`, unless a lock with `start_ts <= read_ts` may hide a
 //! newer one.
 //!
-//! **Left out**: garbage collection of old versions. Records are laid out for a
-//! compaction filter (a `Put` whose successor lies below the safe point, and the
-//! value it names in CF default, can go), but nothing removes them yet.
-//!
 //! **Sources**: Percolator (OSDI 2010) §2.2-2.3.
 
 pub mod keys;

@@ -21,11 +21,14 @@ use cairn_kv_client::KvStoreService;
 use cairn_pd_client::{PdClient, PdError};
 use cairn_proto::meta;
 use cairn_types::TimeStamp;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::status::StatusState;
 use super::{GrpcService, ReadPool, StoreConfig, StoreService, status};
+use crate::gc;
 use crate::keys::region_local_range;
 use crate::raftstore::state::{StoreIdent, bootstrap_region, load_store_ident, save_store_ident};
 use crate::raftstore::{
@@ -73,6 +76,9 @@ pub struct StoreNode {
     service: Arc<StoreService>,
     pool: Arc<ReadPool>,
     network: Option<Arc<LocalNetwork>>,
+    /// Ends background work.
+    stop: CancellationToken,
+    background: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl StoreNode {
@@ -111,10 +117,22 @@ impl StoreNode {
             network.join(store_id, raft.inbox().clone());
         }
         let pool = Arc::new(ReadPool::new(config.read_threads())?);
-        let tso = Arc::new(PdTso(pd));
+        let tso = Arc::new(PdTso(Arc::clone(&pd)));
         let service = Arc::new(StoreService::new(raft.kv(), clock, Some(tso), Arc::clone(&pool)));
+        let stop = CancellationToken::new();
+        let scheduler = Arc::clone(service.scheduler());
+        let collection = tokio::spawn(gc::run(raft.kv(), scheduler, pd, stop.clone()));
         tracing::info!(store_id, address = config.addr, "store started");
-        Ok(Arc::new(StoreNode { store_id, address: config.addr, raft, service, pool, network }))
+        Ok(Arc::new(StoreNode {
+            store_id,
+            address: config.addr,
+            raft,
+            service,
+            pool,
+            network,
+            stop,
+            background: Mutex::new(Some(collection)),
+        }))
     }
 
     /// The store's id.
@@ -162,6 +180,13 @@ impl StoreNode {
 
     /// Stops the Raft store; requests under way end with an error. Durable on return.
     pub async fn stop(&self) {
+        self.stop.cancel();
+        let background = self.background.lock().take();
+        if let Some(task) = background
+            && task.await.is_err()
+        {
+            tracing::error!(store_id = self.store_id, "garbage collection panicked");
+        }
         if let Some(network) = &self.network {
             network.leave(self.store_id);
         }
@@ -171,6 +196,13 @@ impl StoreNode {
             tracing::error!(store_id = self.store_id, "stopping the raft store failed");
         }
         tracing::info!(store_id = self.store_id, "store stopped");
+    }
+}
+
+impl Drop for StoreNode {
+    fn drop(&mut self) {
+        // Background work holds the engines open.
+        self.stop.cancel();
     }
 }
 

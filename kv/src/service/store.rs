@@ -56,6 +56,11 @@ impl StoreService {
         &self.metrics
     }
 
+    /// The transaction commands' scheduler, for background work on keys.
+    pub fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.scheduler
+    }
+
     /// Transaction commands under way.
     pub fn running_commands(&self) -> usize {
         self.scheduler.running()
