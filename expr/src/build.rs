@@ -177,6 +177,13 @@ fn build_typed(func: Func, args: Vec<Expr>, ctx: &mut EvalContext) -> Result<Exp
             let ty = args[1].ty().clone();
             Ok(Expr::function(func, args, ty))
         }
+        // Stores do not know `default_week_format`.
+        F::Week if args.len() == 1 => {
+            let mut args = args;
+            args.push(Expr::int(ctx.default_week_format.into()));
+            let ty = result::result_type(func, &args, ctx)?;
+            Ok(Expr::function(func, args, ty))
+        }
         F::Collate => build_collate(args),
         F::ConvertUsing => build_convert(args),
         F::Binary => {

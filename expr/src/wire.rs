@@ -11,7 +11,7 @@
 
 use cairn_proto::cop;
 use cairn_types::row::{decode_value, encode_value};
-use cairn_types::{Collation, Datum, FieldType, TimeZone, TypeCode};
+use cairn_types::{Collation, Datum, FieldType, Time, TimeKind, TimeZone, TypeCode};
 
 use crate::agg::{AggDesc, AggFunc, AggMode};
 use crate::context::{EvalContext, SqlMode};
@@ -248,9 +248,16 @@ pub fn mode_from_proto(mode: i32) -> Result<AggMode> {
 
 /// The settings a store needs to evaluate as the session does.
 pub fn settings_to_proto(ctx: &EvalContext) -> cop::EvalSettings {
-    let name = ctx.time_zone.name().to_owned();
+    // A machine's own zone means something else on another machine: its offset at
+    // the statement's time stands for it. Times of the other half of the year are
+    // off by an hour then; a session that cares names its zone.
+    let own = ctx.time_zone.name() == "SYSTEM";
+    let name = if own { String::new() } else { ctx.time_zone.name().to_owned() };
+    let local = ctx.time_zone.from_unix_micros(ctx.now_micros, TimeKind::DateTime, 0);
+    let utc = TimeZone::utc().from_unix_micros(ctx.now_micros, TimeKind::DateTime, 0);
+    let micros = |time: Option<Time>| time.and_then(Time::total_micros).unwrap_or(0);
     cop::EvalSettings {
-        time_zone_offset_s: 0,
+        time_zone_offset_s: (micros(local) - micros(utc)) / 1_000_000,
         time_zone_name: name,
         sql_mode: ctx.sql_mode.0,
         div_precision_increment: u32::from(ctx.div_precision_increment),

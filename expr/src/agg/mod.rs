@@ -218,9 +218,10 @@ impl AggDesc {
             return Err(ExprError::Wire(format!("{} of another type", self.func.name())));
         }
         let number = matches!(self.func, AggFunc::Sum | AggFunc::Avg);
-        let arg = self.args.first();
-        let suits = arg
-            .is_none_or(|arg| arg.ty().is_integer() || arg.ty().is_real() || arg.ty().is_decimal());
+        let suits = self.args.iter().all(|arg| {
+            let kind = arg.ty().eval_kind();
+            matches!(kind, EvalKind::Int | EvalKind::UInt | EvalKind::Real | EvalKind::Decimal)
+        });
         if number && (!suits || expected.eval_kind() != self.ty.eval_kind()) {
             return Err(ExprError::Wire(format!("{} of another type", self.func.name())));
         }

@@ -269,7 +269,7 @@ fn measure() {
     ];
     let rounds = 2000;
     let clock = || {
-        let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap();
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
         stat.split(' ').next().unwrap().parse::<u64>().unwrap()
     };
     for (name, conditions) in cases {
