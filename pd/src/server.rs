@@ -222,6 +222,9 @@ impl PdServer {
             if let Err(error) = self.run_schedulers().await {
                 tracing::warn!(%error, "scheduling");
             }
+            if let Err(error) = self.bury_empty_stores().await {
+                tracing::warn!(%error, "removing empty stores");
+            }
         }
     }
 
@@ -428,6 +431,20 @@ impl PdServer {
                 Some(operator) => self.admit(operator).await?,
                 None => break,
             }
+        }
+        Ok(())
+    }
+
+    /// Stores that were to be emptied and are empty now are gone for good.
+    async fn bury_empty_stores(&self) -> Result<(), PdError> {
+        let empty: Vec<Store> = {
+            let state = self.replication.state().read();
+            let leaving = state.stores.values().filter(|one| one.state() == StoreState::Offline);
+            leaving.filter(|one| state.regions.peer_count(one.id) == 0).cloned().collect()
+        };
+        for mut store in empty {
+            store.set_state(StoreState::Tombstone);
+            self.replication.propose(Command::put_store(store)).await?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::server::PdServer;
@@ -28,6 +29,8 @@ type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone)]
 pub struct PdService {
     server: Arc<PdServer>,
+    /// Ends the streams: a graceful shutdown would wait for them for ever.
+    closing: CancellationToken,
 }
 
 impl PdServer {
@@ -37,13 +40,14 @@ impl PdServer {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
-        let service = PdRpc::new(PdService { server: self.clone() });
-        let stopping = self.stopping().clone();
+        let closing = self.stopping().child_token();
+        let service = PdRpc::new(PdService { server: self.clone(), closing: closing.clone() });
         let end = async move {
             tokio::select! {
                 () = shutdown => {}
-                () = stopping.cancelled() => {}
+                () = closing.cancelled() => {}
             }
+            closing.cancel();
         };
         tonic::transport::Server::builder()
             .tcp_nodelay(true)
@@ -122,11 +126,11 @@ impl Pd for PdService {
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(TSO_ANSWERS_WAITING_MAX);
         let service = self.clone();
-        let stopping = self.server.stopping().clone();
+        let closing = self.closing.clone();
         tokio::spawn(async move {
             loop {
                 let request = tokio::select! {
-                    () = stopping.cancelled() => return,
+                    () = closing.cancelled() => return,
                     request = requests.next() => request,
                 };
                 let Some(Ok(request)) = request else { return };
@@ -334,9 +338,9 @@ impl Pd for PdService {
             return Err(Status::failed_precondition(error.to_string()));
         }
         let service = self.clone();
-        let stopping = self.server.stopping().clone();
+        let closing = self.closing.clone();
         let versions = WatchStream::new(self.server.watch_schema());
-        let answers = versions.take_until(async move { stopping.cancelled().await }).map(
+        let answers = versions.take_until(async move { closing.cancelled().await }).map(
             move |schema_version| {
                 Ok(WatchSchemaResponse { header: service.header(None), schema_version })
             },

@@ -208,6 +208,13 @@ async fn a_region_gets_its_replicas_and_moves_off_a_leaving_store() {
     leaving.set_state(StoreState::Offline);
     server.put_store(leaving).await.expect("leaves");
     assert_eq!(run(&mut leader).await, ["AddLearner 4", "AddVoter 4", "Transfer 2", "Remove 1"]);
+    // The empty store is removed for good, without being asked.
+    let removed = async || {
+        while server.get_store(1).expect("known").0.state() != StoreState::Tombstone {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), removed()).await.expect("becomes a tombstone");
     let counts = server.inspect(|_, cluster, _| cluster.operator_counts());
     assert_eq!((counts.finished, counts.cancelled, counts.timed_out), (3, 0, 0));
     // Late news of the time before.
@@ -255,9 +262,10 @@ async fn over_grpc() {
     let server = bench.open().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
+    let (shut_down, shutdown) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn({
         let server = server.clone();
-        async move { server.serve_grpc(listener, std::future::pending()).await }
+        async move { server.serve_grpc(listener, async { drop(shutdown.await) }).await }
     });
     let dead = "127.0.0.1:1".to_owned();
     let client = Arc::new(GrpcPdClient::connect(&[dead, address]).await.expect("finds the leader"));
@@ -285,8 +293,10 @@ async fn over_grpc() {
     client.notify_schema(4).await.expect("announced");
     let next = tokio::time::timeout(Duration::from_secs(5), versions.next()).await;
     assert_eq!(next, Ok(Some(4)));
-    server.stop().await;
+    // Open streams do not hold the service up.
+    drop(shut_down);
     serving.await.expect("runs").expect("ends well");
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -134,6 +134,20 @@ fn first_voter(region: &Region, after_peer: u64) -> Option<Peer> {
     voters.get(next).or_else(|| voters.first()).copied()
 }
 
+/// A key below `end` (empty: +infinity) and close to it: no boundary is likely to
+/// lie between them.
+fn key_below(end: &[u8]) -> Vec<u8> {
+    /// Longer than what tells neighbouring keys apart.
+    const FILL_BYTES: usize = 16;
+    let Some((last, head)) = end.split_last() else { return vec![u8::MAX; FILL_BYTES] };
+    let mut below = head.to_vec();
+    if *last > 0 {
+        below.push(last - 1);
+        below.extend([u8::MAX; FILL_BYTES]);
+    }
+    below
+}
+
 fn is_newer(left: &RegionEpoch, right: &RegionEpoch) -> bool {
     left.version > right.version
         || (left.version == right.version && left.conf_ver > right.conf_ver)
@@ -230,26 +244,24 @@ impl RegionCache {
         if let Some(region) = self.cached_before(end) {
             return Ok(region);
         }
-        // PD is asked for the region of a key right below `end`: keys have no
-        // predecessor, but a region boundary is never between `end` minus its
-        // last step and `end` unless it is `end` itself.
-        let mut start = Bytes::new();
-        loop {
+        let below = self.pd.get_region(&key_below(end)).await?;
+        let mut last = self.insert_route(below)?;
+        // Boundaries between that key and `end` are rare: keys have no neighbour
+        // below, so the guess can be too low.
+        while !last.region.end_key.is_empty() && (end.is_empty() || last.region.end_key < end) {
+            let start = last.region.end_key.clone();
             let routes = self.pd.scan_regions(&start, end, SCAN_REGIONS_MAX).await?;
-            let full = routes.len() >= SCAN_REGIONS_MAX as usize;
-            let mut last = None;
+            if routes.is_empty() {
+                return Err(PdError::RegionNotFound("a hole below the key".into()));
+            }
             for route in routes {
-                last = Some(self.insert_route(route)?);
+                last = self.insert_route(route)?;
             }
-            let Some(last) = last else {
-                return Err(PdError::RegionNotFound("no region below the key".into()));
-            };
-            if !full || last.region.end_key.is_empty() || (!end.is_empty() && last.ends_behind(end))
-            {
-                return Ok(last);
+            if last.region.end_key <= start && !last.region.end_key.is_empty() {
+                return Err(PdError::RegionNotFound("routes do not move on".into()));
             }
-            start = last.region.end_key.clone();
         }
+        Ok(last)
     }
 
     fn cached_before(&self, end: &[u8]) -> Option<Arc<CachedRegion>> {
@@ -432,6 +444,15 @@ mod tests {
             .map(|peer| peer.id)
             .collect();
         assert_eq!(ids, [11, 12, 13, 11, 11]);
+    }
+
+    #[test]
+    fn keys_below() {
+        assert_eq!(key_below(b"a\0"), b"a");
+        for end in [&b"b"[..], b"b\0\0", b"t\xff", b"\x01"] {
+            assert!(&key_below(end)[..] < end, "{end:?}");
+        }
+        assert!(&key_below(b"")[..] > &b"t~~~~"[..]);
     }
 
     #[test]
