@@ -8,6 +8,9 @@ use super::{Binder, find_field, full_name, literal};
 use crate::error::{PlanError, Result};
 use crate::logical::{Col, Logical};
 
+/// Functions whose result for constants depends on the session's time zone.
+const ZONE_FUNCTIONS: [&str; 2] = ["unix_timestamp", "from_unixtime"];
+
 /// Where an expression stands.
 pub(crate) struct ExprEnv<'e> {
     /// The clause, as error messages name it.
@@ -256,13 +259,11 @@ impl<'a> Binder<'a> {
     ) -> Result<Expr> {
         if !op.is_comparison() {
             let args = vec![self.expr(left, env)?, self.expr(right, env)?];
-            return self.call(&op.as_str().to_ascii_lowercase(), args).or_else(|error| {
-                // `DIV` and `MOD` have names of their own.
-                match op {
-                    BinaryOperator::IntegerDivide => Err(error),
-                    _ => Err(error),
-                }
-            });
+            let name = match op {
+                BinaryOperator::IntegerDivide => "intdiv",
+                other => other.as_str(),
+            };
+            return self.call(name, args);
         }
         let left = self.comparison_operand(left, env)?;
         let right = self.comparison_operand(right, env)?;
@@ -313,6 +314,10 @@ impl<'a> Binder<'a> {
             return Err(PlanError::mysql(errno::ER_SP_DOES_NOT_EXIST, &[&"FUNCTION", &name]));
         }
         let args = self.exprs(&call.args, env)?;
+        // Folded by the session's time zone, which is no part of a cached plan's key.
+        if ZONE_FUNCTIONS.contains(&call.name.as_str()) && args.iter().all(Expr::is_constant) {
+            self.cacheable = false;
+        }
         self.call(&call.name, args)
     }
 

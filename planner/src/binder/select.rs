@@ -194,6 +194,12 @@ impl<'a> SelectBody<'a> {
             let col = match exprs.iter().find(|(_, expr)| *expr == key.expr) {
                 Some((col, _)) => *col,
                 None => {
+                    // Computed from selected columns alone: behind the DISTINCT.
+                    let selected = |col: &usize| visible.iter().any(|(known, _)| known == col);
+                    if self.select.modifiers.distinct && key.expr.columns().iter().all(selected) {
+                        by.push(key);
+                        continue;
+                    }
                     if self.select.modifiers.distinct {
                         return Err(PlanError::mysql(
                             errno::ER_FIELD_IN_ORDER_NOT_SELECT,
@@ -497,14 +503,15 @@ impl<'a> SelectBody<'a> {
                         };
                         binder.expr(&written.expr, &mut env)
                     })?;
-                    if let Some(check) = &mut check {
+                    if let Some(check) = check.as_mut().filter(|check| check.has_group_by) {
                         expr = check.rewrite(binder, expr, (at + 1, "ORDER BY"))?;
                     }
                     expr
                 }
             };
-            let constant = expr.is_constant();
-            if !constant && !keys.iter().any(|key| key.expr == expr) {
+            // One row has no order.
+            let one_row = check.as_ref().is_some_and(|check| !check.has_group_by);
+            if !one_row && !expr.is_constant() && !keys.iter().any(|key| key.expr == expr) {
                 keys.push(SortKey { expr, desc: written.descending });
             }
         }

@@ -343,6 +343,10 @@ fn same_kind(from: &FieldType, to: &FieldType) -> bool {
     match (from.physical(), to.physical()) {
         (P::Int | P::UInt, P::Int | P::UInt) => !to.is_enum_or_set(),
         (P::Double, P::Double | P::Float) => true,
+        (
+            P::Decimal64 | P::Decimal128 | P::DecimalWide,
+            P::Decimal64 | P::Decimal128 | P::DecimalWide,
+        ) => true,
         (a, b) => a == b && a != P::Json,
     }
 }
