@@ -16,6 +16,9 @@ use crate::batch;
 use crate::error::Result;
 use crate::plan::SortItem;
 
+/// Bytes of a key that a number holds.
+pub(crate) const PREFIX_BYTES: usize = 16;
+
 /// Makes sort keys.
 pub(crate) struct OrderEncoder {
     items: Vec<(Expr, Collation, bool)>,
@@ -41,13 +44,21 @@ impl OrderKeys {
         &self.data[start..self.ends[at]]
     }
 
-    /// The first 16 bytes of a key as a number (zeros behind a shorter one):
-    /// numbers that differ order as the keys do.
+    /// Bytes of the longest key.
+    pub(crate) fn longest(&self) -> usize {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        self.ends.iter().zip(starts).map(|(end, start)| end - start).max().unwrap_or(0)
+    }
+
+    /// The first [`PREFIX_BYTES`] of a key as a number (zeros behind a shorter one):
+    /// numbers that differ order as the keys do. Keys tell their own end, none is
+    /// the beginning of another: if both are no longer than this, equal numbers are
+    /// equal keys.
     #[inline]
     pub(crate) fn prefix(&self, at: usize) -> u128 {
         let key = self.get(at);
-        let mut bytes = [0; 16];
-        let length = key.len().min(16);
+        let mut bytes = [0; PREFIX_BYTES];
+        let length = key.len().min(PREFIX_BYTES);
         bytes[..length].copy_from_slice(&key[..length]);
         u128::from_be_bytes(bytes)
     }

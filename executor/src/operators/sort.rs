@@ -18,7 +18,7 @@ use crate::context::{ChunkRows, ExecContext};
 use crate::error::{ExecError, Result};
 use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
-use crate::order::{OrderEncoder, OrderKeys};
+use crate::order::{OrderEncoder, OrderKeys, PREFIX_BYTES};
 use crate::plan::SortDesc;
 use crate::plan::fragment::check_expr;
 
@@ -75,12 +75,16 @@ impl Sort {
         }
         let mut entries: Vec<(u128, u32)> =
             (0..keys.len()).map(|row| (keys.prefix(row), row as u32)).collect();
-        entries.sort_unstable_by(|a, b| {
-            let by_prefix = a.0.cmp(&b.0);
-            by_prefix
-                .then_with(|| keys.get(a.1 as usize).cmp(keys.get(b.1 as usize)))
-                .then_with(|| a.1.cmp(&b.1))
-        });
+        if keys.longest() <= PREFIX_BYTES {
+            entries.sort_unstable();
+        } else {
+            entries.sort_unstable_by(|a, b| {
+                let by_prefix = a.0.cmp(&b.0);
+                by_prefix
+                    .then_with(|| keys.get(a.1 as usize).cmp(keys.get(b.1 as usize)))
+                    .then_with(|| a.1.cmp(&b.1))
+            });
+        }
         self.sorted = entries.into_iter().map(|(_, row)| row).collect();
         Ok(())
     }
