@@ -11,12 +11,14 @@ use crate::context::EvalContext;
 use crate::error::Result;
 use crate::eval::Compiled;
 use crate::eval::call::Call;
+use crate::eval::kernels::compare::all_plain;
 use crate::expr::Expr;
 
 /// A compiled pattern.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     collation: Collation,
+    bytewise: bool,
     shape: Shape,
     elements: Vec<Element>,
 }
@@ -59,12 +61,19 @@ impl Pattern {
             }
         }
         let shape = shape_of(&elements, collation);
-        Pattern { collation, shape, elements }
+        Pattern { collation, bytewise: collation.is_bytewise(), shape, elements }
     }
 
     /// Whether the whole text matches.
     pub fn matches(&self, text: &[u8]) -> bool {
-        if self.collation.is_bytewise() {
+        self.matches_known(text, all_plain(text))
+    }
+
+    /// [`Pattern::matches`] where the caller knows whether the text is printable
+    /// ASCII.
+    #[inline]
+    pub fn matches_known(&self, text: &[u8], plain: bool) -> bool {
+        if self.bytewise {
             return match &self.shape {
                 Shape::Exact(literal) => text == literal,
                 Shape::Prefix(literal) => text.starts_with(literal),
@@ -74,7 +83,7 @@ impl Pattern {
             };
         }
         // Plain ASCII letters fold alike in every case-insensitive collation.
-        if !text.iter().all(|byte| (0x20..0x7F).contains(byte)) {
+        if !plain {
             return self.matches_slowly(text);
         }
         match &self.shape {

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use cairn_types::datum::compare_ref;
 use cairn_types::{Collation, Column, ColumnData, Datum};
 
-use super::super::mask::{FALSE, Mask, TRUE};
+use super::super::mask::Mask;
 use super::super::vector::Vector;
 use super::{Lane, lane, zip};
 use crate::func::Func;
@@ -105,8 +105,6 @@ fn typed(
             if !same(left) || !same(right) {
                 return None;
             }
-            let values = |column: &'_ Column| column.as_decimal64().is_some();
-            debug_assert!(left.column().is_none_or(|(column, _)| values(column)));
             // A constant takes part if it has no digits beyond the column's scale.
             let one = |value: &Datum| match value {
                 Datum::Decimal(value) if value.normalized().scale() <= scale => {
@@ -168,6 +166,18 @@ impl<'a> Texts<'a> {
         }
     }
 
+    /// Whether all text is printable ASCII: one look at the column's buffer spares
+    /// a look at every row, unless few rows are meant.
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Texts::Column(column, Some(sel)) if sel.len() * 4 < column.len() => {
+                sel.iter().all(|row| all_plain(column.bytes_at(*row as usize)))
+            }
+            Texts::Column(column, _) => column.as_bytes().is_some_and(|(_, data)| all_plain(data)),
+            Texts::Const(bytes) => all_plain(bytes),
+        }
+    }
+
     #[inline]
     pub fn at(&self, i: usize) -> &'a [u8] {
         match self {
@@ -189,13 +199,10 @@ fn bytes(
     let equality = matches!(func, Func::Eq | Func::Ne);
     if equality {
         let wanted = func == Func::Eq;
-        let test = Equality::new(collation);
+        let plain = left.is_plain() && right.is_plain();
+        let test = Equality::new(collation, plain);
         return Some(
-            (0..len)
-                .map(
-                    |at| if test.equal(left.at(at), right.at(at)) == wanted { TRUE } else { FALSE },
-                )
-                .collect(),
+            (0..len).map(|at| u8::from(test.equal(left.at(at), right.at(at)) == wanted)).collect(),
         );
     }
     if collation.is_bytewise() && !collation.pad_space() {
@@ -212,37 +219,40 @@ fn bytes(
 
 /// Equality of text with a short way for plain ASCII.
 #[derive(Clone, Copy)]
-pub(crate) struct Equality {
+struct Equality {
     collation: Collation,
     bytewise: bool,
     pad: bool,
+    /// All texts are printable ASCII, which differs by case alone in every
+    /// collation that folds.
+    plain: bool,
 }
 
 impl Equality {
-    pub fn new(collation: Collation) -> Equality {
-        Equality { collation, bytewise: collation.is_bytewise(), pad: collation.pad_space() }
+    fn new(collation: Collation, plain: bool) -> Equality {
+        let bytewise = collation.is_bytewise();
+        Equality { collation, bytewise, pad: collation.pad_space(), plain }
     }
 
     #[inline]
-    pub fn equal(self, a: &[u8], b: &[u8]) -> bool {
-        if a == b {
-            return true;
-        }
+    fn equal(self, a: &[u8], b: &[u8]) -> bool {
         let (a, b) = if self.pad { (trim(a), trim(b)) } else { (a, b) };
         if self.bytewise {
             return a == b;
         }
-        // Printable ASCII differs by case alone, in every collation that folds.
-        if is_plain(a) && is_plain(b) {
-            return a.eq_ignore_ascii_case(b);
+        if self.plain {
+            let heads = a.first().zip(b.first());
+            // Most texts differ in their first letter.
+            let may = heads.is_none_or(|(a, b)| (a ^ b) & !0x20 == 0);
+            return a.len() == b.len() && may && (a == b || a.eq_ignore_ascii_case(b));
         }
-        self.collation.equals(a, b)
+        a == b || self.collation.equals(a, b)
     }
 }
 
-#[inline]
-fn is_plain(text: &[u8]) -> bool {
-    text.iter().all(|byte| (0x20..0x7F).contains(byte))
+/// Written without an early end, so that it is done many bytes at a time.
+pub(crate) fn all_plain(text: &[u8]) -> bool {
+    text.iter().fold(0u8, |other, byte| other | u8::from(byte.wrapping_sub(0x20) >= 0x5F)) == 0
 }
 
 #[inline]

@@ -32,7 +32,12 @@ pub(crate) fn like(
         Ok::<_, ExprError>(Compiled::Like(Pattern::new(pattern, escape, expr.ty().collation)))
     })?;
     let Compiled::Like(pattern) = &*compiled else { return Ok(None) };
-    let mut mask: Mask = (0..len).map(|at| u8::from(pattern.matches(texts.at(at)))).collect();
+    let plain = texts.is_plain();
+    let matches = |at: usize| {
+        let text = texts.at(at);
+        if plain { pattern.matches_known(text, true) } else { pattern.matches(text) }
+    };
+    let mut mask: Mask = (0..len).map(|at| u8::from(matches(at))).collect();
     vector.mark_nulls(&mut mask);
     Ok(Some(mask))
 }
