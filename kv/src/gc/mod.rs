@@ -20,6 +20,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,8 +41,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(10);
 /// Keys that one round cleans.
 pub const KEYS_PER_ROUND: usize = 256;
-/// Records that one round looks at.
-pub const RECORDS_PER_ROUND: usize = 20_000;
+/// Records that one round looks at: a millisecond or two.
+pub const RECORDS_PER_ROUND: usize = 4096;
 /// Versions that one round removes: bounds the Raft entry.
 pub const VERSIONS_PER_ROUND: usize = 4096;
 
@@ -119,6 +120,9 @@ pub fn find(
 }
 
 /// Removes the garbage of one key, at most `limit` versions; answers how many.
+///
+/// The oldest go first: a `Delete` may only go together with, or after, every
+/// version that it hides.
 pub fn collect(
     reader: &mut MvccReader,
     txn: &mut MvccTxn,
@@ -128,21 +132,26 @@ pub fn collect(
 ) -> Result<usize, MvccError> {
     let user_key = keys::user_key(raw_key);
     let mut judge = Judge::new(safe_point);
-    let mut removed = 0;
+    // Commit timestamp, and start timestamp of a long value; the oldest `limit`.
+    let mut garbage: VecDeque<(TimeStamp, Option<TimeStamp>)> = VecDeque::new();
     let versions = reader.versions(&user_key, safe_point)?;
-    while removed < limit
-        && let Some((commit_ts, write)) = versions.current()?
-    {
+    while let Some((commit_ts, write)) = versions.current()? {
         if judge.is_garbage(commit_ts, write.kind) {
-            if write.kind == WriteKind::Put && write.short_value.is_none() {
-                txn.delete_value(&user_key, write.start_ts);
+            let is_long = write.kind == WriteKind::Put && write.short_value.is_none();
+            garbage.push_back((commit_ts, is_long.then_some(write.start_ts)));
+            if garbage.len() > limit {
+                garbage.pop_front();
             }
-            txn.delete_write(&user_key, commit_ts);
-            removed += 1;
         }
         versions.next()?;
     }
-    Ok(removed)
+    for &(commit_ts, long_value) in &garbage {
+        if let Some(start_ts) = long_value {
+            txn.delete_value(&user_key, start_ts);
+        }
+        txn.delete_write(&user_key, commit_ts);
+    }
+    Ok(garbage.len())
 }
 
 /// Follows PD's safe point until `stop`.

@@ -123,7 +123,7 @@ impl<'a> Write<'a> {
     /// Encodes the record for CF write.
     pub fn encode(&self) -> Vec<u8> {
         let mut buf = Vec::with_capacity(18 + self.short_value.map_or(0, <[u8]>::len));
-        buf.push(VERSION << 4 | self.kind.to_bits());
+        buf.push((VERSION << 4) | self.kind.to_bits());
         let mut flags = 0;
         if self.short_value.is_some() {
             flags |= FLAG_SHORT_VALUE;
@@ -218,7 +218,7 @@ mod tests {
         fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = Write::decode(&bytes);
             if bytes.len() > 1 {
-                bytes[0] = VERSION << 4 | (bytes[0] & 3) + 1;
+                bytes[0] = (VERSION << 4) | ((bytes[0] & 3) + 1);
                 bytes[1] &= FLAGS_KNOWN;
                 if let Ok(write) = Write::decode(&bytes) {
                     prop_assert_eq!(write.encode(), bytes);

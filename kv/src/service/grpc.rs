@@ -11,6 +11,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cairn_kv_client::{KvStoreService, TransportError};
@@ -33,6 +34,8 @@ const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 const RESPONSES_PER_MESSAGE_MAX: usize = 128;
 /// Largest message taken: a transaction's batch of mutations fits many times.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Time that answers under way get when the server stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// Flow-control windows of HTTP/2; the default of 64 KiB stalls bulk pages.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -74,32 +77,46 @@ impl RaftIngress for RaftInbox {
 pub struct GrpcService {
     store: Arc<StoreService>,
     raft: Arc<dyn RaftIngress>,
+    /// Ends the streams, which would otherwise keep a stopping server waiting for
+    /// as long as their clients live.
+    shutdown: CancellationToken,
 }
 
 impl GrpcService {
     /// A service for the wire.
     pub fn new(store: Arc<StoreService>, raft: Arc<dyn RaftIngress>) -> GrpcService {
-        GrpcService { store, raft }
+        GrpcService { store, raft, shutdown: CancellationToken::new() }
     }
 
-    /// Serves until `shutdown`.
+    /// Serves until `shutdown`, and a little longer for answers under way.
     pub async fn serve(
-        self,
+        mut self,
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
+        self.shutdown = shutdown.clone();
         let service = KvServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        tonic::transport::Server::builder()
+        let overdue = {
+            let shutdown = shutdown.clone();
+            async move {
+                shutdown.cancelled().await;
+                tokio::time::sleep(SHUTDOWN_GRACE).await;
+            }
+        };
+        let serving = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_service(service)
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 shutdown.cancelled_owned(),
-            )
-            .await
+            );
+        tokio::select! {
+            outcome = serving => outcome,
+            () = overdue => Ok(()),
+        }
     }
 }
 
@@ -117,7 +134,8 @@ impl Kv for GrpcService {
         request: Request<Streaming<kv::BatchCommandsRequest>>,
     ) -> Result<Response<Self::BatchCommandsStream>, Status> {
         let (answers, waiting) = mpsc::channel(REQUESTS_IN_FLIGHT_MAX);
-        tokio::spawn(read_commands(Arc::clone(&self.store), request.into_inner(), answers));
+        let requests = request.into_inner().take_until(self.shutdown.clone().cancelled_owned());
+        tokio::spawn(read_commands(Arc::clone(&self.store), Box::pin(requests), answers));
         let responses = futures::stream::unfold(waiting, |mut waiting| async move {
             let mut ready: Vec<Answer> = Vec::new();
             if waiting.recv_many(&mut ready, RESPONSES_PER_MESSAGE_MAX).await == 0 {
@@ -134,6 +152,7 @@ impl Kv for GrpcService {
         request: Request<kv::CoprocessorRequest>,
     ) -> Result<Response<Self::CoprocessorStream>, Status> {
         let pages = self.store.coprocessor(request.into_inner()).await.map_err(to_status)?;
+        let pages = pages.take_until(self.shutdown.clone().cancelled_owned());
         Ok(Response::new(Box::pin(pages.map(|page| page.map_err(to_status)))))
     }
 
@@ -141,14 +160,20 @@ impl Kv for GrpcService {
         &self,
         request: Request<Streaming<kv::RaftMessageBatch>>,
     ) -> Result<Response<kv::RaftDone>, Status> {
-        self.raft.serve_raft(Box::pin(request.into_inner())).await.map(Response::new)
+        let batches = request.into_inner().take_until(self.shutdown.clone().cancelled_owned());
+        self.raft.serve_raft(Box::pin(batches)).await.map(Response::new)
     }
 
     async fn snapshot(
         &self,
         request: Request<Streaming<kv::SnapshotChunk>>,
     ) -> Result<Response<kv::RaftDone>, Status> {
-        self.raft.serve_snapshot(Box::pin(request.into_inner())).await.map(Response::new)
+        tokio::select! {
+            done = self.raft.serve_snapshot(Box::pin(request.into_inner())) => {
+                done.map(Response::new)
+            }
+            () = self.shutdown.cancelled() => Err(Status::unavailable("store is stopping")),
+        }
     }
 
     async fn store_info(
@@ -162,15 +187,15 @@ impl Kv for GrpcService {
 /// Reads a client's requests until it hangs up.
 async fn read_commands(
     store: Arc<StoreService>,
-    mut requests: Streaming<kv::BatchCommandsRequest>,
+    mut requests: BoxStream<'static, Result<kv::BatchCommandsRequest, Status>>,
     answers: mpsc::Sender<Answer>,
 ) {
     let in_flight = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
     loop {
-        let batch = match requests.message().await {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return,
-            Err(status) => {
+        let batch = match requests.next().await {
+            Some(Ok(batch)) => batch,
+            None => return,
+            Some(Err(status)) => {
                 tracing::debug!(%status, "client stream ended");
                 return;
             }

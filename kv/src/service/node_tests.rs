@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_kv_client::{
-    ClientConfig, KeyRange, KvClient, KvStoreService, LocalConnector, ScanOptions,
-};
+use cairn_kv_client::{ClientConfig, KeyRange, KvClient, LocalConnector, ScanOptions};
 use cairn_proto::kv::{self, kv_request::Cmd, kv_response};
 use cairn_proto::meta;
 

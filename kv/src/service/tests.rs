@@ -333,7 +333,11 @@ async fn serves_over_grpc() {
     assert!(seen[&3].region_error.is_some());
     let info = client.store_info(kv::StoreInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((info.store_id, info.regions.len()), (1, 1));
+    // A client that keeps its stream open does not keep the server from stopping.
+    let idle = futures::stream::pending::<kv::BatchCommandsRequest>();
+    let mut open = client.batch_commands(idle).await.unwrap().into_inner();
     shutdown.cancel();
+    assert!(open.next().await.is_none());
     server.await.unwrap().unwrap();
 }
 
