@@ -25,8 +25,8 @@ use super::{Busy, RaftKv, RegionContext, RegionSnapshot};
 
 /// How long the state of all peers may take.
 const INFOS_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest write that may become one entry.
-const ENTRY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest write that may become one entry; a message between stores holds it.
+const ENTRY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Requests to the regions of this store.
 pub struct RaftRouter {
@@ -125,7 +125,7 @@ impl RaftKv for RaftRouter {
         let data = command::encode_write(context.epoch, &batch);
         drop(batch);
         if data.len() > ENTRY_BYTES_MAX {
-            return Err(RegionError::busy("a write beyond 64 MiB cannot be one entry"));
+            return Err(RegionError::busy("a write beyond 32 MiB cannot be one entry"));
         }
         let bytes = data.len() as u64;
         let inflight = InflightBytes::acquire(&self.inflight, bytes, self.inflight_max)

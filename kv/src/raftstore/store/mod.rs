@@ -236,7 +236,8 @@ impl StoreCore {
         metrics: Arc<RaftMetrics>,
     ) -> StoreCore {
         StoreCore {
-            rng: SmallRng::seed_from_u64(config.seed ^ store_id),
+            // Stores that were given one seed must still not draw alike.
+            rng: SmallRng::seed_from_u64(config.seed.rotate_left(32) ^ store_id),
             config,
             store_id,
             engines,

@@ -3,7 +3,7 @@
 //! Messages that wait together leave together. A stream that breaks is opened again, with
 //! the address asked of PD anew; what waits meanwhile is dropped, as Raft expects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,30 +142,47 @@ async fn run_stream(
     let (sender, receiver) = mpsc::channel(STREAM_GROUPS_MAX);
     let call = client.raft(ReceiverStream::new(receiver));
     tokio::pin!(call);
-    let mut messages = first;
+    let mut messages = VecDeque::from(first);
     loop {
-        let mut bytes: usize = messages.iter().map(|message| message.message.len()).sum();
-        while bytes < STREAM_MESSAGE_BYTES
-            && let Ok(more) = queue.try_recv()
-        {
-            bytes += more.iter().map(|message| message.message.len()).sum::<usize>();
-            messages.extend(more);
-        }
-        let batch = kv::RaftMessageBatch { messages: std::mem::take(&mut messages) };
+        let batch = next_batch(&mut messages, queue);
         tokio::select! {
-            _ = &mut call => return Vec::new(),
-            sent = sender.send(batch) => if let Err(refused) = sent {
-                return refused.0.messages;
+            _ = &mut call => return batch.messages.into_iter().chain(messages).collect(),
+            place = sender.reserve() => match place {
+                Ok(place) => place.send(batch),
+                Err(_) => return batch.messages.into_iter().chain(messages).collect(),
             },
+        }
+        if !messages.is_empty() {
+            continue;
         }
         tokio::select! {
             _ = &mut call => return Vec::new(),
             more = queue.recv() => match more {
-                Some(more) => messages = more,
+                Some(more) => messages.extend(more),
                 None => return Vec::new(),
             },
         }
     }
+}
+
+/// Takes messages that wait, up to the size of a message of the stream; at least one.
+fn next_batch(
+    messages: &mut VecDeque<kv::RaftMessage>,
+    queue: &mut mpsc::Receiver<Vec<kv::RaftMessage>>,
+) -> kv::RaftMessageBatch {
+    let mut batch = kv::RaftMessageBatch::default();
+    let mut bytes = 0;
+    while bytes < STREAM_MESSAGE_BYTES {
+        if messages.is_empty()
+            && let Ok(more) = queue.try_recv()
+        {
+            messages.extend(more);
+        }
+        let Some(message) = messages.pop_front() else { break };
+        bytes += message.message.len();
+        batch.messages.push(message);
+    }
+    batch
 }
 
 async fn transfer_snapshot(
