@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`server`] | every operation, without a network |
+//! | [`server`], [`regions`] | every operation, without a network |
 //! | [`service`], [`local`], [`status`] | gRPC, direct calls, HTTP pages |
 //! | [`state`] | the durable state machine, a pure function of its commands |
 //! | [`replication`] | the Raft log in front of it |
@@ -25,6 +25,7 @@ pub mod cluster;
 pub mod error;
 pub mod local;
 pub mod operator;
+pub mod regions;
 pub mod replication;
 pub mod schedulers;
 pub mod server;

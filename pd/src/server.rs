@@ -1,9 +1,8 @@
 //! The placement driver itself: every operation of its service, without a network.
 //!
 //! **Flow.** Questions are answered from memory. Changes are proposed to the log
-//! and answered when they are durable. A region heartbeat updates what is known,
-//! and its answer carries the next step of the region's operator; a region
-//! without one is looked at by the checkers then. A background task renews the
+//! and answered when they are durable. What concerns regions is in
+//! [`crate::regions`]. A background task renews the
 //! timestamp bound ahead of need and lets the schedulers run.
 //!
 //! **Invariants.** Locks are taken in the order state → cluster and never held
@@ -14,11 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_engine::{MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLog};
-use cairn_pd_client::{PdClient, PdError, RegionRoute};
-use cairn_proto::meta::{Peer, Region, Store, StoreState};
-use cairn_proto::pd::{
-    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
-};
+use cairn_pd_client::{PdClient, PdError};
+use cairn_proto::meta::{Region, Store, StoreState};
+use cairn_proto::pd::{ConfigEntry, StoreStats};
 use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -31,9 +28,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::error::OpenError;
 use crate::local::LocalPdClient;
-use crate::operator::Operator;
 use crate::replication::{Replication, ReplicationParts};
-use crate::state::region_tree::Freshness;
 use crate::state::{Command, Kind, State};
 use crate::tso::{Allocated, TsoAllocator};
 
@@ -41,14 +36,8 @@ use crate::tso::{Allocated, TsoAllocator};
 const ID_BATCH: u64 = 1_000;
 /// Ids of one request.
 const IDS_MAX: u32 = 100_000;
-/// Regions of one answer.
-const SCAN_REGIONS_MAX: usize = 1_024;
-/// Regions of one split.
-const SPLIT_COUNT_MAX: u32 = 1_024;
 /// How often the background task looks around.
 const BACKGROUND_EVERY: Duration = Duration::from_millis(500);
-/// Operators that schedulers may begin per look.
-const OPERATORS_PER_LOOK_MAX: usize = 4;
 
 /// Settings of a placement driver.
 #[derive(Clone, Debug)]
@@ -110,14 +99,14 @@ struct Ids {
 pub struct PdServer {
     config: PdConfig,
     cluster_id: u64,
-    clock: Arc<dyn Clock>,
-    replication: Replication,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) replication: Replication,
     tso: TsoAllocator,
     /// One renewal of the timestamp bound at a time.
     tso_renewal: tokio::sync::Mutex<()>,
     ids: Mutex<Ids>,
     id_renewal: tokio::sync::Mutex<()>,
-    cluster: Mutex<Cluster>,
+    pub(crate) cluster: Mutex<Cluster>,
     schema: watch::Sender<i64>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -368,147 +357,6 @@ impl PdServer {
         }
     }
 
-    // ---- regions ----
-
-    /// A leader's report; answers the step it is to take, if any.
-    pub async fn region_heartbeat(
-        &self,
-        request: RegionHeartbeatRequest,
-    ) -> Result<RegionHeartbeatResponse, PdError> {
-        let region = valid_region(request.region.as_ref())?;
-        let leads = |peer: &Peer| {
-            Some((peer.id, peer.store_id)) == request.leader.map(|l| (l.id, l.store_id))
-        };
-        if !region.peers.iter().any(leads) {
-            return Err(PdError::InvalidArgument("the leader is no peer of its region".into()));
-        }
-        let freshness = self.replication.state().read().regions.freshness(region);
-        match freshness {
-            Freshness::Stale => return Ok(RegionHeartbeatResponse::default()),
-            Freshness::Known => {}
-            Freshness::New => {
-                self.replication.propose(Command::put_regions(vec![region.clone()])).await?;
-                let state = self.replication.state().read();
-                self.cluster.lock().retain_regions(&state);
-            }
-        }
-        let now_ms = self.clock.monotonic_ms();
-        let wanted = {
-            let state = self.replication.state().read();
-            let mut cluster = self.cluster.lock();
-            if !cluster.region_heartbeat(&request) {
-                return Ok(RegionHeartbeatResponse::default());
-            }
-            if let Some(response) = cluster.next_step(region, now_ms) {
-                return Ok(response);
-            }
-            cluster.check(&state, region.id, now_ms)
-        };
-        let Some(operator) = wanted else { return Ok(RegionHeartbeatResponse::default()) };
-        self.admit(operator).await?;
-        Ok(self.cluster.lock().next_step(region, now_ms).unwrap_or_default())
-    }
-
-    async fn admit(&self, mut operator: Operator) -> Result<(), PdError> {
-        let added = operator.added_peers();
-        if added > 0 {
-            let first_id = self.alloc_ids(added as u32).await?;
-            operator.fill_peer_ids(first_id);
-        }
-        self.cluster.lock().admit(operator, self.clock.monotonic_ms());
-        Ok(())
-    }
-
-    async fn run_schedulers(&self) -> Result<(), PdError> {
-        let now_ms = self.clock.monotonic_ms();
-        self.cluster.lock().expire(now_ms);
-        for _ in 0..OPERATORS_PER_LOOK_MAX {
-            let wanted = {
-                let state = self.replication.state().read();
-                self.cluster.lock().schedule(&state, now_ms)
-            };
-            match wanted {
-                Some(operator) => self.admit(operator).await?,
-                None => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Stores that were to be emptied and are empty now are gone for good.
-    async fn bury_empty_stores(&self) -> Result<(), PdError> {
-        let empty: Vec<Store> = {
-            let state = self.replication.state().read();
-            let leaving = state.stores.values().filter(|one| one.state() == StoreState::Offline);
-            leaving.filter(|one| state.regions.peer_count(one.id) == 0).cloned().collect()
-        };
-        for mut store in empty {
-            store.set_state(StoreState::Tombstone);
-            self.replication.propose(Command::put_store(store)).await?;
-        }
-        Ok(())
-    }
-
-    /// The region that holds the key.
-    pub fn get_region(&self, key: &[u8]) -> Result<RegionRoute, PdError> {
-        let state = self.replication.state().read();
-        match state.regions.find(key) {
-            Some(region) => Ok(self.cluster.lock().route(region)),
-            None if !state.bootstrapped => Err(PdError::NotBootstrapped),
-            None => Err(PdError::RegionNotFound("no region holds the key".into())),
-        }
-    }
-
-    /// The region of an id.
-    pub fn get_region_by_id(&self, region_id: u64) -> Result<RegionRoute, PdError> {
-        let state = self.replication.state().read();
-        match state.regions.get(region_id) {
-            Some(region) => Ok(self.cluster.lock().route(region)),
-            None => Err(PdError::RegionNotFound(format!("region {region_id}"))),
-        }
-    }
-
-    /// Regions overlapping `[start, end)` in key order.
-    pub fn scan_regions(&self, start: &[u8], end: &[u8], limit: u32) -> Vec<RegionRoute> {
-        let limit = match limit {
-            0 => SCAN_REGIONS_MAX,
-            limit => SCAN_REGIONS_MAX.min(limit as usize),
-        };
-        let state = self.replication.state().read();
-        let cluster = self.cluster.lock();
-        let regions = state.regions.overlapping(start, end);
-        regions.take(limit).map(|region| cluster.route(region)).collect()
-    }
-
-    /// Ids for regions to be cut from one.
-    pub async fn ask_split(
-        &self,
-        region: &Region,
-        split_count: u32,
-    ) -> Result<Vec<SplitId>, PdError> {
-        let region = valid_region(Some(region))?;
-        if split_count == 0 || split_count > SPLIT_COUNT_MAX {
-            return Err(PdError::InvalidArgument(format!("{split_count} new regions")));
-        }
-        let peers = region.peers.len() as u64;
-        let mut next = self.alloc_ids(split_count * (1 + peers as u32)).await?;
-        let mut ids = Vec::with_capacity(split_count as usize);
-        for _ in 0..split_count {
-            let new_peer_ids = (next + 1..=next + peers).collect();
-            ids.push(SplitId { new_region_id: next, new_peer_ids });
-            next += 1 + peers;
-        }
-        Ok(ids)
-    }
-
-    /// The regions that came of a split.
-    pub async fn report_split(&self, regions: Vec<Region>) -> Result<(), PdError> {
-        for region in &regions {
-            valid_region(Some(region))?;
-        }
-        self.replication.propose(Command::put_regions(regions)).await
-    }
-
     // ---- cluster-wide values ----
 
     /// Versions below it may be collected.
@@ -565,16 +413,4 @@ impl PdServer {
         let cluster = self.cluster.lock();
         read(&state, &cluster, now_ms)
     }
-}
-
-fn valid_region(region: Option<&Region>) -> Result<&Region, PdError> {
-    let invalid = |reason: &str| Err(PdError::InvalidArgument(reason.to_owned()));
-    let Some(region) = region else { return invalid("no region") };
-    if region.id == 0 || region.epoch.is_none() || region.peers.is_empty() {
-        return invalid("a region without id, epoch or peers");
-    }
-    if !region.end_key.is_empty() && region.start_key >= region.end_key {
-        return invalid("a region that ends before it starts");
-    }
-    Ok(region)
 }

@@ -9,11 +9,8 @@
 //! commit of the others                in the background, bounded
 //! ```
 //!
-//! **Unknown outcomes.** A commit request of the primary without a certain answer
-//! is not simply sent again: the primary is asked first. Committed and rolled
-//! back are final; a lock still there means that the commit did not happen, so it
-//! is sent again. Only when nobody answers until the check's own deadline the
-//! caller gets [`KvError::UndeterminedCommit`]. The same holds for a 1PC prewrite.
+//! What follows an answer that was lost is in [`super::outcome`], what goes on
+//! behind the caller's back in [`super::background`].
 //!
 //! **Sources.** Percolator (Peng & Dabek, OSDI 2010), figure 6.
 
@@ -22,8 +19,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    CheckTxnStatusRequest, CommitRequest, KeyError, LockInfo, Mutation, MutationOp,
-    PrewriteRequest, RollbackRequest, TxnHeartBeatRequest, key_error,
+    CommitRequest, KeyError, LockInfo, Mutation, MutationOp, PrewriteRequest, TxnHeartBeatRequest,
+    key_error,
 };
 use cairn_types::TimeStamp;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -31,7 +28,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::CommitInfo;
 use super::batches::{Mutations, Run};
 use super::membuffer::{BufferedValue, Entry, MemBuffer};
-use crate::backoff::{BackoffKind, Retrier};
+use crate::backoff::Retrier;
 use crate::client::KvClient;
 use crate::error::{KvError, ShownKey};
 use crate::lock_resolver::{LockOutcome, wait_for_lock};
@@ -56,7 +53,7 @@ enum Prewritten {
 }
 
 /// How a request to commit the primary ended.
-enum PrimaryCommit {
+pub(super) enum PrimaryCommit {
     Committed(TimeStamp),
     /// Rolled back, with the reason.
     Aborted(String),
@@ -68,11 +65,11 @@ enum PrimaryCommit {
 
 /// One commit under way.
 pub(crate) struct Committer {
-    client: Arc<KvClient>,
-    start_ts: TimeStamp,
-    mutations: Mutations,
+    pub(super) client: Arc<KvClient>,
+    pub(super) start_ts: TimeStamp,
+    pub(super) mutations: Mutations,
     /// Position of the primary: the first mutation that leaves a lock.
-    primary: Option<usize>,
+    pub(super) primary: Option<usize>,
     size_bytes: u64,
 }
 
@@ -130,7 +127,7 @@ impl Committer {
         Ok(PrewriteTerms { lock_ttl_ms: open_ms + ttl_ms, min_commit_ts: now.next() })
     }
 
-    fn primary_key(&self) -> Bytes {
+    pub(super) fn primary_key(&self) -> Bytes {
         self.mutations.0[self.primary.unwrap_or(0)].key.clone()
     }
 
@@ -322,7 +319,7 @@ impl Committer {
         Err(KvError::TxnAborted { start_ts: self.start_ts.0, reason })
     }
 
-    async fn try_commit_primary(
+    pub(super) async fn try_commit_primary(
         &self,
         run: &Run,
         commit_ts: TimeStamp,
@@ -350,166 +347,13 @@ impl Committer {
         Ok((answer.piece, outcome))
     }
 
-    /// Brings a commit of unknown outcome to an end: asks the primary, and commits
-    /// again as long as its lock stands. `None`: rolled back.
-    async fn finish_unknown(
-        &self,
-        commit_ts: TimeStamp,
-        cause: &KvError,
-    ) -> Result<Option<TimeStamp>, KvError> {
-        let mut retrier = self.client.retrier_for(self.client.config.commit_check_timeout_ms);
-        let primary = self.primary.unwrap_or(0);
-        let run = primary..primary + 1;
-        let unknown = |last: &KvError| KvError::UndeterminedCommit {
-            start_ts: self.start_ts.0,
-            reason: format!("{cause}; then {last}"),
-        };
-        loop {
-            match self.ask_primary(&mut retrier).await.map_err(|error| unknown(&error))? {
-                PrimaryState::Committed(commit_ts) => return Ok(Some(commit_ts)),
-                PrimaryState::RolledBack => return Ok(None),
-                PrimaryState::Locked => {}
-            }
-            match self.try_commit_primary(&run, commit_ts, &mut retrier).await {
-                Ok((_, PrimaryCommit::Committed(commit_ts))) => return Ok(Some(commit_ts)),
-                Ok((_, PrimaryCommit::Aborted(_))) => return Ok(None),
-                // A pushed lock: roll back, so that the outcome is certain.
-                Ok((_, PrimaryCommit::TsExpired)) => {
-                    return self.roll_back_primary(&mut retrier).await.map_err(|e| unknown(&e));
-                }
-                Ok((_, PrimaryCommit::Unknown(error))) | Err(error) => {
-                    let pause = Duration::ZERO;
-                    let wait = retrier.wait(BackoffKind::NoLeader, pause, || error.to_string());
-                    wait.await.map_err(|error| unknown(&error))?;
-                }
-            }
-        }
-    }
-
-    /// What became of a one-round commit whose answer was lost; a transaction
-    /// without a trace is shut out for good. `None`: not committed.
-    async fn fate(&self, cause: &KvError) -> Result<Option<TimeStamp>, KvError> {
-        let mut retrier = self.client.retrier_for(self.client.config.commit_check_timeout_ms);
-        let unknown = |last: KvError| KvError::UndeterminedCommit {
-            start_ts: self.start_ts.0,
-            reason: format!("{cause}; then {last}"),
-        };
-        match self.ask_primary(&mut retrier).await.map_err(unknown)? {
-            PrimaryState::Committed(commit_ts) => Ok(Some(commit_ts)),
-            PrimaryState::RolledBack | PrimaryState::Locked => Ok(None),
-        }
-    }
-
-    async fn ask_primary(&self, retrier: &mut Retrier) -> Result<PrimaryState, KvError> {
-        let request = CheckTxnStatusRequest {
-            primary_key: self.primary_key(),
-            lock_ts: self.start_ts.0,
-            caller_start_ts: 0,
-            // Before every expiry: our own lock must not be removed for its age.
-            current_ts: 0,
-            rollback_if_not_exist: true,
-        };
-        let response = self.client.check_txn_status(&request, retrier).await?;
-        Ok(if let Some(kind) = response.error.and_then(|error| error.kind) {
-            return Err(KvError::Malformed(format!("checking our own transaction: {kind:?}")));
-        } else if response.lock_ttl_ms > 0 {
-            PrimaryState::Locked
-        } else if response.commit_ts > 0 {
-            PrimaryState::Committed(TimeStamp(response.commit_ts))
-        } else {
-            PrimaryState::RolledBack
-        })
-    }
-
-    /// Rolls the primary back, unless it turns out to be committed.
-    async fn roll_back_primary(&self, retrier: &mut Retrier) -> Result<Option<TimeStamp>, KvError> {
-        let key = self.primary_key();
-        let build = || {
-            Cmd::Rollback(RollbackRequest { keys: vec![key.clone()], start_ts: self.start_ts.0 })
-        };
-        let options = RequestOptions::default();
-        let response = self.client.cache.send_to_key(&key, &options, retrier, &build).await?;
-        match expect_response!(response, Rollback)?.error.and_then(|error| error.kind) {
-            None => Ok(None),
-            Some(key_error::Kind::Committed(by)) => Ok(Some(TimeStamp(by.commit_ts))),
-            Some(kind) => Err(KvError::Malformed(format!("rolling back: {kind:?}"))),
-        }
-    }
-
-    fn commit_request(&self, piece: &Run, commit_ts: TimeStamp) -> Cmd {
+    pub(super) fn commit_request(&self, piece: &Run, commit_ts: TimeStamp) -> Cmd {
         let locked = self.mutations.0[piece.clone()].iter().filter(|m| leaves_lock(m));
         Cmd::Commit(CommitRequest {
             keys: locked.map(|mutation| mutation.key.clone()).collect(),
             start_ts: self.start_ts.0,
             commit_ts: commit_ts.0,
         })
-    }
-
-    // ---- behind the caller's back ----
-
-    async fn commit_secondaries_in_background(
-        self: &Arc<Committer>,
-        commit_ts: TimeStamp,
-        from: usize,
-    ) {
-        let rest = from..self.mutations.0.len();
-        if rest.is_empty() {
-            return;
-        }
-        let committer = self.clone();
-        self.in_background(async move {
-            let build = |piece: &Run| committer.commit_request(piece, commit_ts);
-            if let Err(error) = committer.pass(rest, &build).await {
-                tracing::debug!(%error, "secondaries are left to their readers");
-            }
-        })
-        .await;
-    }
-
-    async fn rollback_in_background(self: &Arc<Committer>) {
-        let committer = self.clone();
-        self.in_background(async move {
-            let build = |piece: &Run| {
-                Cmd::Rollback(RollbackRequest {
-                    keys: committer.mutations.keys(piece),
-                    start_ts: committer.start_ts.0,
-                })
-            };
-            if let Err(error) = committer.pass(committer.mutations.all(), &build).await {
-                tracing::debug!(%error, "locks are left to expire");
-            }
-        })
-        .await;
-    }
-
-    /// Runs a task that outlives the caller; when too many do already, the caller
-    /// waits for a place.
-    async fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // The semaphore is never closed; without a permit the locks stay behind,
-        // which readers can deal with.
-        let Ok(permit) = self.client.background_slots.clone().acquire_owned().await else {
-            return;
-        };
-        self.client.background.spawn(async move {
-            task.await;
-            drop(permit);
-        });
-    }
-
-    async fn pass(
-        &self,
-        run: Run,
-        build: &(dyn Fn(&Run) -> Cmd + Send + Sync),
-    ) -> Result<(), KvError> {
-        let mut retrier = self.client.retrier();
-        let mut rest = run;
-        while !rest.is_empty() {
-            let options = RequestOptions::default();
-            let answer =
-                self.mutations.send_first(&self.client, &rest, &options, &mut retrier, build);
-            rest.start = answer.await?.piece.end;
-        }
-        Ok(())
     }
 
     /// Keeps the primary's lock alive for as long as the commit takes.
@@ -541,13 +385,6 @@ impl Committer {
 enum Blocked {
     Lock(LockInfo),
     CommittedBefore(TimeStamp),
-}
-
-/// What the primary of our own transaction says.
-enum PrimaryState {
-    Locked,
-    Committed(TimeStamp),
-    RolledBack,
 }
 
 fn leaves_lock(mutation: &Mutation) -> bool {

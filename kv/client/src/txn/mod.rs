@@ -3,7 +3,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`membuffer`] | the ordered buffer with statement rollback |
-//! | `commit` | prewrite, commit, rollback over regions |
+//! | `commit` | the two phases over regions |
+//! | `outcome` | what became of a commit whose answer was lost |
+//! | `background` | secondaries and rollbacks behind the caller's back |
 //! | `batches` | one pass of a command over the regions of a run of keys |
 //!
 //! **Invariants.** Nothing reaches a store before [`Transaction::commit`]. A
@@ -12,9 +14,11 @@
 //! **Left out.** Pessimistic locking and async commit; the requests carry their
 //! fields.
 
+mod background;
 mod batches;
 mod commit;
 pub mod membuffer;
+mod outcome;
 #[cfg(test)]
 mod tests;
 
