@@ -138,7 +138,7 @@ impl RaftStore {
         if handles.is_empty() {
             return;
         }
-        self.router.mailbox.answer(StoreMessage::Stop);
+        self.router.mailbox.answer(StoreMessage::Stop { at_once: false });
         for handle in handles.into_iter().rev() {
             if handle.join().is_err() {
                 tracing::error!("a thread of the raft store panicked");

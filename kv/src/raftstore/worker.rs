@@ -5,19 +5,22 @@
 //! were given: refusing those could lose an answer, and their number is bounded by it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_engine::{KvEngine, RaftLog};
 use cairn_proto::kv;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::apply::{Applier, ApplyTask};
-use super::clock::Clock;
+use super::clock::{Clock, MonotonicTime};
 use super::error::RaftStoreError;
 use super::snapshot;
 use super::split;
 use super::store::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage};
 use super::transport::Transport;
 
+/// How long a store that stops waits for others to take over its regions.
+const HAND_OVER_MAX: Duration = Duration::from_millis(300);
 /// Batches of tasks that one round of apply takes.
 const APPLY_ROUND_BATCHES_MAX: usize = 256;
 
@@ -104,22 +107,26 @@ pub(super) fn run_raft(
     clock: &dyn Clock,
 ) -> Result<(), RaftStoreError> {
     let mut next_tick = clock.now().plus(config.tick);
+    let mut stop_at: Option<MonotonicTime> = None;
     core.finish_round(clock.now(), &mut effects)?;
     loop {
-        let wait =
-            if core.has_work() { std::time::Duration::ZERO } else { next_tick.since(clock.now()) };
+        let wait = if core.has_work() { Duration::ZERO } else { next_tick.since(clock.now()) };
         let first = match mailbox.recv_timeout(wait) {
-            Ok(StoreMessage::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         let now = clock.now();
         let more = std::iter::from_fn(|| mailbox.try_recv().ok()).take(config.round_messages_max);
         for message in first.into_iter().chain(more) {
-            if matches!(message, StoreMessage::Stop) {
-                return Ok(());
+            match message {
+                StoreMessage::Stop { at_once: true } => return Ok(()),
+                StoreMessage::Stop { at_once: false } => {
+                    core.hand_over_all();
+                    stop_at = Some(now.plus(HAND_OVER_MAX));
+                }
+                message => core.handle(message, now),
             }
-            core.handle(message, now);
         }
         // Never two ticks for one stretch of time, however late this thread is: leases
         // count on followers' ticks not coming faster than time.
@@ -128,6 +135,9 @@ pub(super) fn run_raft(
             next_tick = now.plus(config.tick);
         }
         core.finish_round(now, &mut effects)?;
+        if stop_at.is_some_and(|stop_at| now >= stop_at || core.shared_leaders() == 0) {
+            return Ok(());
+        }
     }
 }
 
@@ -143,7 +153,7 @@ pub(super) fn run_apply(mut applier: Applier, tasks: &Receiver<Vec<ApplyTask>>, 
             Err(error) => {
                 // The engine cannot take data: going on would only lose more.
                 tracing::error!(%error, "apply stops");
-                mailbox.answer(StoreMessage::Stop);
+                mailbox.answer(StoreMessage::Stop { at_once: true });
                 return;
             }
         }

@@ -33,6 +33,20 @@ const MEASURE_PART: u64 = 8;
 const SPLIT_KEYS_MAX: usize = 64;
 
 impl StoreCore {
+    /// The store is about to stop: other voters take over, so that nobody waits for an
+    /// election.
+    pub fn hand_over_all(&mut self) {
+        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
+            hand_over(peer);
+            self.dirty.insert(peer.region_id);
+        }
+    }
+
+    /// Regions led here that have other voters.
+    pub fn shared_leaders(&self) -> usize {
+        self.peers.values().filter(|peer| peer.is_leader() && !peer.is_only_voter()).count()
+    }
+
     /// What is done now and then; part of a tick.
     pub(super) fn admin_tick(&mut self, now: MonotonicTime) {
         self.report_regions(now);

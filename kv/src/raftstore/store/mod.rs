@@ -123,8 +123,11 @@ pub enum StoreMessage {
     LogNeedsCompaction(Vec<u64>),
     /// Asks for the state of every peer.
     Infos(crossbeam::channel::Sender<Vec<kv::RegionPeerInfo>>),
-    /// Ends the thread.
-    Stop,
+    /// Ends the thread, after handing leadership over if there is time.
+    Stop {
+        /// No time.
+        at_once: bool,
+    },
 }
 
 /// Slow work for the background thread.
@@ -329,7 +332,7 @@ impl StoreCore {
                 // The caller may have gone away.
                 let _ = answer.send(self.infos());
             }
-            StoreMessage::Stop => {}
+            StoreMessage::Stop { .. } => {}
         }
     }
 
