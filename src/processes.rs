@@ -1,0 +1,148 @@
+//! A whole cluster of child processes, one per node, over gRPC.
+//!
+//! A node that dies stays dead: whoever killed it wants to see what the others do. It is
+//! started again by `cairn kv`, with the same folder, as the log tells.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::error::StartError;
+use crate::options::PlaygroundArgs;
+use crate::playground::{DataDir, client_command, nth_addr};
+use crate::roles::announce;
+use crate::signals::StopSignals;
+
+/// How long a node may take to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a node may take to stop after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A child process that serves.
+struct Node {
+    name: String,
+    child: Child,
+}
+
+/// Starts one node and waits for its `ready` line; answers the line's words.
+async fn start(name: &str, args: &[String]) -> Result<(Node, Vec<String>), StartError> {
+    let program = std::env::current_exe()
+        .map_err(|error| StartError::io("cannot find the program itself", error))?;
+    tracing::info!(node = name, command = %format!("cairn {}", args.join(" ")), "starting");
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // Ctrl-C reaches the parent alone, which then stops the nodes in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| StartError::io(format!("cannot start {name}"), error))?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let mut lines = BufReader::new(stdout).lines();
+    let ready = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.starts_with("ready") {
+                return Some(line.split_whitespace().map(str::to_owned).collect());
+            }
+        }
+        None
+    };
+    match tokio::time::timeout(READY_TIMEOUT, ready).await {
+        Ok(Some(words)) => Ok((Node { name: name.to_owned(), child }, words)),
+        Ok(None) => {
+            Err(StartError::Config(format!("{name} ended before it was ready, see its log above")))
+        }
+        Err(_) => Err(StartError::Config(format!("{name} was not ready in time"))),
+    }
+}
+
+/// Word `at` of a `ready` line, as an address.
+fn address(words: &[String], at: usize) -> Result<SocketAddr, StartError> {
+    let word = words.get(at).and_then(|word| word.parse().ok());
+    word.ok_or_else(|| StartError::Config("a node did not tell its address".to_owned()))
+}
+
+/// `cairn playground --processes`.
+pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
+    let mut signals = StopSignals::listen()?;
+    let (stores, sql_nodes) = args.counts()?;
+    let data = DataDir::open(args.data_dir.clone())?;
+    let host = args.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let inner = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut nodes = Vec::new();
+    let words = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    let path = |node: &str| data.of(node).display().to_string();
+
+    let pd_addr = nth_addr(inner, args.pd_port.unwrap_or(2379), 0).to_string();
+    let replicas = if stores >= 3 { "3" } else { "1" };
+    let pd_args = words(&[
+        "pd",
+        "--name",
+        "pd-1",
+        "--data-dir",
+        &path("pd"),
+        "--addr",
+        &pd_addr,
+        "--max-replicas",
+        replicas,
+    ]);
+    let (node, ready) = start("pd-1", &pd_args).await?;
+    nodes.push(node);
+    let pd_addr = address(&ready, 2)?.to_string();
+
+    for n in 0..stores {
+        let name = format!("kv-{}", n + 1);
+        let addr = nth_addr(inner, args.kv_port.unwrap_or(20160), n).to_string();
+        let mut kv_args =
+            words(&["kv", "--data-dir", &path(&name), "--addr", &addr, "--pd", &pd_addr]);
+        if let Some(bytes) = args.region_split_bytes {
+            kv_args.extend(words(&["--region-split-bytes", &bytes.to_string()]));
+        }
+        if let Some(bytes) = args.block_cache_bytes {
+            kv_args.extend(words(&["--block-cache-bytes", &bytes.to_string()]));
+        }
+        nodes.push(start(&name, &kv_args).await?.0);
+    }
+    let mut first = None;
+    for n in 0..sql_nodes {
+        let name = format!("sql-{}", n + 1);
+        let addr = nth_addr(host, args.port.unwrap_or(4000), n).to_string();
+        let status = nth_addr(host, args.status_port.unwrap_or(10080), n).to_string();
+        let mut sql_args =
+            words(&["sql", "--addr", &addr, "--status-addr", &status, "--pd", &pd_addr]);
+        if args.insecure.unwrap_or(false) {
+            sql_args.push("--insecure".to_owned());
+        }
+        let (node, ready) = start(&name, &sql_args).await?;
+        nodes.push(node);
+        first.get_or_insert(address(&ready, 2)?);
+    }
+    let first = first.ok_or_else(|| StartError::Config("no SQL node".to_owned()))?;
+    for node in &nodes {
+        tracing::info!(node = node.name, pid = node.child.id().unwrap_or(0), "running");
+    }
+    announce(&format!("ready {}   # cairn ctl --pd {pd_addr}", client_command(first)));
+    signals.wait().await;
+    // Those who ask stop before those who answer.
+    while let Some(node) = nodes.pop() {
+        stop(node).await;
+    }
+    Ok(())
+}
+
+/// Sends SIGTERM, waits, and kills what does not listen.
+async fn stop(mut node: Node) {
+    if let Some(pid) = node.child.id() {
+        let terminated = Command::new("kill").arg(pid.to_string()).status().await;
+        if terminated.is_ok() && tokio::time::timeout(STOP_TIMEOUT, node.child.wait()).await.is_ok()
+        {
+            return;
+        }
+        tracing::warn!(node = node.name, "does not stop: killed");
+        let _ = node.child.kill().await;
+    }
+}

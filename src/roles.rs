@@ -1,0 +1,189 @@
+//! Starting one role and keeping it until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_kv::{StoreConfig, StoreNode};
+use cairn_kv_client::{ClientConfig, GrpcConnector, KvClient};
+use cairn_pd::{PdConfig, PdServer};
+use cairn_pd_client::{GrpcPdClient, PdClient, PdError};
+use cairn_sql::{SqlConfig, SqlServer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::StartError;
+use crate::options::{KvArgs, PdArgs, SqlArgs, endpoints, labels};
+use crate::signals::StopSignals;
+
+/// How long a starting role waits for the placement driver and the first region.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between tries.
+const CLUSTER_RETRY: Duration = Duration::from_millis(100);
+/// How long background commits may take when a node stops.
+pub const CLIENT_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn default_addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn required(data_dir: Option<PathBuf>) -> Result<PathBuf, StartError> {
+    data_dir.ok_or_else(|| StartError::Config("--data-dir is required".to_owned()))
+}
+
+/// Listens on an address.
+pub async fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|error| StartError::io(format!("cannot listen on {addr}"), error))
+}
+
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError::io("no local address", error))
+}
+
+/// The placement driver, waiting until it answers.
+pub async fn connect_pd(list: &str) -> Result<GrpcPdClient, StartError> {
+    let endpoints = endpoints(list);
+    let connect = async {
+        loop {
+            match GrpcPdClient::connect(&endpoints).await {
+                Ok(client) => return Ok(client),
+                Err(error @ PdError::InvalidArgument(_)) => return Err(error.into()),
+                Err(error) => tracing::debug!(%error, "the placement driver does not answer yet"),
+            }
+            tokio::time::sleep(CLUSTER_RETRY).await;
+        }
+    };
+    tokio::time::timeout(CLUSTER_TIMEOUT, connect).await.unwrap_or_else(|_| {
+        Err(StartError::Config(format!("no placement driver answers at {list}")))
+    })
+}
+
+/// Waits until some store has created the first region.
+pub async fn wait_for_first_store(pd: &dyn PdClient) -> Result<(), StartError> {
+    let wait = async {
+        while !matches!(pd.is_bootstrapped().await, Ok(true)) {
+            tokio::time::sleep(CLUSTER_RETRY).await;
+        }
+    };
+    tokio::time::timeout(CLUSTER_TIMEOUT, wait)
+        .await
+        .map_err(|_| StartError::Config("no store has joined the cluster".to_owned()))
+}
+
+/// Tells whoever started us that requests are served.
+pub fn announce(line: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; that is no reason to stop.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// `cairn pd`.
+pub async fn run_pd(args: PdArgs) -> Result<(), StartError> {
+    let mut signals = StopSignals::listen()?;
+    let data_dir = required(args.data_dir)?;
+    let listener = listen(args.addr.unwrap_or(default_addr(2379))).await?;
+    let addr = local_addr(&listener)?;
+    let name = args.name.unwrap_or_else(|| "pd-1".to_owned());
+    let config = PdConfig {
+        max_replicas: args.max_replicas.unwrap_or(3),
+        ..PdConfig::new(name, data_dir, addr.to_string())
+    };
+    let server = PdServer::open(config).await.map_err(|error| StartError::Pd(error.to_string()))?;
+    let stop = CancellationToken::new();
+    if let Some(status_addr) = args.status_addr {
+        let listener = listen(status_addr).await?;
+        let (server, stop) = (Arc::clone(&server), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = server.serve_status(listener, stop.cancelled_owned()).await {
+                tracing::warn!(%error, "the status port failed");
+            }
+        });
+    }
+    announce(&format!("ready pd {addr}"));
+    let serving = server.serve_grpc(listener, stop.clone().cancelled_owned());
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        outcome = &mut serving => outcome,
+        () = signals.wait() => {
+            stop.cancel();
+            serving.await
+        }
+    };
+    server.stop().await;
+    outcome.map_err(|error| StartError::Pd(error.to_string()))
+}
+
+/// `cairn kv`.
+pub async fn run_kv(args: KvArgs) -> Result<(), StartError> {
+    let mut signals = StopSignals::listen()?;
+    let data_dir = required(args.data_dir)?;
+    let listener = listen(args.addr.unwrap_or(default_addr(20160))).await?;
+    let addr = local_addr(&listener)?;
+    let mut config = StoreConfig::new(data_dir, addr.to_string());
+    config.labels = labels(args.labels.as_deref().unwrap_or_default())?;
+    if let Some(bytes) = args.region_split_bytes {
+        config.region_split_bytes = bytes;
+    }
+    if let Some(bytes) = args.block_cache_bytes {
+        config.block_cache_bytes = bytes;
+    }
+    let status_listener = match args.status_addr {
+        Some(addr) => Some(listen(addr).await?),
+        None => None,
+    };
+    if let Some(listener) = &status_listener {
+        config.status_addr = local_addr(listener)?.to_string();
+    }
+    let pd: Arc<dyn PdClient> =
+        Arc::new(connect_pd(args.pd.as_deref().unwrap_or("127.0.0.1:2379")).await?);
+    let node = StoreNode::start(config, pd, None).await?;
+    let stop = CancellationToken::new();
+    if let Some(listener) = status_listener {
+        let (node, stop) = (Arc::clone(&node), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = node.serve_status(listener, stop).await {
+                tracing::warn!(%error, "the status port failed");
+            }
+        });
+    }
+    announce(&format!("ready kv {addr} store {}", node.store_id()));
+    let serving = node.serve_grpc(listener, stop.clone());
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        outcome = &mut serving => outcome,
+        () = signals.wait() => {
+            stop.cancel();
+            serving.await
+        }
+    };
+    node.stop().await;
+    Ok(outcome?)
+}
+
+/// `cairn sql`.
+pub async fn run_sql(args: SqlArgs) -> Result<(), StartError> {
+    let mut signals = StopSignals::listen()?;
+    let pd: Arc<dyn PdClient> =
+        Arc::new(connect_pd(args.pd.as_deref().unwrap_or("127.0.0.1:2379")).await?);
+    wait_for_first_store(&*pd).await?;
+    let defaults = SqlConfig::default();
+    let config = SqlConfig {
+        addr: args.addr.unwrap_or(default_addr(4000)),
+        status_addr: Some(args.status_addr.unwrap_or(default_addr(10080))),
+        connections_max: args.max_connections.unwrap_or(defaults.connections_max),
+        memory_limit_bytes: args.memory_limit_bytes.unwrap_or(defaults.memory_limit_bytes),
+        insecure: args.insecure.unwrap_or(false),
+        ..defaults
+    };
+    let kv = KvClient::new(Arc::clone(&pd), Arc::new(GrpcConnector), ClientConfig::default());
+    let server = SqlServer::start(config, Arc::clone(&kv), pd).await?;
+    announce(&format!("ready sql {}", server.local_addr));
+    signals.wait().await;
+    server.stop().await;
+    kv.shutdown(CLIENT_STOP_TIMEOUT).await;
+    Ok(())
+}
