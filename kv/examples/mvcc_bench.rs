@@ -16,7 +16,7 @@ const ROWS_PER_BATCH: u64 = 1000;
 const RUN: Duration = Duration::from_secs(2);
 const READ_TS: TimeStamp = TimeStamp(100);
 
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+#[allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 fn now() -> Instant {
     Instant::now()
 }

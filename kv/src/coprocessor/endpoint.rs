@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_executor::{
-    ExecContext, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
+    ExecContext, ExecError, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
 };
 use cairn_expr::EvalContext;
 use cairn_kv_client::{CoprocessorStream, TransportError};
@@ -171,7 +171,7 @@ impl Shared {
         self.max_ts.observe(task.at.read_ts);
         let pending = self.max_ts.pending_for(task.at.read_ts, &task.at.resolved);
         let outcome = match self.view(&task).await {
-            Ok(view) => self.build(task, EnteredView::new(pending, view)),
+            Ok(view) => self.build(task, EnteredView::new(pending, view)).map_err(error_response),
             Err(error) => Err(refused(error)),
         };
         match outcome {
@@ -199,7 +199,7 @@ impl Shared {
         Ok(view)
     }
 
-    fn build(&self, task: Task, view: EnteredView) -> Result<PageRunner, kv::CoprocessorResponse> {
+    fn build(&self, task: Task, view: EnteredView) -> Result<PageRunner, ExecError> {
         let source =
             RegionSource::new(Arc::clone(&self.kv), Arc::clone(&self.max_ts), task.at, view);
         let stats = Arc::new(RuntimeStats::default());
@@ -209,8 +209,7 @@ impl Shared {
             .with_cancel(task.cancel)
             .with_stats(Arc::clone(&stats), Arc::new(move || clock.now().0));
         let operator =
-            build_fragment(&task.fragment, task.ranges, Arc::new(source), context.clone())
-                .map_err(error_response)?;
+            build_fragment(&task.fragment, task.ranges, Arc::new(source), context.clone())?;
         Ok(PageRunner::new(&task.fragment, operator, context, stats, task.page_rows))
     }
 }

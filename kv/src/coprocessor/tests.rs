@@ -55,7 +55,7 @@ impl Table {
             let value = encoder.finish();
             put(&mut txn, &encode_row_key(TABLE, &handle), &value);
             let columns = [(DatumRef::Int(row * 2), &bigint())];
-            let entry = encode_index_key(TABLE, INDEX, columns.into_iter(), Some(&handle));
+            let entry = encode_index_key(TABLE, INDEX, columns, Some(&handle));
             put(&mut txn, &entry, &cairn_types::keys::encode_index_value(None, None));
         }
         kv.engine.write(txn.into_batch(), false).unwrap();
@@ -187,7 +187,7 @@ async fn locks_end_a_task_where_it_stands() {
         KeyRange::point(&encode_row_key(TABLE, &Handle::Int(found.len() as i64 - 1))).end,
         resume
     );
-    assert!(resume <= Bytes::from(expected));
+    assert!(resume <= expected);
 }
 
 #[tokio::test]

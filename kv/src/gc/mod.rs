@@ -143,7 +143,7 @@ pub fn collect(
                 garbage.pop_front();
             }
         }
-        versions.next()?;
+        versions.advance()?;
     }
     for &(commit_ts, long_value) in &garbage {
         if let Some(start_ts) = long_value {

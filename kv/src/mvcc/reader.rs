@@ -144,7 +144,7 @@ impl MvccReader {
                 let overlapping = Some(Bytes::copy_from_slice(cursor.raw_value()));
                 return Ok(TxnRecord::None { overlapping });
             }
-            cursor.next()?;
+            cursor.advance()?;
         }
         Ok(TxnRecord::None { overlapping: None })
     }
@@ -235,7 +235,7 @@ impl VersionCursor {
     }
 
     /// To the next older record.
-    pub fn next(&mut self) -> Result<(), MvccError> {
+    pub fn advance(&mut self) -> Result<(), MvccError> {
         if self.is_valid {
             self.is_valid = self.iter.next()?;
             self.check_key();
@@ -257,7 +257,7 @@ impl VersionCursor {
                     return Ok(false);
                 }
                 Some(ts) => self.seek_ts(ts)?,
-                None => self.next()?,
+                None => self.advance()?,
             }
         }
     }

@@ -10,7 +10,7 @@
 //! was just given).
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -78,9 +78,7 @@ impl Latches {
     }
 
     fn slot_of(&self, key: &[u8]) -> u16 {
-        let mut hasher = self.hasher.build_hasher();
-        key.hash(&mut hasher);
-        (hasher.finish() % SLOTS as u64) as u16
+        (self.hasher.hash_one(key) % SLOTS as u64) as u16
     }
 
     /// Queues up; `None` when the latch was free.

@@ -126,7 +126,7 @@ fn check_key(
         if write.kind != WriteKind::Rollback && conflict.is_none() {
             conflict = Some(write_conflict(request, &mutation.key, commit_ts, &write, false));
         }
-        versions.next()?;
+        versions.advance()?;
     }
     if let Some(conflict) = conflict {
         return Err(conflict);

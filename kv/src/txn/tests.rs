@@ -31,6 +31,9 @@ use crate::mvcc::{
     Lock, MvccReader, MvccTxn, PairSink, ReadError, ScanOptions, Scanner, Write, keys,
 };
 
+/// What a command answered.
+type Outcome<T> = Result<T, Box<kv::KeyError>>;
+
 /// The store of one script.
 #[derive(Default)]
 struct Store {
@@ -46,7 +49,7 @@ impl Store {
     fn run<T>(
         &self,
         command: impl FnOnce(&mut MvccReader, &mut MvccTxn) -> Result<T, TxnError>,
-    ) -> (Result<T, kv::KeyError>, WriteBatch) {
+    ) -> (Outcome<T>, WriteBatch) {
         let mut txn = MvccTxn::new();
         match command(&mut self.reader(), &mut txn) {
             Ok(value) => {
@@ -54,7 +57,7 @@ impl Store {
                 self.engine.write(batch.clone(), false).unwrap();
                 (Ok(value), batch)
             }
-            Err(error) => (Err(error.into_key_error().unwrap()), WriteBatch::new()),
+            Err(error) => (Err(Box::new(error.into_key_error().unwrap())), WriteBatch::new()),
         }
     }
 
@@ -68,12 +71,12 @@ impl Store {
         (response.unwrap(), batch)
     }
 
-    fn commit(&self, keys: &[Bytes], start_ts: u64, commit_ts: u64) -> Result<(), kv::KeyError> {
+    fn commit(&self, keys: &[Bytes], start_ts: u64, commit_ts: u64) -> Outcome<()> {
         let request = kv::CommitRequest { keys: keys.to_vec(), start_ts, commit_ts };
         self.run(|reader, txn| commit::run(reader, txn, &request)).0
     }
 
-    fn rollback(&self, keys: &[Bytes], start_ts: u64) -> Result<(), kv::KeyError> {
+    fn rollback(&self, keys: &[Bytes], start_ts: u64) -> Outcome<()> {
         let request = kv::RollbackRequest { keys: keys.to_vec(), start_ts };
         self.run(|reader, txn| rollback::run(reader, txn, &request)).0
     }
@@ -399,7 +402,7 @@ impl Store {
             }
             other => return Err(format!("unknown command {other}").into()),
         };
-        let outcome = outcome.unwrap_or_else(|error: kv::KeyError| show_error(&error));
+        let outcome = outcome.unwrap_or_else(|error: Box<kv::KeyError>| show_error(&error));
         Ok(format!("{}\n{}", outcome.trim_end(), show_changes(&batch)))
     }
 
