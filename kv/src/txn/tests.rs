@@ -533,7 +533,7 @@ fn key_of(number: u8) -> Bytes {
 
 /// Every third value is long.
 fn value_of(number: u8) -> Bytes {
-    if number % 3 == 0 { vec![number; 300].into() } else { vec![number].into() }
+    if number.is_multiple_of(3) { vec![number; 300].into() } else { vec![number].into() }
 }
 
 /// Settles every lock the way a reader would: through its primary.
