@@ -105,8 +105,7 @@ impl KvClient {
         let mut request = CheckTxnStatusRequest {
             primary_key: lock.primary.clone(),
             lock_ts: lock.start_ts,
-            // Nothing can be pushed behind a reader of the newest versions.
-            caller_start_ts: if caller_start_ts.is_max() { 0 } else { caller_start_ts.0 },
+            caller_start_ts: caller_start_ts.0,
             current_ts: current_ts.0,
             // Without any trace at the primary, its prewrite may still be under
             // way; only behind the TTL it is shut out.

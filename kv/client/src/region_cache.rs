@@ -452,7 +452,7 @@ mod tests {
         for end in [&b"b"[..], b"b\0\0", b"t\xff", b"\x01"] {
             assert!(&key_below(end)[..] < end, "{end:?}");
         }
-        assert!(&key_below(b"")[..] > &b"t~~~~"[..]);
+        assert!(key_below(b"") > b"t~~~~".to_vec());
     }
 
     #[test]

@@ -104,17 +104,18 @@ impl Snapshot {
         if let Some(value) = self.try_get_now(&key) {
             return Ok(value);
         }
+        let view = self.for_operation();
         let mut retrier = self.client.retrier();
         let build = || Cmd::Get(GetRequest { key: key.clone(), version: self.start_ts.0 });
         loop {
-            let options = self.options();
+            let options = view.options();
             let sent = self.client.cache.send_to_key(&key, &options, &mut retrier, &build).await?;
             let response = expect_response!(sent, Get)?;
             match response.error {
                 None => return Ok((!response.not_found).then_some(response.value)),
                 Some(error) => {
-                    let lock = self.lock_of(error)?;
-                    self.clear_locks(&[lock], &mut retrier).await?;
+                    let lock = view.lock_of(error)?;
+                    view.clear_locks(&[lock], &mut retrier).await?;
                 }
             }
         }
@@ -122,6 +123,7 @@ impl Snapshot {
 
     /// The values of the keys that exist.
     pub async fn batch_get(&self, keys: &[Bytes]) -> Result<KvMap, KvError> {
+        let view = self.for_operation();
         let mut found = KvMap::default();
         let mut pending: Vec<Bytes> = keys.to_vec();
         let mut retrier = self.client.retrier();
@@ -131,7 +133,7 @@ impl Snapshot {
             let groups = self.group(&pending, &mut retrier).await?;
             pending.clear();
             let results = stream::iter(groups)
-                .map(|group| self.batch_get_group(group))
+                .map(|group| view.batch_get_group(group))
                 .buffer_unordered(self.client.config.concurrency.max(1));
             futures::pin_mut!(results);
             let mut locks = Vec::new();
@@ -141,7 +143,7 @@ impl Snapshot {
                 pending.extend(result.again);
                 locks.extend(result.locks);
             }
-            self.clear_locks(&locks, &mut retrier).await?;
+            view.clear_locks(&locks, &mut retrier).await?;
         }
         Ok(found)
     }
@@ -194,7 +196,18 @@ impl Snapshot {
     /// The pairs of a range in key order (`reverse`: from its end), in batches.
     pub fn scan(&self, range: KeyRange, options: ScanOptions) -> SnapshotScan {
         let rest = (!range.is_empty()).then_some(range);
-        SnapshotScan { snapshot: self.clone(), rest, options }
+        SnapshotScan { snapshot: self.for_operation(), rest, options }
+    }
+
+    /// What one operation learns of locks. At a fixed timestamp that holds for
+    /// ever; a transaction that the newest read may pass now must be seen by the
+    /// next one if it has committed meanwhile.
+    fn for_operation(&self) -> Snapshot {
+        let mut view = self.clone();
+        if self.start_ts.is_max() {
+            view.resolved_locks = Arc::default();
+        }
+        view
     }
 
     pub(crate) fn options(&self) -> RequestOptions {

@@ -172,6 +172,14 @@ impl Cluster {
         self.inner.lock().versions.entry(key).or_default().push(version);
     }
 
+    /// The primary of a transaction, committed.
+    pub fn put_committed(&self, key: &str, start_ts: TimeStamp) {
+        let version =
+            Version { commit_ts: self.ts().0, start_ts: start_ts.0, value: Some("left".into()) };
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.inner.lock().versions.entry(key).or_default().push(version);
+    }
+
     /// A fresh timestamp.
     pub fn ts(&self) -> TimeStamp {
         TimeStamp(self.clock.fetch_add(1, Ordering::SeqCst) + 1)
@@ -427,8 +435,10 @@ impl Inner {
             let expires = TimeStamp(lock.start_ts).physical_ms() + lock.ttl_ms;
             if TimeStamp(request.current_ts).physical_ms() < expires {
                 response.lock_ttl_ms = lock.ttl_ms;
-                if request.caller_start_ts > 0 && request.caller_start_ts != u64::MAX {
-                    lock.min_commit_ts = lock.min_commit_ts.max(request.caller_start_ts + 1);
+                if request.caller_start_ts > 0 {
+                    if request.caller_start_ts != u64::MAX {
+                        lock.min_commit_ts = lock.min_commit_ts.max(request.caller_start_ts + 1);
+                    }
                     response.set_action(TxnAction::MinCommitTsPushed);
                 }
                 return response;

@@ -291,6 +291,12 @@ async fn point_reads_at_once() {
     assert_eq!(newest.try_get_now(&"a".into()), Some(Some("1".into())));
     assert_eq!(newest.try_get_now(&"none".into()), Some(None));
     assert!(cluster.calls().is_empty());
-    cluster.leave_lock("a", "a", cluster.ts(), 1_000);
+    // A living transaction is read past, but only until it has committed.
+    let writer = cluster.ts();
+    cluster.leave_lock("a", "a", writer, 60_000);
     assert_eq!(newest.try_get_now(&"a".into()), None);
+    assert_eq!(newest.get(b"a").await, Ok(Some("1".into())));
+    cluster.leave_lock("a", "b", writer, 60_000);
+    cluster.put_committed("b", writer);
+    assert_eq!(newest.get(b"a").await, Ok(Some("left".into())));
 }
