@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh Debian or Ubuntu: `make run` and `make test`.
+# Each installs what is missing first (scripts/setup.sh says what).
+
+SHELL := /bin/bash
+ENV := . scripts/env.sh &&
+ARGS ?=
+
+.PHONY: run build test lint bench test-drivers setup clean
+
+## Builds and starts the playground; options in ARGS="--kv 3 --port 4001".
+run: build
+	@$(ENV) exec "$$CARGO_TARGET_DIR/release/cairn" playground $(ARGS)
+
+## The release binary.
+build: setup
+	@$(ENV) cargo build --release --locked
+
+## Every test.
+test: setup
+	@$(ENV) cargo build --locked && cargo test --workspace --locked
+
+## Format, lints, documentation: what CI checks before the tests.
+lint: setup
+	@$(ENV) cargo fmt --all --check
+	@$(ENV) cargo clippy --workspace --all-targets --locked -- -D warnings
+	@$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+## sysbench against Cairn, MariaDB and Galera; writes docs/benchmarks.md.
+bench: build
+	@$(ENV) scripts/bench.sh
+
+## Real drivers and ORMs against the playground.
+test-drivers: build
+	@$(ENV) CAIRN_BIN="$$CARGO_TARGET_DIR/release/cairn" tests/drivers/run.sh
+
+setup:
+	@scripts/setup.sh
+
+clean:
+	@$(ENV) cargo clean
