@@ -159,8 +159,13 @@ impl StoreCore {
         };
         let split = SplitCommand { epoch: Some(epoch_of(peer.region()).into()), pieces };
         let fits = crate::raftstore::apply::split_regions(peer.region(), &split).is_some();
+        let same_members = context.epoch.conf_ver == epoch_of(peer.region()).conf_ver;
         if let Err(error) = peer.check_leader(context, now) {
             callback.fail(error);
+        } else if !same_members {
+            // PD gave ids for other members.
+            let current_regions = vec![(**peer.region()).clone()];
+            callback.fail(RegionError::EpochNotMatch { current_regions });
         } else if !fits || split.pieces.len() > SPLIT_KEYS_MAX {
             let key = split.pieces.first().map(|piece| piece.start_key.clone());
             callback.fail(RegionError::KeyNotInRegion {

@@ -3,4 +3,5 @@
 mod chaos;
 mod cluster;
 mod replication;
+mod restart;
 mod threads;
