@@ -23,8 +23,7 @@ use crate::plan::{
 use crate::ranger::RangeSpec;
 
 /// Names of EXPLAIN's columns.
-pub const EXPLAIN_COLUMNS: [&str; 5] =
-    ["id", "estRows", "task", "access object", "operator info"];
+pub const EXPLAIN_COLUMNS: [&str; 5] = ["id", "estRows", "task", "access object", "operator info"];
 
 /// One line of EXPLAIN.
 #[derive(Clone, Debug, PartialEq)]
@@ -258,7 +257,9 @@ fn rows_text(rows: f64) -> String {
 
 fn named(schema: &[PlanColumn]) -> impl Fn(usize) -> String + '_ {
     |index| {
-        schema.get(index).map_or_else(|| format!("Column#{index}"), |column| column.name.to_string())
+        schema
+            .get(index)
+            .map_or_else(|| format!("Column#{index}"), |column| column.name.to_string())
     }
 }
 
@@ -349,7 +350,11 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
         }
         PhysicalOp::UnionAll | PhysicalOp::MaxOneRow => String::new(),
         PhysicalOp::SelectLock(lock) => {
-            if lock.share { "for share".to_string() } else { "for update".to_string() }
+            if lock.share {
+                "for share".to_string()
+            } else {
+                "for update".to_string()
+            }
         }
     }
 }
@@ -427,11 +432,7 @@ fn sort_info(order_by: &[SortItem], below: &[PlanColumn]) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-fn aggregation_info(
-    desc: &AggregationDesc,
-    below: &[PlanColumn],
-    schema: &[PlanColumn],
-) -> String {
+fn aggregation_info(desc: &AggregationDesc, below: &[PlanColumn], schema: &[PlanColumn]) -> String {
     let name = named(below);
     let mut parts = Vec::new();
     if !desc.group_by.is_empty() {
@@ -468,7 +469,7 @@ fn cop_object(reader: &Reader, op: &OpDesc) -> String {
 
 fn cop_info(reader: &Reader, op: &OpDesc, info: &CopInfo, below: &[PlanColumn]) -> String {
     match op {
-        OpDesc::TableScan(_) | OpDesc::IndexScan(_) => scan_info(reader, &reader.ranges, info),
+        OpDesc::TableScan(_) | OpDesc::IndexScan(_) => scan_info(reader, &reader.ranges),
         OpDesc::IndexLookup(_) => "keep order:false, stats:pseudo".to_string(),
         OpDesc::Selection(selection) => list(&selection.conditions, below),
         OpDesc::Projection(projection) => list(&projection.exprs, below),
@@ -496,7 +497,7 @@ fn pushed_limit(limit: &RowLimit) -> String {
     }
 }
 
-fn scan_info(reader: &Reader, ranges: &RangeSpec, info: &CopInfo) -> String {
+fn scan_info(reader: &Reader, ranges: &RangeSpec) -> String {
     let mut parts = Vec::new();
     if !ranges.is_full() {
         let key: Vec<String> = match &reader.index {
@@ -517,6 +518,5 @@ fn scan_info(reader: &Reader, ranges: &RangeSpec, info: &CopInfo) -> String {
         parts.push("desc".to_string());
     }
     parts.push("stats:pseudo".to_string());
-    let _ = info;
     parts.join(", ")
 }

@@ -20,6 +20,7 @@ pub fn parser_mode(mode: SqlMode) -> cairn_parser::SqlMode {
 
 /// Parses one expression.
 pub(crate) fn expression(text: &str, mode: SqlMode) -> Result<ast::Expr> {
-    cairn_parser::parse_expr(text, &parser_mode(mode))
-        .map_err(|error| PlanError::Mysql(MysqlError::new(errno::ER_PARSE_ERROR, error.to_string())))
+    cairn_parser::parse_expr(text, &parser_mode(mode)).map_err(|error| {
+        PlanError::Mysql(MysqlError::new(errno::ER_PARSE_ERROR, error.to_string()))
+    })
 }

@@ -73,8 +73,8 @@ impl<'a> Binder<'a> {
         for arg in &call.args {
             args.push(self.expr(arg, &mut ExprEnv::new(clause))?);
         }
-        let func = AggFunc::from_name(&call.name)
-            .ok_or_else(|| PlanError::not_supported(&call.name))?;
+        let func =
+            AggFunc::from_name(&call.name).ok_or_else(|| PlanError::not_supported(&call.name))?;
         if func != AggFunc::GroupConcat {
             return self.build_aggregate(func, args, call.distinct);
         }

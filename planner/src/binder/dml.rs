@@ -64,9 +64,7 @@ pub(crate) fn plan_update<'a>(
             check_generated(&base.table, offset, &assignment.value)?;
             let value = match &assignment.value {
                 ast::Expr::Default(None) => None,
-                value => {
-                    Some(binder.expr(value, &mut ExprEnv::over("field list", &mut plan))?)
-                }
+                value => Some(binder.expr(value, &mut ExprEnv::over("field list", &mut plan))?),
             };
             let at = match targets.iter().position(|t| t.base.handle == base.handle) {
                 Some(at) => at,
@@ -217,9 +215,8 @@ pub(super) fn positional(expr: Expr, wanted: &[Col]) -> Result<Expr> {
 }
 
 fn offsets(base: &BaseTable, wanted: &[Col]) -> Vec<Option<usize>> {
-    let place = |col: &Option<Col>| {
-        col.and_then(|col| wanted.iter().position(|known| *known == col))
-    };
+    let place =
+        |col: &Option<Col>| col.and_then(|col| wanted.iter().position(|known| *known == col));
     base.columns.iter().map(place).collect()
 }
 

@@ -270,11 +270,7 @@ impl<'a> Binder<'a> {
         self.call(op.as_str(), vec![left, right])
     }
 
-    fn comparison_operand(
-        &mut self,
-        expr: &'a ast::Expr,
-        env: &mut ExprEnv<'_>,
-    ) -> Result<Expr> {
+    fn comparison_operand(&mut self, expr: &'a ast::Expr, env: &mut ExprEnv<'_>) -> Result<Expr> {
         match expr {
             ast::Expr::Subquery(query) => self.row_subquery(query, env),
             other => self.expr_or_row(other, env),
@@ -304,11 +300,7 @@ impl<'a> Binder<'a> {
         self.call("case", args)
     }
 
-    fn function(
-        &mut self,
-        call: &'a ast::FunctionCall,
-        env: &mut ExprEnv<'_>,
-    ) -> Result<Expr> {
+    fn function(&mut self, call: &'a ast::FunctionCall, env: &mut ExprEnv<'_>) -> Result<Expr> {
         if let Some(schema) = &call.schema {
             let name = format!("{schema}.{}", call.name);
             return Err(PlanError::mysql(errno::ER_SP_DOES_NOT_EXIST, &[&"FUNCTION", &name]));

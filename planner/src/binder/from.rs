@@ -107,7 +107,8 @@ impl<'a> Binder<'a> {
         hints: IndexHints,
     ) -> FromItem {
         let alias = alias.unwrap_or(&table.name).to_string();
-        let (alias_name, db_name): (Arc<str>, Arc<str>) = (alias.as_str().into(), db.as_str().into());
+        let (alias_name, db_name): (Arc<str>, Arc<str>) =
+            (alias.as_str().into(), db.as_str().into());
         let org_table: Arc<str> = table.name.as_str().into();
         let mut fields = Vec::with_capacity(table.columns.len() + 1);
         let mut columns = Vec::with_capacity(table.columns.len() + 1);
@@ -165,7 +166,8 @@ impl<'a> Binder<'a> {
 
     /// A name of WITH: its query is bound anew at each use.
     fn cte(&mut self, name: &str, alias: Option<&str>) -> Result<Option<FromItem>> {
-        let found = self.ctes.iter().rposition(|binding| binding.cte.name.eq_ignore_ascii_case(name));
+        let found =
+            self.ctes.iter().rposition(|binding| binding.cte.name.eq_ignore_ascii_case(name));
         let Some(at) = found else { return Ok(None) };
         let binding = self.ctes[at].clone();
         if self.cte_stack.contains(&at) {

@@ -2,9 +2,7 @@
 
 use cairn_expr::{EvalContext, Expr};
 use cairn_parser::ast::{CastType, Literal};
-use cairn_types::{
-    Charset, Collation, Datum, Decimal, FieldType, MysqlError, TypeCode, errno,
-};
+use cairn_types::{Charset, Collation, Datum, Decimal, FieldType, MysqlError, TypeCode, errno};
 
 use crate::error::{PlanError, Result};
 

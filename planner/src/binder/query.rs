@@ -53,8 +53,7 @@ impl<'a> Binder<'a> {
             QueryBody::Values(rows) => self.values(rows),
             QueryBody::Table(name) => {
                 let (plan, fields, _) = self.table_by_name(name)?;
-                let fields: Vec<Field> =
-                    fields.into_iter().filter(|field| !field.hidden).collect();
+                let fields: Vec<Field> = fields.into_iter().filter(|field| !field.hidden).collect();
                 let exprs = fields.iter().map(|field| (field.col, field.expr())).collect();
                 Ok(BoundQuery { plan: plan.project(exprs), fields })
             }
@@ -74,7 +73,9 @@ impl<'a> Binder<'a> {
             for item in order_by {
                 let expr = match position(&item.expr, fields.len(), "order clause")? {
                     Some(at) => fields[at].expr(),
-                    None => binder.expr(&item.expr, &mut ExprEnv::over("order clause", &mut plan))?,
+                    None => {
+                        binder.expr(&item.expr, &mut ExprEnv::over("order clause", &mut plan))?
+                    }
                 };
                 by.push(SortKey { expr, desc: item.descending });
             }

@@ -123,11 +123,8 @@ impl<'a> SelectBody<'a> {
             plan = Logical::Lock { lock: Box::new(lock.clone()), input: Box::new(plan) };
         }
         let groups = self.groups(binder, &items, &mut plan)?;
-        let mut grouping = LogicalAggregate {
-            groups,
-            aggs: aggregates.aggs.clone(),
-            input: Logical::one_row(),
-        };
+        let mut grouping =
+            LogicalAggregate { groups, aggs: aggregates.aggs.clone(), input: Logical::one_row() };
         let determined = determined_columns(&grouping.groups, &conditions, &self.bases);
         let strict = binder.ctx.eval.sql_mode.has(SqlMode::ONLY_FULL_GROUP_BY);
         // Subqueries of the items are joined to the rows above the grouping, which is
@@ -337,7 +334,9 @@ impl<'a> SelectBody<'a> {
                 Some(at) => self.group_item(binder, &items[at], plan)?,
                 None => self.group_expr(binder, written, items, plan)?,
             };
-            if groups.iter().any(|(_, group)| *group == expr) || expr.is_constant() && !expr.has_params() {
+            if groups.iter().any(|(_, group)| *group == expr)
+                || expr.is_constant() && !expr.has_params()
+            {
                 continue;
             }
             let col = match expr.as_column() {
@@ -403,11 +402,8 @@ impl<'a> SelectBody<'a> {
             bound.push(match item {
                 Item::Field(field) => BoundItem { expr: field.expr(), field },
                 Item::Expr(written, name) => {
-                    let mut env = ExprEnv {
-                        clause: "field list",
-                        plan: Some(top),
-                        aggregates: Some(known),
-                    };
+                    let mut env =
+                        ExprEnv { clause: "field list", plan: Some(top), aggregates: Some(known) };
                     let expr = binder.expr(written, &mut env)?;
                     let source = match written {
                         ast::Expr::Column(column) => {

@@ -113,8 +113,7 @@ impl<'a> Binder<'a> {
         let left = self.expr_or_row(expr, env)?;
         let (right, equalities) = self.in_operands(left, query)?;
         let mark = self.new_column(FieldType::boolean());
-        let kind =
-            if negated { JoinKind::AntiLeftOuterSemi } else { JoinKind::LeftOuterSemi };
+        let kind = if negated { JoinKind::AntiLeftOuterSemi } else { JoinKind::LeftOuterSemi };
         join(plan_of(env)?, kind, right, |join| {
             join.mark = Some(mark);
             split_in_keys(equalities, join);
@@ -123,11 +122,7 @@ impl<'a> Binder<'a> {
     }
 
     /// Right side and equalities of an IN.
-    fn in_operands(
-        &mut self,
-        left: Expr,
-        query: &'a ast::Query,
-    ) -> Result<(Logical, Vec<Expr>)> {
+    fn in_operands(&mut self, left: Expr, query: &'a ast::Query) -> Result<(Logical, Vec<Expr>)> {
         let bound = self.subquery(query)?;
         let left = match left.as_function() {
             Some((Func::Row, parts)) => parts.to_vec(),

@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use cairn_executor::plan::{
-    IndexLookupDesc, IndexScanDesc, OpDesc, ScanColumn, SelectionDesc, TableScanDesc,
-};
+use cairn_executor::plan::{IndexLookupDesc, IndexScanDesc, OpDesc, ScanColumn, TableScanDesc};
 use cairn_expr::{Expr, Func};
 use cairn_types::{FieldType, TypeCode};
 
@@ -161,7 +159,7 @@ impl Physical<'_> {
                 }
             }
         }
-        let covering = index.is_some_and(|at| covers(scan, &scan.table.indices[at], &filters));
+        let covering = index.is_some_and(|at| covers(scan, &scan.table.indices[at]));
         let ordered = order.is_some_and(|keys| {
             let wanted: Option<Vec<Col>> = keys.iter().map(|key| key.expr.as_column()).collect();
             wanted.is_some_and(|wanted| gives_order(&positions, &key, &analysis, &wanted))
@@ -300,10 +298,11 @@ impl Physical<'_> {
             row_count: path.rows,
             lookup: index.is_some() && !path.covering,
         };
-        let (pushed, kept): (Vec<Expr>, Vec<Expr>) =
-            path.filters.iter().cloned().partition(|filter| {
-                pushable(filter) && self.options.push_down
-            });
+        let (pushed, kept): (Vec<Expr>, Vec<Expr>) = path
+            .filters
+            .iter()
+            .cloned()
+            .partition(|filter| pushable(filter) && self.options.push_down);
         match index {
             None => {
                 self.push_table_scan(scan, &mut cop, path.access.is_empty());
@@ -317,7 +316,7 @@ impl Physical<'_> {
                     self.push_selection(&mut cop, &pushed)?;
                 } else {
                     let (on_entry, on_row) = split_filters(scan, &index, &pushed);
-                    self.push_entry_selection(scan, &index, &mut cop, &on_entry)?;
+                    self.push_selection(&mut cop, &on_entry)?;
                     self.push_lookup(scan, &mut cop);
                     self.push_selection(&mut cop, &on_row)?;
                 }
@@ -418,27 +417,6 @@ impl Physical<'_> {
         cop.info.push(CopInfo { id, name, row_count: cop.row_count, schema });
     }
 
-    /// A filter on index entries, before rows are looked up.
-    fn push_entry_selection(
-        &mut self,
-        _scan: &LogicalScan,
-        _index: &IndexInfo,
-        cop: &mut CopTask,
-        conditions: &[Expr],
-    ) -> Result<()> {
-        if conditions.is_empty() {
-            return Ok(());
-        }
-        let rows = cop.row_count * cost::selectivity_of_all(conditions);
-        let conditions = self.resolve_all(conditions, &cop.layout)?;
-        let schema = self.schema(&cop.layout);
-        let id = self.new_id();
-        cop.operators.push(OpDesc::Selection(SelectionDesc { conditions }));
-        cop.info.push(CopInfo { id, name: "Selection", row_count: rows, schema });
-        cop.row_count = rows;
-        Ok(())
-    }
-
     fn push_lookup(&mut self, scan: &LogicalScan, cop: &mut CopTask) {
         let columns = scan.columns.iter().map(|column| self.stored(&scan.table, *column)).collect();
         let op = OpDesc::IndexLookup(IndexLookupDesc {
@@ -497,16 +475,15 @@ fn over_key(condition: &Expr, positions: &[Option<Col>]) -> Option<Expr> {
 }
 
 /// Whether entries of an index hold every column that is asked for.
-fn covers(scan: &LogicalScan, index: &IndexInfo, _filters: &[Expr]) -> bool {
+fn covers(scan: &LogicalScan, index: &IndexInfo) -> bool {
     scan.columns.iter().all(|column| on_entry(scan, index, column.offset))
 }
 
 /// Whether entries of an index hold a column.
 fn on_entry(scan: &LogicalScan, index: &IndexInfo, offset: Option<usize>) -> bool {
     let Some(offset) = offset else { return true };
-    let whole = |part: &crate::catalog::IndexColumn| {
-        part.offset == offset && part.prefix_length.is_none()
-    };
+    let whole =
+        |part: &crate::catalog::IndexColumn| part.offset == offset && part.prefix_length.is_none();
     index.columns.iter().any(whole)
         || scan.table.handle_column() == Some(offset)
         || scan.table.common_handle

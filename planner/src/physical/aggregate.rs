@@ -78,9 +78,8 @@ impl Physical<'_> {
     ) -> Result<Root> {
         let states = root.layout.len() - aggregate.groups.len();
         let groups = aggregate.groups.iter().enumerate();
-        let group_by: Vec<Expr> = groups
-            .map(|(at, (_, group))| Expr::column(states + at, group.ty().clone()))
-            .collect();
+        let group_by: Vec<Expr> =
+            groups.map(|(at, (_, group))| Expr::column(states + at, group.ty().clone())).collect();
         let desc =
             AggregationDesc { group_by, aggs: partial.aggs, mode: AggMode::Final, stream: false };
         self.aggregation(aggregate, desc, root)

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_executor::plan::{
-    AggregationDesc, LimitDesc, OpDesc, SelectionDesc, SortItem, TopNDesc,
-};
+use cairn_executor::plan::{AggregationDesc, LimitDesc, OpDesc, SelectionDesc, SortItem, TopNDesc};
 use cairn_expr::Expr;
 
 use super::{Physical, Root, Task, cost};

@@ -3,9 +3,7 @@
 use cairn_executor::plan::JoinKind;
 use cairn_expr::{Expr, Func};
 
-use super::cost::{
-    DISTINCT_FRACTION, SEMI_FRACTION, selectivity_of_all, table_rows,
-};
+use super::cost::{DISTINCT_FRACTION, SEMI_FRACTION, selectivity_of_all, table_rows};
 use crate::context::Statistics;
 use crate::logical::tree::covered;
 use crate::logical::{Logical, LogicalJoin, LogicalScan};

@@ -119,7 +119,10 @@ impl Physical<'_> {
                 // With null-aware keys, all keys are.
                 Some((func @ (Func::Eq | Func::NullEq), [a, b])) if join.in_keys.is_empty() => {
                     let on = |a: &Expr, b: &Expr| {
-                        a.has_columns() && b.has_columns() && covered(a, &left) && covered(b, &right)
+                        a.has_columns()
+                            && b.has_columns()
+                            && covered(a, &left)
+                            && covered(b, &right)
                     };
                     if on(a, b) {
                         Some((func, a, b))

@@ -27,14 +27,14 @@ mod order;
 
 use std::collections::BTreeMap;
 
-use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
-use cairn_expr::{EvalContext, Expr};
 use crate::context::{PlanOptions, Statistics};
 use crate::error::{PlanError, Result};
 use crate::logical::{Col, Columns, Logical, LogicalLock, SortKey};
 use crate::plan::{
     HandleSource, LockedTable, PhysicalOp, PhysicalPlan, PlanColumn, RowLimit, SelectLock,
 };
+use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
+use cairn_expr::{EvalContext, Expr};
 
 use cop::CopTask;
 pub(crate) use cost::CostParams;
@@ -138,8 +138,7 @@ impl<'p> Physical<'p> {
                 }
                 let schema = self.schema(columns);
                 let count = rows.len() as f64;
-                let plan =
-                    self.node(PhysicalOp::Values { rows: bound }, Vec::new(), count, schema);
+                let plan = self.node(PhysicalOp::Values { rows: bound }, Vec::new(), count, schema);
                 Ok(Task::Root(Root { plan, layout: columns.clone(), ordered: false }))
             }
             Logical::Filter { conditions, input } => {
@@ -294,12 +293,7 @@ impl<'p> Physical<'p> {
     }
 
     /// LIMIT: in the stores too, where every task needs no more rows than that.
-    fn limit(
-        &mut self,
-        limit: RowLimit,
-        input: &Logical,
-        order: WantedOrder<'_>,
-    ) -> Result<Task> {
+    fn limit(&mut self, limit: RowLimit, input: &Logical, order: WantedOrder<'_>) -> Result<Task> {
         let mut task = self.task(input, order)?;
         if let Task::Cop(cop) = &mut task
             && cop.accepts_limit()

@@ -252,11 +252,15 @@ pub(super) fn column_intervals(
             if !comparable_text(column, ty) {
                 return None;
             }
-            let mut result = Intervals::of(Vec::new());
+            let mut points = Vec::with_capacity(args.len() - 1);
             for member in &args[1..] {
-                let member = comparison(Func::Eq, member, column)?;
-                result = result.union(member, column);
+                points.extend(comparison(Func::Eq, member, column)?.list);
             }
+            let mut result = Intervals::of(points);
+            if !result.unknown {
+                result = Intervals::of(merge(result.list, column));
+            }
+            result.exact = column.prefix_length.is_none();
             Some(result)
         }
         Func::Eq | Func::NullEq | Func::Ne | Func::Lt | Func::Le | Func::Gt | Func::Ge => {
@@ -484,13 +488,10 @@ fn like(args: &[Expr], column: &RangeColumn) -> Option<Intervals> {
         return Some(Intervals::of(vec![interval]).inexact());
     }
     let high = successor(&prefix);
-    let interval = Interval {
-        low,
-        high_exclusive: high != Bound::Max,
-        high,
-        low_exclusive: false,
-    };
-    let exact = wild && column.prefix_length.is_none() && pattern[at..] == *b"%"
+    let interval = Interval { low, high_exclusive: high != Bound::Max, high, low_exclusive: false };
+    let exact = wild
+        && column.prefix_length.is_none()
+        && pattern[at..] == *b"%"
         && !column.ty.collation.pad_space();
     let mut intervals = Intervals::of(vec![interval]);
     intervals.exact = exact;

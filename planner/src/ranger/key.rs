@@ -156,8 +156,7 @@ fn column_range(
 
 /// A range over an integer handle; two if it is unsigned and holds both halves.
 fn handle_ranges(prefix: &[u8], range: &Range, columns: &[RangeColumn]) -> Vec<KeyRange> {
-    let unsigned =
-        columns.first().is_some_and(|column| column.ty.physical() == PhysicalKind::UInt);
+    let unsigned = columns.first().is_some_and(|column| column.ty.physical() == PhysicalKind::UInt);
     let value = |bound: Option<&Bound>| match bound {
         Some(Bound::Value(Datum::Int(value))) => Some(i128::from(*value)),
         Some(Bound::Value(Datum::UInt(value))) => Some(i128::from(*value)),

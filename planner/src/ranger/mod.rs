@@ -187,10 +187,8 @@ impl RangeSpec {
                 _ => false,
             })
         };
-        let fixed = conditions
-            .iter()
-            .all(has_values)
-            .then(|| analyze(&columns, &conditions).ranges);
+        let fixed =
+            conditions.iter().all(has_values).then(|| analyze(&columns, &conditions).ranges);
         RangeSpec { columns, conditions, fixed }
     }
 
@@ -224,8 +222,7 @@ impl RangeSpec {
                 format!("range:{}", texts.join(", "))
             }
             None => {
-                let texts: Vec<String> =
-                    self.conditions.iter().map(|c| c.fmt_with(name)).collect();
+                let texts: Vec<String> = self.conditions.iter().map(|c| c.fmt_with(name)).collect();
                 format!("range: decided by [{}]", texts.join(" "))
             }
         }

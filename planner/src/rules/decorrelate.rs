@@ -40,10 +40,9 @@ pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
         return Ok(Logical::Join(join));
     }
     match join.kind {
-        JoinKind::Semi
-        | JoinKind::Anti
-        | JoinKind::LeftOuterSemi
-        | JoinKind::AntiLeftOuterSemi => semi(*join),
+        JoinKind::Semi | JoinKind::Anti | JoinKind::LeftOuterSemi | JoinKind::AntiLeftOuterSemi => {
+            semi(*join)
+        }
         JoinKind::LeftOuter => scalar(*join, ctx),
         JoinKind::Inner | JoinKind::RightOuter => Ok(Logical::Join(join)),
     }
@@ -193,9 +192,7 @@ fn as_groups(
         let col = match groups.iter().find(|(_, group)| *group == inner) {
             Some((col, _)) => *col,
             None => {
-                let col = inner
-                    .as_column()
-                    .unwrap_or_else(|| ctx.columns.add(inner.ty().clone()));
+                let col = inner.as_column().unwrap_or_else(|| ctx.columns.add(inner.ty().clone()));
                 groups.push((col, inner.clone()));
                 col
             }

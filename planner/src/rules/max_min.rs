@@ -53,14 +53,14 @@ pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
 fn has_key(scan: &LogicalScan, col: usize) -> bool {
     let Some(Some(offset)) = scan.offset_of(col) else { return false };
     let table = &scan.table;
-    let by_handle =
-        table.handle_column() == Some(offset) && !table.columns[offset].ty.unsigned;
+    let by_handle = table.handle_column() == Some(offset) && !table.columns[offset].ty.unsigned;
     let by_index = table.indices.iter().any(|index| {
         index.state.is_public()
             && !index.invisible
-            && index.columns.first().is_some_and(|part| {
-                part.offset == offset && part.prefix_length.is_none()
-            })
+            && index
+                .columns
+                .first()
+                .is_some_and(|part| part.offset == offset && part.prefix_length.is_none())
             && (table.has_entries(index) || table.common_handle)
     });
     by_handle || by_index

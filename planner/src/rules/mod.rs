@@ -10,8 +10,8 @@ mod decorrelate;
 mod join_reorder;
 mod max_min;
 mod nulls;
-mod prune_columns;
 mod project_merge;
+mod prune_columns;
 mod push_down;
 mod top_n;
 
@@ -97,9 +97,9 @@ pub(crate) fn optimize(
             Rule::PushDown => push_down::run(plan, ctx)?,
             Rule::JoinReorder => join_reorder::run(plan, ctx)?,
             Rule::MaxMin => max_min::run(plan, ctx)?,
-            Rule::TopN => top_n::run(plan, ctx)?,
-            Rule::PruneColumns => prune_columns::run(plan, &wanted, ctx)?,
-            Rule::ProjectMerge => project_merge::run(plan, ctx)?,
+            Rule::TopN => top_n::run(plan)?,
+            Rule::PruneColumns => prune_columns::run(plan, &wanted)?,
+            Rule::ProjectMerge => project_merge::run(plan)?,
         };
     }
     Ok(plan)

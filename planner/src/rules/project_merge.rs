@@ -14,12 +14,11 @@
 
 use cairn_expr::Expr;
 
-use super::RuleContext;
 use crate::error::Result;
 use crate::logical::{Col, Logical};
 
-pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
-    let plan = plan.map_children(&mut |child| run(child, ctx))?;
+pub(super) fn run(plan: Logical) -> Result<Logical> {
+    let plan = plan.map_children(&mut run)?;
     let Logical::Project { exprs, input } = plan else { return Ok(plan) };
     if exprs.iter().all(|(col, expr)| expr.as_column() == Some(*col)) {
         return Ok(*input);
@@ -29,10 +28,8 @@ pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
             let source = |col: Col| {
                 lower.iter().find(|(known, _)| *known == col).map(|(_, expr)| expr.clone())
             };
-            let exprs = exprs
-                .into_iter()
-                .map(|(col, expr)| (col, expr.replace_columns(&source)))
-                .collect();
+            let exprs =
+                exprs.into_iter().map(|(col, expr)| (col, expr.replace_columns(&source))).collect();
             Ok(Logical::Project { exprs, input })
         }
         input => Ok(Logical::Project { exprs, input: Box::new(input) }),

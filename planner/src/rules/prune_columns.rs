@@ -11,23 +11,11 @@
 
 use std::collections::BTreeSet;
 
-use super::RuleContext;
 use crate::error::Result;
 use crate::logical::{Col, Logical, LogicalScan};
 
-pub(super) fn run(
-    plan: Logical,
-    wanted: &BTreeSet<Col>,
-    ctx: &mut RuleContext<'_>,
-) -> Result<Logical> {
-    prune(plan, wanted, ctx)
-}
-
-fn prune(
-    mut plan: Logical,
-    wanted: &BTreeSet<Col>,
-    ctx: &mut RuleContext<'_>,
-) -> Result<Logical> {
+/// The plan with the columns that are `wanted` of it.
+pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> {
     match &mut plan {
         Logical::Scan(scan) => {
             prune_scan(scan, wanted);
@@ -59,7 +47,7 @@ fn prune(
                 retain(own, &keep);
                 let below: BTreeSet<Col> = own.iter().copied().collect();
                 let child = std::mem::replace(input, Logical::one_row());
-                *input = prune(child, &below, ctx)?;
+                *input = run(child, &below)?;
             }
             return Ok(plan);
         }
@@ -73,7 +61,7 @@ fn prune(
     if let Logical::Join(join) = &plan {
         below.extend(join.right.free_columns());
     }
-    plan.map_children(&mut |child| prune(child, &below, ctx))
+    plan.map_children(&mut |child| run(child, &below))
 }
 
 fn prune_scan(scan: &mut LogicalScan, wanted: &BTreeSet<Col>) {

@@ -206,7 +206,9 @@ fn push_join(
     join.left = push(join.left, left, ctx)?;
     join.right = push(join.right, right, ctx)?;
     if join.kind == JoinKind::Inner
-        && [&join.left, &join.right].iter().any(|side| matches!(side, Logical::Dual { rows: 0, .. }))
+        && [&join.left, &join.right]
+            .iter()
+            .any(|side| matches!(side, Logical::Dual { rows: 0, .. }))
     {
         return Ok(Logical::Dual { rows: 0, columns: join.outputs() });
     }
@@ -230,11 +232,7 @@ fn close_over(conditions: &mut Vec<Expr>, ctx: &mut RuleContext<'_>) -> Result<(
     Ok(())
 }
 
-fn derive_right(
-    on: &[Expr],
-    left: &[Expr],
-    ctx: &mut RuleContext<'_>,
-) -> Result<Vec<Expr>> {
+fn derive_right(on: &[Expr], left: &[Expr], ctx: &mut RuleContext<'_>) -> Result<Vec<Expr>> {
     let mut derived = Vec::new();
     for (a, b) in column_pairs(on) {
         for (from, to) in [(a, b), (b, a)] {

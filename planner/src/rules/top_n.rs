@@ -14,17 +14,16 @@
 
 use cairn_executor::plan::JoinKind;
 
-use super::RuleContext;
 use crate::error::Result;
 use crate::logical::Logical;
 use crate::plan::{RowCount, RowLimit};
 
-pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
+pub(super) fn run(plan: Logical) -> Result<Logical> {
     let plan = match plan {
         Logical::Limit { limit, input } => push_limit(limit, *input),
         other => other,
     };
-    plan.map_children(&mut |child| run(child, ctx))
+    plan.map_children(&mut run)
 }
 
 fn push_limit(limit: RowLimit, input: Logical) -> Logical {

@@ -157,8 +157,12 @@ fn keys(plan: &Plan) -> String {
     let mut eval = EvalContext::default();
     eval.params = vec![Datum::Int(5); plan.slot_count].into();
     let Some(reader) = plan.source().and_then(first_reader) else { return "no reader\n".into() };
-    let ranges =
-        crate::ranger::build_key_ranges(&reader.ranges, &reader.table, reader.index.as_deref(), &mut eval);
+    let ranges = crate::ranger::build_key_ranges(
+        &reader.ranges,
+        &reader.table,
+        reader.index.as_deref(),
+        &mut eval,
+    );
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     ranges.iter().map(|r| format!("[{}, {})\n", hex(&r.start), hex(&r.end))).collect()
 }

@@ -14,6 +14,9 @@ use crate::catalog::{
     TableInfo,
 };
 
+/// Name, kind and parts of a key.
+type Key = (String, IndexKind, Vec<(String, Option<u32>)>);
+
 /// One database, `test`, and a virtual one.
 #[derive(Default)]
 pub(crate) struct TestCatalog {
@@ -25,7 +28,7 @@ impl TestCatalog {
     pub fn create_table(&mut self, create: &CreateTable) -> Result<(), String> {
         let id = self.tables.len() as i64 + 1;
         let mut table = TableInfo::new(id, create.name.name.as_str());
-        let mut keys: Vec<(String, IndexKind, Vec<(String, Option<u32>)>)> = Vec::new();
+        let mut keys: Vec<Key> = Vec::new();
         for (at, definition) in create.columns.iter().enumerate() {
             let ty = field_type(&definition.data_type)?;
             let mut column = ColumnInfo::new(at as i64 + 1, definition.name.as_str(), ty);
@@ -40,11 +43,10 @@ impl TestCatalog {
                     ColumnAttribute::PrimaryKey { .. } => {
                         keys.push(("PRIMARY".into(), IndexKind::Primary, own.clone()));
                     }
-                    ColumnAttribute::Default { expr, .. } => {
-                        if let cairn_parser::ast::Expr::Literal(Literal::Integer(text)) = expr {
-                            column.default = Some(ColumnDefault::Literal(text.clone()));
-                        }
-                    }
+                    ColumnAttribute::Default {
+                        expr: cairn_parser::ast::Expr::Literal(Literal::Integer(text)),
+                        ..
+                    } => column.default = Some(ColumnDefault::Literal(text.clone())),
                     ColumnAttribute::Generated { text, stored, .. } => {
                         column.generated =
                             Some(GeneratedColumn { expr: text.clone(), stored: *stored });
@@ -150,7 +152,8 @@ impl Catalog for TestCatalog {
     }
 
     fn database(&self, name: &str) -> Option<Arc<DatabaseInfo>> {
-        let found = ["test", "information_schema"].into_iter().find(|n| n.eq_ignore_ascii_case(name))?;
+        let found =
+            ["test", "information_schema"].into_iter().find(|n| n.eq_ignore_ascii_case(name))?;
         Some(Arc::new(DatabaseInfo {
             id: SchemaId(1),
             name: found.to_string(),
@@ -159,7 +162,9 @@ impl Catalog for TestCatalog {
     }
 
     fn table(&self, database: &str, name: &str) -> Option<Arc<TableInfo>> {
-        if database.eq_ignore_ascii_case("information_schema") && name.eq_ignore_ascii_case("tables") {
+        if database.eq_ignore_ascii_case("information_schema")
+            && name.eq_ignore_ascii_case("tables")
+        {
             let mut table = TableInfo::new(1_000_000, "TABLES");
             for (at, name) in ["TABLE_SCHEMA", "TABLE_NAME"].into_iter().enumerate() {
                 table.columns.push(ColumnInfo::new(at as i64 + 1, name, FieldType::varchar(64)));
