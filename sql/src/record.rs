@@ -8,12 +8,16 @@
 //!
 //! The decoders in the stores (`cairn-executor`'s scans) read the same layout.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use cairn_executor::index_entry::{EntryColumn, EntryIndex, encode_index_entry};
 use cairn_planner::catalog::{ColumnDefault, ColumnInfo, IndexInfo, TableInfo};
 use cairn_planner::plan::{PointAccess, PointColumn};
 use cairn_types::row::{RowEncoder, RowView};
 use cairn_types::{
-    CastContext, Chunk, Datum, DatumRef, FieldType, Handle, TypeError, codec, keys, row,
+    CastContext, Chunk, Datum, DatumRef, FieldType, Handle, TimeZone, TypeCode, TypeError, codec,
+    keys, row,
 };
 
 use crate::error::{Result, SqlError};
@@ -33,17 +37,6 @@ pub struct IndexEntry {
     pub value: Bytes,
     /// No other row may have this key.
     pub distinct: bool,
-}
-
-/// Where a point read finds its row.
-#[derive(Clone, Debug)]
-pub enum KeyLookup {
-    /// No row can have this key.
-    None,
-    /// By its handle.
-    Handle(Handle),
-    /// By the entry of a unique index.
-    Unique(Vec<u8>),
 }
 
 /// The handle of a row with these values (all columns of the table by offset); `None` for
@@ -71,34 +64,6 @@ pub fn common_handle<'a>(parts: impl Iterator<Item = (&'a Datum, &'a FieldType)>
         codec::encode_datum_key(&mut bytes, &value.as_ref(), ty);
     }
     Handle::common(bytes)
-}
-
-/// Where the row with these key values is found: of the clustered key, or of `index`.
-pub fn lookup_key(table: &TableInfo, index: Option<&IndexInfo>, values: &[Datum]) -> KeyLookup {
-    if let Some(index) = index.filter(|index| table.has_entries(index)) {
-        let columns = index.columns.iter().zip(values);
-        let parts = columns.map(|(part, value)| (value.as_ref(), &table.columns[part.offset].ty));
-        return KeyLookup::Unique(keys::encode_index_key(table.id, index.id, parts, None));
-    }
-    if table.pk_is_handle {
-        return match values.first() {
-            Some(Datum::Int(value)) => KeyLookup::Handle(Handle::Int(*value)),
-            Some(Datum::UInt(value)) => i64::try_from(*value)
-                .map_or(KeyLookup::None, |value| KeyLookup::Handle(Handle::Int(value))),
-            _ => KeyLookup::None,
-        };
-    }
-    let columns = table.common_handle_columns();
-    if columns.is_empty() {
-        // Only `_tidb_rowid` can be meant.
-        return match values.first() {
-            Some(Datum::Int(value)) => KeyLookup::Handle(Handle::Int(*value)),
-            _ => KeyLookup::None,
-        };
-    }
-    let parts =
-        columns.iter().zip(values).map(|(offset, value)| (value, &table.columns[*offset].ty));
-    KeyLookup::Handle(common_handle(parts))
 }
 
 /// The handle in the value of a unique entry.
@@ -154,33 +119,59 @@ pub fn index_entry(
     values: &[Datum],
     handle: &Handle,
 ) -> Result<IndexEntry> {
-    let parts: Vec<(DatumRef<'_>, &FieldType)> = index
-        .columns
-        .iter()
-        .map(|part| {
-            let ty = &table.columns[part.offset].ty;
-            (index_part(&values[part.offset], ty, part.prefix_length), ty)
-        })
-        .collect();
-    let has_null = parts.iter().any(|(value, _)| value.is_null());
-    // NULLs are never equal: such entries need the handle to be told apart.
-    let distinct = index.unique && !has_null;
-    let in_key = if distinct { None } else { Some(handle) };
-    let key = keys::encode_index_key(table.id, index.id, parts.iter().cloned(), in_key);
-    let mut encoder = RowEncoder::new();
-    let mut stored = false;
-    for (part, (value, ty)) in index.columns.iter().zip(&parts) {
-        if !codec::key_is_restorable(ty) && !value.is_null() {
-            encoder
-                .push(table.columns[part.offset].id, value.clone())
-                .map_err(|error| damaged(table, &error))?;
-            stored = true;
+    let column = |offset: usize, prefix_length| {
+        let info = &table.columns[offset];
+        let value = index_part(&values[offset], &info.ty, prefix_length);
+        EntryColumn { id: info.id, value, ty: &info.ty }
+    };
+    let columns: Vec<EntryColumn<'_>> =
+        index.columns.iter().map(|part| column(part.offset, part.prefix_length)).collect();
+    let handle_columns: Vec<EntryColumn<'_>> =
+        table.common_handle_columns().into_iter().map(|offset| column(offset, None)).collect();
+    // NULLs are never equal: such entries hold the handle in their key.
+    let distinct = index.unique && columns.iter().all(|column| !column.value.is_null());
+    let entry = EntryIndex { table: table.id, index: index.id, unique: index.unique };
+    let (key, value) = encode_index_entry(entry, &columns, handle, &handle_columns)?;
+    Ok(IndexEntry { key: key.into(), value: value.into(), distinct })
+}
+
+/// Brings TIMESTAMPs of a row (all columns by offset) from the session's time zone into
+/// UTC, the form rows and entries have.
+pub fn to_stored<'a>(table: &TableInfo, values: &'a [Datum], zone: &TimeZone) -> Cow<'a, [Datum]> {
+    convert_timestamps(table, values, zone, &TimeZone::utc())
+}
+
+/// The opposite of [`to_stored`].
+pub fn to_session(table: &TableInfo, values: Vec<Datum>, zone: &TimeZone) -> Vec<Datum> {
+    convert_timestamps(table, &values, &TimeZone::utc(), zone).into_owned()
+}
+
+fn convert_timestamps<'a>(
+    table: &TableInfo,
+    values: &'a [Datum],
+    from: &TimeZone,
+    to: &TimeZone,
+) -> Cow<'a, [Datum]> {
+    let is_timestamp = |column: &ColumnInfo| column.ty.code == TypeCode::Timestamp;
+    if from == to || !table.columns.iter().any(is_timestamp) {
+        return Cow::Borrowed(values);
+    }
+    let mut converted = values.to_vec();
+    for (column, value) in table.columns.iter().zip(&mut converted) {
+        if is_timestamp(column) {
+            convert_timestamp(value, from, to);
         }
     }
-    let columns = stored.then(|| encoder.finish());
-    let in_value = if distinct { Some(handle) } else { None };
-    let value = keys::encode_index_value(in_value, columns.as_deref());
-    Ok(IndexEntry { key: key.into(), value: value.into(), distinct })
+    Cow::Owned(converted)
+}
+
+/// Converts one TIMESTAMP; what does not convert (a zero date) stays as it is.
+fn convert_timestamp(value: &mut Datum, from: &TimeZone, to: &TimeZone) {
+    if let Datum::Time(time) = value
+        && let Some(other) = time.to_zone(from, to)
+    {
+        *time = other;
+    }
 }
 
 /// The default of a column as a value; expressions are the planner's business.
@@ -261,6 +252,7 @@ pub fn write_row(
     access: &PointAccess,
     handle: &Handle,
     value: &[u8],
+    zone: &TimeZone,
     writer: &mut RowWriter,
     out: &mut Vec<u8>,
 ) -> Result<()> {
@@ -273,8 +265,13 @@ pub fn write_row(
                 let ty = &table.columns[*offset].ty;
                 match stored_column(table, *offset, &view, handle)? {
                     Stored::Bytes(bytes) => {
-                        let value = row::decode_value_ref(bytes, ty)
+                        let mut value = row::decode_value_ref(bytes, ty)
                             .map_err(|error| damaged(table, &error))?;
+                        if let DatumRef::Time(time) = &mut value
+                            && ty.code == TypeCode::Timestamp
+                        {
+                            *time = time.to_zone(&TimeZone::utc(), zone).unwrap_or(*time);
+                        }
                         writer.value(out, value, ty);
                     }
                     Stored::Value(value) => writer.value(out, value.as_ref(), ty),
@@ -313,6 +310,7 @@ pub fn append_point_row(
     access: &PointAccess,
     handle: &Handle,
     value: &[u8],
+    zone: &TimeZone,
     chunk: &mut Chunk,
 ) -> Result<()> {
     let table = &access.table;
@@ -324,11 +322,19 @@ pub fn append_point_row(
                 Handle::Int(value) => Datum::Int(*value),
                 Handle::Common(_) => Datum::Null,
             },
-            PointColumn::Column(offset) => match stored_column(table, *offset, &view, handle)? {
-                Stored::Bytes(bytes) => row::decode_value(bytes, &table.columns[*offset].ty)
-                    .map_err(|error| damaged(table, &error))?,
-                Stored::Value(value) => value,
-            },
+            PointColumn::Column(offset) => {
+                let ty = &table.columns[*offset].ty;
+                let mut value = match stored_column(table, *offset, &view, handle)? {
+                    Stored::Bytes(bytes) => {
+                        row::decode_value(bytes, ty).map_err(|error| damaged(table, &error))?
+                    }
+                    Stored::Value(value) => value,
+                };
+                if ty.code == TypeCode::Timestamp {
+                    convert_timestamp(&mut value, &TimeZone::utc(), zone);
+                }
+                value
+            }
         });
     }
     chunk.push_row(&values);

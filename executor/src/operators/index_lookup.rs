@@ -18,6 +18,7 @@ use bytes::Bytes;
 use cairn_types::keys::encode_row_key_to;
 use cairn_types::{Chunk, Column, DatumRef, FieldType, Handle, TableId};
 
+use super::local_time::LocalTime;
 use super::rows::{ROW_PREFIX_LEN, RowDecoder};
 use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
@@ -33,6 +34,7 @@ pub struct IndexLookup {
     table_id: TableId,
     int_handle: bool,
     schema: Vec<FieldType>,
+    local_time: LocalTime,
     decoder: RowDecoder,
     ctx: ExecContext,
 }
@@ -49,12 +51,14 @@ impl IndexLookup {
         if input.schema().is_empty() {
             return Err(ExecError::invalid_plan("an index lookup needs a handle column"));
         }
+        let schema: Vec<FieldType> = desc.columns.iter().map(|column| column.ty.clone()).collect();
         Ok(IndexLookup {
+            local_time: LocalTime::new(&schema, &ctx.eval.time_zone),
             input,
             source,
             table_id: desc.table_id,
             int_handle: desc.handle_types.is_empty(),
-            schema: desc.columns.iter().map(|column| column.ty.clone()).collect(),
+            schema,
             decoder: RowDecoder::new(&desc.columns, &desc.handle_types),
             ctx,
         })
@@ -106,6 +110,7 @@ impl Operator for IndexLookup {
         if !remote.is_empty() {
             self.ctx.remote_row_keys.push(remote);
         }
+        self.local_time.convert(&mut chunk);
         Ok(Some(chunk))
     }
 }

@@ -14,6 +14,7 @@ use cairn_types::keys::{decode_index_key, decode_index_value};
 use cairn_types::row::{RowView, append_value};
 use cairn_types::{Chunk, FieldType, Handle};
 
+use super::local_time::LocalTime;
 use super::rows::{append_key_column, append_owned_handle, find_parts};
 use super::scan::RangeScanner;
 use crate::context::ExecContext;
@@ -26,6 +27,7 @@ use crate::source::{KeyRange, KvSource};
 /// See [`IndexScanDesc`].
 pub struct IndexScan {
     schema: Vec<FieldType>,
+    local_time: LocalTime,
     scanner: RangeScanner,
     decoder: EntryDecoder,
 }
@@ -39,8 +41,10 @@ impl IndexScan {
         ctx: ExecContext,
     ) -> Result<IndexScan> {
         check_scan_columns(&desc.columns, desc.handle_types.len())?;
+        let schema: Vec<FieldType> = desc.columns.iter().map(|column| column.ty.clone()).collect();
         Ok(IndexScan {
-            schema: desc.columns.iter().map(|column| column.ty.clone()).collect(),
+            local_time: LocalTime::new(&schema, &ctx.eval.time_zone),
+            schema,
             scanner: RangeScanner::new(source, ranges, desc.desc, ctx),
             decoder: EntryDecoder::new(desc),
         })
@@ -59,6 +63,7 @@ impl Operator for IndexScan {
         for (key, value) in pairs.iter() {
             self.decoder.append(key, value, &mut chunk)?;
         }
+        self.local_time.convert(&mut chunk);
         Ok(Some(chunk))
     }
 }

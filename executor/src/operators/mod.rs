@@ -26,6 +26,7 @@ mod hash_join;
 mod index_lookup;
 mod index_scan;
 mod limit;
+mod local_time;
 mod max_one_row;
 mod projection;
 mod rows;

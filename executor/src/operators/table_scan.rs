@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cairn_types::{Chunk, FieldType};
 
+use super::local_time::LocalTime;
 use super::rows::{ROW_PREFIX_LEN, RowDecoder};
 use super::scan::RangeScanner;
 use crate::context::ExecContext;
@@ -23,6 +24,7 @@ use crate::source::{KeyRange, KvSource};
 /// See [`TableScanDesc`].
 pub struct TableScan {
     schema: Vec<FieldType>,
+    local_time: LocalTime,
     scanner: RangeScanner,
     decoder: RowDecoder,
 }
@@ -36,8 +38,10 @@ impl TableScan {
         ctx: ExecContext,
     ) -> Result<TableScan> {
         check_scan_columns(&desc.columns, desc.handle_types.len())?;
+        let schema: Vec<FieldType> = desc.columns.iter().map(|column| column.ty.clone()).collect();
         Ok(TableScan {
-            schema: desc.columns.iter().map(|column| column.ty.clone()).collect(),
+            local_time: LocalTime::new(&schema, &ctx.eval.time_zone),
+            schema,
             scanner: RangeScanner::new(source, ranges, desc.desc, ctx),
             decoder: RowDecoder::new(&desc.columns, &desc.handle_types),
         })
@@ -57,6 +61,7 @@ impl Operator for TableScan {
             let handle = key.get(ROW_PREFIX_LEN..).ok_or(NOT_A_ROW)?;
             self.decoder.append(handle, value, &mut chunk)?;
         }
+        self.local_time.convert(&mut chunk);
         Ok(Some(chunk))
     }
 }

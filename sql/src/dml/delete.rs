@@ -25,7 +25,12 @@ pub async fn run(
         .targets
         .iter()
         .map(|target| {
-            TableWriter::new(Arc::clone(&target.table), Arc::clone(&statement.transaction), true)
+            TableWriter::new(
+                Arc::clone(&target.table),
+                Arc::clone(&statement.transaction),
+                context.exec.eval.time_zone.clone(),
+                true,
+            )
         })
         .collect();
     let mut outcome = Outcome::default();

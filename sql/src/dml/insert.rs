@@ -14,7 +14,6 @@ use super::writer::{Duplicate, TableWriter};
 use super::{Outcome, duplicate_entry, gather_rows};
 use crate::error::Result;
 use crate::execution::BuildContext;
-use crate::record;
 use crate::session::Session;
 use crate::session::transaction::StatementTransaction;
 
@@ -31,6 +30,7 @@ pub async fn run(
         writer: TableWriter::new(
             Arc::clone(&plan.table),
             Arc::clone(&statement.transaction),
+            eval.time_zone.clone(),
             eager,
         ),
         assigner: Assigner::new(&eval, plan.ignore),
@@ -199,7 +199,7 @@ impl Inserter<'_> {
 
     async fn handle(&mut self, session: &Session, values: &[Datum]) -> Result<Handle> {
         let table = self.table();
-        match record::handle_of_row(&table, values)? {
+        match self.writer.handle_of(values)? {
             Some(handle) => Ok(handle),
             None => {
                 let id = session.domain.auto_ids.next_row_id(session, &table).await?;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use cairn_executor::{BoxOperator, ExecError, Operator};
 use cairn_kv_client::Transaction;
 use cairn_planner::plan::{PointAccess, SelectLock};
+use cairn_planner::ranger::PointKey;
 use cairn_types::{Chunk, FieldType, Handle, keys};
 
 use super::handle_in_row;
@@ -26,16 +27,18 @@ pub fn operator(
     Ok(Box::new(LockRows { input, lock: lock.clone(), transaction: Arc::clone(transaction) }))
 }
 
-/// Locks one row found by a point read.
-pub fn lock_row(
+/// Locks what a point read looked for: its key even when no row is there, so that nobody
+/// else adds it meanwhile, and the row found behind a unique index.
+pub fn lock_point(
     view: &ReadView,
     access: &PointAccess,
-    handle: &Handle,
+    key: &PointKey,
+    found: Option<&Handle>,
 ) -> crate::error::Result<()> {
-    if let ReadView::Transaction(transaction) = view {
-        transaction.lock_keys([Bytes::from(keys::encode_row_key(access.table.id, handle))])?;
-    }
-    Ok(())
+    let ReadView::Transaction(transaction) = view else { return Ok(()) };
+    let row_key = found.map(|handle| keys::encode_row_key(access.table.id, handle));
+    let locked = row_key.unwrap_or_else(|| key.raw(&access.table));
+    Ok(transaction.lock_keys([Bytes::from(locked)])?)
 }
 
 struct LockRows {

@@ -32,7 +32,12 @@ pub async fn run(
         .targets
         .iter()
         .map(|target| {
-            TableWriter::new(Arc::clone(&target.table), Arc::clone(&statement.transaction), true)
+            TableWriter::new(
+                Arc::clone(&target.table),
+                Arc::clone(&statement.transaction),
+                eval.time_zone.clone(),
+                true,
+            )
         })
         .collect();
     for target in &plan.targets {

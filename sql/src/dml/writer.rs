@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cairn_kv_client::Transaction;
 use cairn_planner::catalog::{IndexInfo, SchemaState, TableInfo};
 use cairn_types::row::RowEncoder;
-use cairn_types::{Datum, Handle, keys};
+use cairn_types::{Datum, Handle, TimeZone, keys};
 
 use super::duplicate_entry;
 use crate::error::Result;
@@ -30,17 +30,24 @@ pub struct TableWriter {
     encoder: RowEncoder,
     /// Look for duplicates when a row is written (else only at prewrite).
     eager: bool,
+    /// The session's: TIMESTAMPs of rows given and taken are in it.
+    zone: TimeZone,
 }
 
 impl TableWriter {
     /// A writer; `eager` unless the statement commits at its end anyway.
-    pub fn new(table: Arc<TableInfo>, transaction: Arc<Transaction>, eager: bool) -> Self {
-        Self { table, transaction, encoder: RowEncoder::new(), eager }
+    pub fn new(
+        table: Arc<TableInfo>,
+        transaction: Arc<Transaction>,
+        zone: TimeZone,
+        eager: bool,
+    ) -> Self {
+        Self { table, transaction, encoder: RowEncoder::new(), eager, zone }
     }
 
-    /// The table.
-    pub fn table(&self) -> &Arc<TableInfo> {
-        &self.table
+    /// The handle of a new row; `None` for tables with hidden row ids.
+    pub fn handle_of(&self, row: &[Datum]) -> Result<Option<Handle>> {
+        record::handle_of_row(&self.table, &record::to_stored(&self.table, row, &self.zone))
     }
 
     /// Indexes that have entries and that this kind of change maintains.
@@ -51,6 +58,7 @@ impl TableWriter {
     /// The rows that a new row collides with, over all unique keys in order.
     pub async fn find_duplicates(&self, handle: &Handle, row: &[Datum]) -> Result<Vec<Duplicate>> {
         let table = &self.table;
+        let row = &*record::to_stored(table, row, &self.zone);
         let mut duplicates = Vec::new();
         if !table.has_row_id() {
             let key = keys::encode_row_key(table.id, handle);
@@ -86,7 +94,10 @@ impl TableWriter {
     pub async fn read(&self, handle: &Handle) -> Result<Option<Vec<Datum>>> {
         let key = keys::encode_row_key(self.table.id, handle);
         match self.transaction.get(&key).await? {
-            Some(value) => record::decode_row(&self.table, handle, &value).map(Some),
+            Some(value) => {
+                let row = record::decode_row(&self.table, handle, &value)?;
+                Ok(Some(record::to_session(&self.table, row, &self.zone)))
+            }
             None => Ok(None),
         }
     }
@@ -94,6 +105,7 @@ impl TableWriter {
     /// Adds a row; error 1062 when a unique key is taken.
     pub async fn insert(&mut self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = Arc::clone(&self.table);
+        let row = &*record::to_stored(&table, row, &self.zone);
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, row, &mut self.encoder)?;
         if table.has_row_id() {
@@ -142,6 +154,7 @@ impl TableWriter {
     /// Removes a row with its entries.
     pub fn delete(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = &self.table;
+        let row = &*record::to_stored(table, row, &self.zone);
         self.transaction.delete(keys::encode_row_key(table.id, handle).into())?;
         for index in Self::indices(table, SchemaState::DeleteOnly) {
             let entry = record::index_entry(table, index, row, handle)?;
@@ -159,12 +172,16 @@ impl TableWriter {
         new: &[Datum],
     ) -> Result<Handle> {
         let table = Arc::clone(&self.table);
-        let new_handle = record::handle_of_row(&table, new)?.unwrap_or_else(|| handle.clone());
+        let stored_new = record::to_stored(&table, new, &self.zone);
+        let new_handle =
+            record::handle_of_row(&table, &stored_new)?.unwrap_or_else(|| handle.clone());
         if new_handle != *handle {
             self.delete(handle, old)?;
             self.insert(&new_handle, new).await?;
             return Ok(new_handle);
         }
+        let stored_old = record::to_stored(&table, old, &self.zone);
+        let (old, new) = (&*stored_old, &*stored_new);
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, new, &mut self.encoder)?;
         self.transaction.set(key, value)?;

@@ -65,10 +65,12 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
     let params = &context.exec.eval.params;
     Ok(match &plan.op {
         PhysicalOp::PointGet(get) => {
-            point::operator(&get.access, vec![get.key.clone()], plan, context)?
+            let keys = vec![get.key.clone()];
+            point::operator(&get.access, keys, get.lock.is_some(), plan, context)?
         }
+
         PhysicalOp::BatchPointGet(get) => {
-            point::operator(&get.access, get.keys.clone(), plan, context)?
+            point::operator(&get.access, get.keys.clone(), get.lock.is_some(), plan, context)?
         }
         PhysicalOp::TableReader(reader)
         | PhysicalOp::IndexReader(reader)

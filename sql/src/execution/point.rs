@@ -11,15 +11,16 @@ use cairn_executor::operators::ChunkSource;
 use cairn_executor::{BoxOperator, ExecError};
 use cairn_expr::{EvalContext, Expr};
 use cairn_planner::plan::{PhysicalPlan, Plan, PointAccess, PointGet};
+use cairn_planner::ranger::{PointKey, point_key};
 use cairn_types::{Chunk, Datum, Handle, TimeStamp};
 use futures::StreamExt;
 
 use super::builder::BuildContext;
 use super::view::ReadView;
 use super::{column_definitions, slots};
-use crate::error::Result;
+use crate::error::{Result, SqlError};
 use crate::protocol::resultset::RowWriter;
-use crate::record::{self, KeyLookup};
+use crate::record;
 use crate::session::Session;
 use crate::sink::ResultSink;
 
@@ -39,8 +40,8 @@ pub async fn run_point_get(
         None if get.access.index.is_some() => ReadView::of_session(session).await?,
         None => ReadView::Snapshot(session.domain.kv.snapshot(TimeStamp::MAX)),
     };
-    let found = match key_values(&get.key, &mut eval)? {
-        Some(values) => find_row(&get.access, &values, &view).await?,
+    let found = match plan_key(&get.access, &get.key, &mut eval)? {
+        Some(key) => find_row(&get.access, &key, &view).await?,
         None => None,
     };
     let row = match found {
@@ -51,10 +52,10 @@ pub async fn run_point_get(
     session.found_rows = 0;
     if let Some((handle, value)) = row {
         session.found_rows = 1;
-        let access = &get.access;
+        let (access, zone) = (&get.access, eval.time_zone.clone());
         let mut write = |out: &mut Vec<u8>, format| {
             let mut writer = RowWriter::begin(format, access.columns.len(), out);
-            record::write_row(access, &handle, &value, &mut writer, out)
+            record::write_row(access, &handle, &value, &zone, &mut writer, out)
         };
         sink.raw_row(&mut write).await?;
     }
@@ -63,35 +64,29 @@ pub async fn run_point_get(
     sink.end_rows(session.status_flags(), session.diagnostics.list.len()).await
 }
 
-/// Values of a key; `None` when one is NULL, which equals nothing.
-pub fn key_values(key: &[Expr], eval: &mut EvalContext) -> Result<Option<Vec<Datum>>> {
-    let mut values = Vec::with_capacity(key.len());
-    for expr in key {
-        let value = expr.eval_row(&cairn_expr::NoRow, eval);
-        match value.map_err(|error| crate::error::SqlError::Mysql(error.to_mysql()))? {
-            Datum::Null => return Ok(None),
-            value => values.push(value),
-        }
-    }
-    Ok(Some(values))
-}
-
 /// The stored row behind a whole key.
 pub async fn find_row(
     access: &PointAccess,
-    values: &[Datum],
+    key: &PointKey,
     view: &ReadView,
 ) -> Result<Option<(Handle, Bytes)>> {
-    let handle = match record::lookup_key(&access.table, access.index.as_deref(), values) {
-        KeyLookup::None => return Ok(None),
-        KeyLookup::Handle(handle) => handle,
-        KeyLookup::Unique(index_key) => {
-            let Some(entry) = view.get(&index_key).await? else { return Ok(None) };
+    let handle = match key {
+        PointKey::Row(handle) => handle.clone(),
+        PointKey::Index(index_key) => {
+            let Some(entry) = view.get(index_key).await? else { return Ok(None) };
             record::handle_of_unique_entry(&access.table, &entry)?
         }
     };
     let key = cairn_types::keys::encode_row_key(access.table.id, &handle);
     Ok(view.get(&key).await?.map(|value| (handle, value)))
+}
+
+fn plan_key(
+    access: &PointAccess,
+    key: &[Expr],
+    eval: &mut EvalContext,
+) -> Result<Option<PointKey>> {
+    point_key(access, key, eval).map_err(|error| SqlError::Mysql(error.to_mysql()))
 }
 
 /// The row, if the plan's other conditions hold for it.
@@ -104,9 +99,9 @@ fn keep_row(
         return Ok(Some(row));
     }
     let mut chunk = record::point_chunk(access);
-    record::append_point_row(access, &row.0, &row.1, &mut chunk)?;
+    record::append_point_row(access, &row.0, &row.1, &eval.time_zone, &mut chunk)?;
     cairn_expr::eval_filter(&access.conditions, &mut chunk, eval)
-        .map_err(|error| crate::error::SqlError::Mysql(error.to_mysql()))?;
+        .map_err(|error| SqlError::Mysql(error.to_mysql()))?;
     Ok((chunk.num_selected() > 0).then_some(row))
 }
 
@@ -114,13 +109,14 @@ fn keep_row(
 pub fn operator(
     access: &PointAccess,
     keys: Vec<Vec<Expr>>,
+    lock: bool,
     plan: &PhysicalPlan,
     context: &BuildContext,
 ) -> cairn_executor::Result<BoxOperator> {
     let (access, view) = (access.clone(), context.view.clone());
     let mut eval = context.exec.eval.clone();
     let rows = async move {
-        let chunk = read_rows(&access, &keys, &view, &mut eval).await;
+        let chunk = read_rows(&access, &keys, lock, &view, &mut eval).await;
         chunk.map_err(|error| ExecError::from(error.to_mysql()))
     };
     let stream = futures::stream::once(rows).boxed();
@@ -130,22 +126,27 @@ pub fn operator(
 async fn read_rows(
     access: &PointAccess,
     keys: &[Vec<Expr>],
+    lock: bool,
     view: &ReadView,
     eval: &mut EvalContext,
 ) -> Result<Chunk> {
     let mut chunk = record::point_chunk(access);
     let mut seen = std::collections::HashSet::new();
     for key in keys {
-        let Some(values) = key_values(key, eval)? else { continue };
-        if let Some((handle, value)) = find_row(access, &values, view).await?
+        let Some(key) = plan_key(access, key, eval)? else { continue };
+        let found = find_row(access, &key, view).await?;
+        if lock {
+            crate::dml::lock::lock_point(view, access, &key, found.as_ref().map(|row| &row.0))?;
+        }
+        if let Some((handle, value)) = found
             && seen.insert(handle.clone())
         {
-            record::append_point_row(access, &handle, &value, &mut chunk)?;
+            record::append_point_row(access, &handle, &value, &eval.time_zone, &mut chunk)?;
         }
     }
     if !access.conditions.is_empty() {
         cairn_expr::eval_filter(&access.conditions, &mut chunk, eval)
-            .map_err(|error| crate::error::SqlError::Mysql(error.to_mysql()))?;
+            .map_err(|error| SqlError::Mysql(error.to_mysql()))?;
     }
     Ok(chunk)
 }
