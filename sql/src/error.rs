@@ -55,6 +55,15 @@ impl SqlError {
             SqlError::Interrupted => {
                 MysqlError::new(errno::ER_QUERY_INTERRUPTED, "Query execution was interrupted")
             }
+            // Applications know what to do about a deadlock: start over. The keys and
+            // timestamps of the conflict are in the log.
+            SqlError::Kv(error) if error.is_txn_retryable() => {
+                tracing::debug!(%error, "transaction lost a conflict");
+                MysqlError::new(
+                    errno::ER_LOCK_DEADLOCK,
+                    "Deadlock found when trying to get lock; try restarting transaction",
+                )
+            }
             SqlError::Kv(error) => MysqlError::new(error.mysql_code(), error.to_string()),
             SqlError::Pd(error) => MysqlError::new(
                 errno::ER_UNKNOWN_ERROR,

@@ -87,7 +87,7 @@ pub async fn run(
 }
 
 fn is_conflict(error: &SqlError) -> bool {
-    matches!(error, SqlError::Kv(cairn_kv_client::KvError::WriteConflict { .. }))
+    matches!(error, SqlError::Kv(error) if error.is_txn_retryable())
 }
 
 async fn change(
