@@ -13,7 +13,7 @@
 //! |---|---|
 //! | [`expr`] | the expression tree and its helpers |
 //! | [`func`] | the functions by name |
-//! | [`build`] | names and arguments → typed expression |
+//! | [`mod@build`] | names and arguments → typed expression |
 //! | [`infer`] | result types, casts, collations |
 //! | [`eval`] | evaluation by row and by chunk |
 //! | `functions` | the scalar functions, one family per file |

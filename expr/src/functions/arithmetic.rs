@@ -7,7 +7,7 @@
 use cairn_types::{Datum, Decimal};
 
 use crate::context::EvalContext;
-use crate::error::Result;
+use crate::error::{ExprError, Result};
 use crate::eval::call::Call;
 use crate::func::Func;
 use crate::infer::{NumericKind, numeric_kind};
@@ -42,8 +42,10 @@ fn integers(call: &Call<'_>, a: i128, b: i128, ctx: &mut EvalContext) -> Result<
     let result = match call.func {
         Func::Plus => a + b,
         Func::Minus => a - b,
-        // Both have at most 65 bits with the sign.
-        Func::Mul => a * b,
+        Func::Mul => match a.checked_mul(b) {
+            Some(product) => product,
+            None => return Err(out_of_integer_range(call)),
+        },
         Func::IntDiv | Func::Mod if b == 0 => {
             ctx.handle_division_by_zero()?;
             return Ok(Datum::Null);
@@ -55,12 +57,16 @@ fn integers(call: &Call<'_>, a: i128, b: i128, ctx: &mut EvalContext) -> Result<
 }
 
 fn fit_integer(call: &Call<'_>, result: i128) -> Result<Datum> {
-    if call.ty.unsigned {
-        let value = u64::try_from(result).map(Datum::UInt);
-        value.map_err(|_| call.out_of_range("BIGINT UNSIGNED"))
+    let fitting = if call.ty.unsigned {
+        u64::try_from(result).map(Datum::UInt)
     } else {
-        i64::try_from(result).map(Datum::Int).map_err(|_| call.out_of_range("BIGINT"))
-    }
+        i64::try_from(result).map(Datum::Int)
+    };
+    fitting.map_err(|_| out_of_integer_range(call))
+}
+
+fn out_of_integer_range(call: &Call<'_>) -> ExprError {
+    call.out_of_range(if call.ty.unsigned { "BIGINT UNSIGNED" } else { "BIGINT" })
 }
 
 fn int_div_decimal(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
@@ -71,7 +77,7 @@ fn int_div_decimal(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     };
     match quotient.to_scaled_i128(0) {
         Some(value) => fit_integer(call, value),
-        None => Err(call.out_of_range("BIGINT")),
+        None => Err(out_of_integer_range(call)),
     }
 }
 
@@ -129,7 +135,7 @@ fn minus(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     }
     match integer(call.value(0)) {
         Some(value) => fit_integer(call, -value),
-        None => Ok(Datum::Int(-call.int(0, ctx)?)),
+        None => fit_integer(call, -i128::from(call.int(0, ctx)?)),
     }
 }
 
