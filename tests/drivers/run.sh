@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Real drivers and ORMs against a Cairn server: `run.sh` runs all, `run.sh NAME...` some.
+#
+# CAIRN_BIN names the server's binary. What a program needs and does not find is installed into
+# ignored folders beside this file, by the language's own client; a program whose tools are missing fails.
+# Prints `ok NAME` or `FAILED NAME` for each, the failed ones' output after it; exits 1 if any failed.
+set -uo pipefail
+cd "$(dirname "$0")"
+
+readonly ALL=(pymysql go_mysql mysql2 connectorj mysqlclient sqlalchemy gorm sequelize django hibernate)
+readonly PROGRAM_TIMEOUT_S=300
+readonly READY_TIMEOUT_S=30
+: "${CAIRN_BIN:?set CAIRN_BIN to the cairn binary}"
+export CAIRN_PORT="${CAIRN_PORT:-4200}"
+
+work="$(mktemp -d)"
+server=""
+
+stop() {
+  if [[ -n "$server" ]]; then
+    kill "$server" 2>/dev/null
+    wait "$server" 2>/dev/null
+  fi
+  rm -rf "$work"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+start_server() {
+  # --data-dir is not needed: a playground keeps its data in a temporary folder of its own.
+  "$CAIRN_BIN" playground --port "$CAIRN_PORT" --status-port 0 >"$work/server.log" 2>&1 &
+  server=$!
+  local deadline=$((SECONDS + READY_TIMEOUT_S))
+  until grep -q '^ready' "$work/server.log"; do
+    if ! kill -0 "$server" 2>/dev/null || ((SECONDS > deadline)); then
+      echo "the server did not become ready:" >&2
+      cat "$work/server.log" >&2
+      exit 1
+    fi
+    sleep 0.1
+  done
+}
+
+# Once per change of the file of versions.
+python_ready() {
+  local requirements="python/$1"
+  if ! cmp -s "$requirements" ".venv/$1"; then
+    [[ -x .venv/bin/python ]] || python3 -m venv .venv || return 1
+    .venv/bin/pip install -q -r "$requirements" || return 1
+    cp "$requirements" ".venv/$1"
+  fi
+}
+
+node_ready() {
+  if ! cmp -s node/package-lock.json node/node_modules/.installed; then
+    (cd node && npm ci --no-audit --no-fund --loglevel=error) || return 1
+    cp node/package-lock.json node/node_modules/.installed
+  fi
+}
+
+run_python() { (cd python && ../.venv/bin/python "$1"); }
+
+run_go() {
+  (cd go && mkdir -p .bin && go build -o ".bin/$1" "./$1" && ".bin/$1")
+}
+
+# Offline when the local repository has everything already.
+run_java() {
+  local options=(-q -B -f "java/$1/pom.xml" compile exec:java)
+  if [[ -f "java/$1/target/.resolved" ]]; then
+    mvn -o "${options[@]}"
+  else
+    mvn "${options[@]}" && touch "java/$1/target/.resolved"
+  fi
+}
+
+run_program() {
+  case "$1" in
+    pymysql) run_python drv_pymysql.py ;;
+    mysqlclient) python_ready requirements-native.txt && run_python drv_mysqlclient.py ;;
+    sqlalchemy) run_python orm_sqlalchemy.py ;;
+    django) python_ready requirements-native.txt && run_python orm_django.py ;;
+    mysql2) node_ready && node node/drv_mysql2.js ;;
+    sequelize) node_ready && node node/orm_sequelize.js ;;
+    go_mysql) run_go drv_go_mysql ;;
+    gorm) run_go orm_gorm ;;
+    connectorj) run_java connectorj ;;
+    hibernate) run_java hibernate ;;
+    *) echo "no program named $1; see ALL in run.sh"; return 2 ;;
+  esac
+}
+export -f run_program run_python run_go run_java python_ready node_ready
+
+
+programs=("$@")
+((${#programs[@]})) || programs=("${ALL[@]}")
+
+python_ready requirements.txt || exit 1
+start_server
+run_python prepare.py || { echo "FAILED to create the users" >&2; exit 1; }
+
+failed=0
+for name in "${programs[@]}"; do
+  if timeout "$PROGRAM_TIMEOUT_S" bash -c 'run_program "$1"' run "$name" >"$work/out" 2>&1; then
+    echo "ok $name"
+  else
+    echo "FAILED $name"
+    sed 's/^/    /' "$work/out" | tail -n 60
+    failed=1
+  fi
+done
+exit "$failed"

@@ -1,0 +1,159 @@
+//! A whole cluster on this machine, with its data in a temporary folder.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+
+use crate::node::{Node, Served, tail};
+use crate::{HarnessError, eventually};
+
+/// How long a fresh cluster may take until it answers its first statement.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What runs where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Everything in one process.
+    OneProcess,
+    /// Every node a process of its own; three or more stores keep three replicas.
+    Processes {
+        /// How many stores.
+        stores: usize,
+    },
+}
+
+/// A running playground; dropping it kills all of its processes.
+#[derive(Debug)]
+pub struct Playground {
+    layout: Layout,
+    main: Option<Served>,
+    /// The nodes of [`Layout::Processes`], in the order placement driver, stores, SQL.
+    pub nodes: Vec<Node>,
+    port: u16,
+    generation: u32,
+    dir: tempfile::TempDir,
+}
+
+impl Playground {
+    /// Starts a cluster on free ports and waits until it answers.
+    pub async fn start(layout: Layout) -> Result<Self, HarnessError> {
+        let dir = tempfile::Builder::new()
+            .prefix("cairn-test-")
+            .tempdir()
+            .map_err(|error| HarnessError::io("create a temporary folder", error))?;
+        let mut playground =
+            Self { layout, main: None, nodes: Vec::new(), port: 0, generation: 0, dir };
+        playground.run().await?;
+        Ok(playground)
+    }
+
+    /// Starts the processes on the folder as it is.
+    async fn run(&mut self) -> Result<(), HarnessError> {
+        let data_dir = self.dir.path().join("data").display().to_string();
+        let mut args: Vec<String> =
+            ["--log-level", "warn", "playground", "--port", "0", "--status-port", "0"]
+                .map(str::to_owned)
+                .into();
+        args.extend(["--data-dir".to_owned(), data_dir]);
+        if let Layout::Processes { stores } = self.layout {
+            args.extend(["--kv".to_owned(), stores.to_string()]);
+            args.extend(["--processes", "--pd-port", "0", "--kv-port", "0"].map(str::to_owned));
+        }
+        self.generation += 1;
+        let log = self.dir.path().join(format!("playground-{}", self.generation));
+        let main = Served::start(&args, &log).await?;
+        self.port = port_after_flag(&main.ready).ok_or_else(|| HarnessError::NotReady {
+            what: "the playground".to_owned(),
+            log: main.ready.join(" "),
+        })?;
+        self.nodes = match self.layout {
+            Layout::OneProcess => Vec::new(),
+            Layout::Processes { .. } => Node::children_of(main.pid()),
+        };
+        self.main = Some(main);
+        self.wait_until_it_answers(FIRST_ANSWER_TIMEOUT).await
+    }
+
+    /// Waits until a connection is made and a statement answered.
+    pub async fn wait_until_it_answers(&self, deadline: Duration) -> Result<(), HarnessError> {
+        let answer = eventually(deadline, || async {
+            let mut conn = self.connect("").await.ok()?;
+            let one: Option<u8> = conn.query_first("SELECT 1").await.ok()?;
+            one
+        });
+        answer.await.map(drop).ok_or_else(|| HarnessError::NotReady {
+            what: "the playground".to_owned(),
+            log: self.log(),
+        })
+    }
+
+    /// The end of the log of the latest start.
+    pub fn log(&self) -> String {
+        tail(&self.dir.path().join(format!("playground-{}.err", self.generation)))
+    }
+
+    /// The port of the first SQL node.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Connects as root to `database`, or to none when that is empty.
+    pub async fn connect(&self, database: &str) -> Result<Conn, HarnessError> {
+        Ok(connect(self.port, database).await?)
+    }
+
+    /// Kills everything at once, as a power failure would.
+    pub fn kill(&mut self) {
+        self.main = None;
+        for node in &mut self.nodes {
+            node.kill();
+        }
+    }
+
+    /// Starts a killed playground of one process on the data it left.
+    pub async fn restart(&mut self) -> Result<(), HarnessError> {
+        self.kill();
+        self.run().await
+    }
+
+    /// Starts one killed node again with the arguments it had; follows a SQL node to its port.
+    pub async fn restart_node(&mut self, at: usize) -> Result<(), HarnessError> {
+        self.generation += 1;
+        let node = &mut self.nodes[at];
+        let log = self.dir.path().join(format!("{}-{}", node.role, self.generation));
+        node.restart(&log).await?;
+        if node.role == "sql" {
+            let address = node.ready().and_then(|words| words.get(2));
+            let port = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+            self.port = port.ok_or_else(|| HarnessError::NotReady {
+                what: "the SQL node".to_owned(),
+                log: format!("{:?}", node.ready()),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Playground {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Connects as root to the server on `port` of this machine.
+pub async fn connect(port: u16, database: &str) -> Result<Conn, mysql_async::Error> {
+    let options = OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(port)
+        .user(Some("root"))
+        .db_name((!database.is_empty()).then_some(database))
+        .prefer_socket(false);
+    Conn::new(options).await
+}
+
+/// The number after `-P` in `ready mysql -h … -P … -u root`.
+fn port_after_flag(words: &[String]) -> Option<u16> {
+    let at = words.iter().position(|word| word == "-P")?;
+    words.get(at + 1)?.parse().ok()
+}
