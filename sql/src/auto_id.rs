@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cairn_kv_client::KvError;
 use cairn_planner::catalog::TableInfo;
 use cairn_types::{Datum, TableId, TypeCode, errno};
@@ -136,7 +135,7 @@ fn column_max(table: &TableInfo) -> u64 {
 
 /// Takes ids above `least` from the counter.
 async fn take_range(session: &Session, table: TableId, least: u64, count: u64) -> Result<Range> {
-    let key = Bytes::from(meta::auto_id_key(table));
+    let key = meta::auto_id_key(table);
     for _ in 0..TRIES_MAX {
         let kv = &session.domain.kv;
         let transaction = kv.begin(session.domain.now_ts().await?);

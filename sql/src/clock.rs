@@ -17,7 +17,6 @@ pub fn monotonic_now() -> Instant {
 
 /// Random bytes for challenges and salts, none of them zero or `$`, which end strings in
 /// the protocol and in stored hashes.
-#[expect(clippy::disallowed_methods, reason = "secrets need the machine's entropy")]
 pub fn secret_bytes<const N: usize>() -> [u8; N] {
     use rand::Rng;
     let mut rng = rand::rng();
@@ -32,13 +31,11 @@ pub fn secret_bytes<const N: usize>() -> [u8; N] {
 }
 
 /// Makes the server's RSA key.
-#[expect(clippy::disallowed_methods, reason = "secrets need the machine's entropy")]
 pub fn generate_password_key() -> Option<crate::protocol::auth::PasswordKey> {
     crate::protocol::auth::PasswordKey::generate(&mut rsa::rand_core::OsRng)
 }
 
 /// Random bytes for `RAND()` and `UUID()`.
-#[expect(clippy::disallowed_methods, reason = "randomness enters the SQL tier here")]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     use rand::RngCore;
     let mut bytes = [0; N];

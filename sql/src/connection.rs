@@ -358,7 +358,7 @@ impl Connection {
         let multi = self.capabilities & capability::MULTI_STATEMENTS != 0;
         let token = process.begin("Query", Some(text.to_string()));
         let mut statements = session.split(&text, multi)?;
-        while let Some(statement) = statements.next_statement() {
+        while let Some(statement) = statements.next_statement()? {
             let more = statements.has_more();
             let Self { reader, writer, capabilities, .. } = self;
             let mut sink = ClientSink::new(writer, *capabilities, RowFormat::Text, more);

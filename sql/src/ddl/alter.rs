@@ -163,7 +163,11 @@ async fn act(session: &mut Session, target: &mut Target, action: &AlterAction) -
                 schema: Some(target.database.clone()),
                 name: target.table.clone(),
             };
-            rename(session, &from, name).await?;
+            let to = cairn_parser::ast::ObjectName {
+                schema: Some(name.schema.clone().unwrap_or_else(|| target.database.clone())),
+                name: name.name.clone(),
+            };
+            rename(session, &from, &to).await?;
             target.table = name.name.clone();
             if let Some(schema) = &name.schema {
                 target.database = schema.clone();
@@ -480,7 +484,7 @@ async fn refuse_nulls(session: &mut Session, target: &Target, column: &str) -> R
     );
     let mut sink = crate::sink::CollectSink::default();
     let mut queue = session.split(&sql, false)?;
-    if let Some(statement) = queue.next_statement() {
+    if let Some(statement) = queue.next_statement()? {
         let token = session.token().clone();
         Box::pin(session.execute(statement, token, &mut sink)).await?;
     }

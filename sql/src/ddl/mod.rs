@@ -110,9 +110,10 @@ pub async fn run(
         }
         _ => return Err(SqlError::not_supported("views")),
     }
-    session.row_count = 0;
+    let affected_rows = u64::from(matches!(statement, Statement::CreateDatabase(_)));
+    session.row_count = affected_rows as i64;
     let warnings = session.diagnostics.list.len();
-    sink.ok(session.status_flags(), OkInfo { warnings, ..OkInfo::default() }).await
+    sink.ok(session.status_flags(), OkInfo { affected_rows, warnings, ..OkInfo::default() }).await
 }
 
 /// A database that is stored (not virtual).
@@ -444,7 +445,7 @@ async fn truncate(session: &mut Session, name: &ObjectName) -> Result<()> {
 /// `RENAME TABLE a TO b`, also into another database.
 pub async fn rename(session: &mut Session, from: &ObjectName, to: &ObjectName) -> Result<()> {
     let database = session.database_or_current(from.schema.as_deref())?.to_owned();
-    let target = to.schema.clone().unwrap_or_else(|| database.clone());
+    let target = session.database_or_current(to.schema.as_deref())?.to_owned();
     definition::check_identifier(&to.name)?;
     let change = |txn: &Transaction, schema: &SchemaSnapshot| {
         let (schema_id, mut table) = stored_table(schema, &database, &from.name)?;

@@ -68,7 +68,7 @@ fn unknown_statement(id: impl std::fmt::Display, what: &str) -> SqlError {
 impl Session {
     fn parse_for_prepare(&self, text: &str) -> Result<QueuedStatement> {
         let mut queue = self.split(text, false)?;
-        let statement = queue.next_statement().ok_or(SqlError::Interrupted)?;
+        let statement = queue.next_statement()?.ok_or(SqlError::Interrupted)?;
         let is_prepare = matches!(
             statement.parsed.statement,
             Statement::Prepare(_) | Statement::Execute(_) | Statement::Deallocate(_)
@@ -220,7 +220,7 @@ pub fn parameter_type(session: &Session, value: &Datum) -> FieldType {
         Datum::UInt(_) => FieldType::bigint_unsigned(),
         Datum::Float(_) | Datum::Double(_) => FieldType::double(),
         Datum::Decimal(decimal) => {
-            FieldType::decimal(u32::from(decimal.precision()).max(1), decimal.scale())
+            FieldType::decimal(decimal.precision().max(1), decimal.scale())
         }
         Datum::Time(_) => FieldType::datetime(6),
         Datum::Duration(_) => FieldType::time(6),

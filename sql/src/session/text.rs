@@ -3,18 +3,21 @@
 use std::borrow::Cow;
 
 use cairn_parser::ast::ParsedStatement;
-use cairn_parser::{SqlMode as ParserMode, parse_statements};
+use cairn_parser::{ParseError, SqlMode as ParserMode, parse_next, parse_one};
 use cairn_types::collation::Charset;
 use cairn_types::errno;
 
 use super::Session;
 use crate::error::{Result, SqlError};
 
-/// The statements of one `COM_QUERY`, in order.
+/// The statements of one `COM_QUERY`, parsed one by one: those before a mistake run.
 #[derive(Debug)]
 pub struct StatementQueue {
     text: String,
-    statements: std::vec::IntoIter<ParsedStatement>,
+    next: Option<Result<ParsedStatement, ParseError>>,
+    /// Where the statement after `next` begins.
+    rest_at: usize,
+    mode: ParserMode,
 }
 
 /// One statement with its text.
@@ -27,16 +30,29 @@ pub struct QueuedStatement {
 }
 
 impl StatementQueue {
-    /// The next statement.
-    pub fn next_statement(&mut self) -> Option<QueuedStatement> {
-        let parsed = self.statements.next()?;
-        let text = self.text.get(parsed.range.clone()).unwrap_or_default().to_owned();
-        Some(QueuedStatement { parsed, text })
+    fn advance(&mut self) {
+        self.next = match parse_next(&self.text, self.rest_at, &self.mode) {
+            Ok(None) => None,
+            Ok(Some((parsed, rest_at))) => {
+                self.rest_at = rest_at;
+                Some(Ok(parsed))
+            }
+            Err(error) => Some(Err(error)),
+        };
     }
 
-    /// Whether another one follows.
+    /// The next statement; the error of one that does not parse ends the queue.
+    pub fn next_statement(&mut self) -> Result<Option<QueuedStatement>> {
+        let Some(next) = self.next.take() else { return Ok(None) };
+        let parsed = next.map_err(parse_error)?;
+        let text = self.text.get(parsed.range.clone()).unwrap_or_default().to_owned();
+        self.advance();
+        Ok(Some(QueuedStatement { parsed, text }))
+    }
+
+    /// Whether another one (or a mistake) follows.
     pub fn has_more(&self) -> bool {
-        self.statements.len() > 0
+        self.next.is_some()
     }
 }
 
@@ -75,32 +91,27 @@ impl Session {
             no_backslash_escapes: mode.has(SqlMode::NO_BACKSLASH_ESCAPES),
             high_not_precedence: mode.has(SqlMode::HIGH_NOT_PRECEDENCE),
             ignore_space: mode.has(SqlMode::IGNORE_SPACE),
-            ..ParserMode::default()
         }
     }
 
-    /// Parses a text into its statements; more than one only if `multi`.
+    /// Queues the statements of a text; more than one only if `multi`.
     pub fn split(&self, text: &str, multi: bool) -> Result<StatementQueue> {
-        let statements = parse_statements(text, &self.parser_mode()).map_err(parse_error)?;
-        if statements.is_empty() {
-            return Err(SqlError::new(errno::ER_EMPTY_QUERY, "Query was empty"));
+        let mode = self.parser_mode();
+        let mut queue = StatementQueue { text: text.to_owned(), next: None, rest_at: 0, mode };
+        queue.advance();
+        match &queue.next {
+            None => Err(SqlError::new(errno::ER_EMPTY_QUERY, "Query was empty")),
+            Some(Ok(_)) if !multi => {
+                // Says where the second statement begins, if there is one.
+                parse_one(text, &queue.mode).map_err(parse_error)?;
+                Ok(queue)
+            }
+            Some(_) => Ok(queue),
         }
-        if statements.len() > 1 && !multi {
-            let second = &text[statements[1].range.start..];
-            let near: String = second.chars().take(80).collect();
-            return Err(SqlError::new(
-                errno::ER_PARSE_ERROR,
-                format!(
-                    "You have an error in your SQL syntax; check the manual that corresponds to \
-                     your MySQL server version for the right syntax to use near '{near}' at line 1"
-                ),
-            ));
-        }
-        Ok(StatementQueue { text: text.to_owned(), statements: statements.into_iter() })
     }
 }
 
 /// The MySQL form of a parser's error.
-pub fn parse_error(error: cairn_parser::ParseError) -> SqlError {
+pub fn parse_error(error: ParseError) -> SqlError {
     SqlError::new(error.errno(), error.to_string())
 }
