@@ -9,6 +9,8 @@ use crate::{HarnessError, eventually};
 
 /// How long a process may take until it serves.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a killed process may take to be gone.
+const GONE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a log an error shows.
 const LOG_TAIL_BYTES: usize = 4_000;
 
@@ -122,7 +124,7 @@ impl Node {
         nodes
     }
 
-    /// Kills the process without letting it say goodbye (SIGKILL), and waits until it is gone.
+    /// Kills the process without letting it say goodbye (SIGKILL).
     pub fn kill(&mut self) {
         if self.owned.take().is_some() {
             return;
@@ -136,6 +138,11 @@ impl Node {
     /// Starts the process again with the arguments it had.
     pub async fn restart(&mut self, log: &Path) -> Result<(), HarnessError> {
         self.kill();
+        let gone = || async { (arguments_of(self.pid).as_ref() != Some(&self.args)).then_some(()) };
+        eventually(GONE_TIMEOUT, gone).await.ok_or_else(|| HarnessError::NotReady {
+            what: format!("process {} was killed but stays, so that its successor", self.pid),
+            log: String::new(),
+        })?;
         let served = Served::start(&self.args, log).await?;
         self.pid = served.pid();
         self.owned = Some(served);
