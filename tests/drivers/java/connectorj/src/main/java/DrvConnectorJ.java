@@ -81,6 +81,7 @@ public final class DrvConnectorJ {
                 execute(connection, "CREATE DATABASE " + DATABASE);
                 connection.setCatalog(DATABASE);
                 String mode = onServer ? "server-prepared: " : "driver-prepared: ";
+                System.err.println(mode + "starts");
                 checkTypes(connection, mode);
                 checkMetadata(connection);
                 checkTransactions(connection);
