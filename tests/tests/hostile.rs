@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cairn_tests::{HarnessError, Layout, Playground};
 use futures::StreamExt;
+use mysql_async::prelude::Queryable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,8 @@ const PEERS: u64 = 400;
 const PARALLEL_PEERS: usize = 16;
 /// Packets a peer sends after its login.
 const PACKETS_PER_PEER: usize = 6;
+/// Length and sequence number before each payload.
+const PACKET_HEADER_BYTES: usize = 4;
 /// Longest run of random bytes.
 const GARBAGE_BYTES_MAX: usize = 300;
 /// How long a peer listens for an answer it need not get.
@@ -78,7 +81,7 @@ fn login() -> Vec<u8> {
     payload.push(255);
     payload.extend([0; 23]);
     payload.extend(b"root\0\0");
-    payload.extend(b"mysql_native_password\0");
+    payload.extend(b"caching_sha2_password\0");
     payload
 }
 
@@ -99,6 +102,16 @@ fn command(rng: &mut StdRng) -> Vec<u8> {
 async fn listen(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     let _ = tokio::time::timeout(LISTEN, stream.read(&mut buffer)).await;
+}
+
+/// Whether the login, as it is, is answered with OK.
+async fn lets_in(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let mut buffer = [0; 4096];
+    stream.read(&mut buffer).await?;
+    stream.write_all(&packet(1, &login())).await?;
+    let length = stream.read(&mut buffer).await?;
+    Ok(length > PACKET_HEADER_BYTES && buffer[PACKET_HEADER_BYTES] == 0)
 }
 
 /// One hostile peer. That its connection is closed on it is right.
@@ -133,6 +146,9 @@ async fn attack(port: u16, seed: u64) -> std::io::Result<()> {
 async fn hostile_peers_do_not_stop_the_server() -> Result<(), HarnessError> {
     let playground = Playground::start(Layout::OneProcess).await?;
     let (port, seed) = (playground.port(), setting("CAIRN_SEED", 1));
+    playground.connect("").await?.query_drop("CREATE DATABASE h").await?;
+    // Otherwise nobody would get further than the door.
+    assert!(lets_in(port).await.expect("an answer"), "the login of the peers is wrong");
     futures::stream::iter(0..setting("CAIRN_HOSTILE_PEERS", PEERS))
         .map(|peer| attack(port, seed.wrapping_mul(1_000_003).wrapping_add(peer)))
         .buffer_unordered(PARALLEL_PEERS)
