@@ -106,7 +106,7 @@ async fn change(
         PlanKind::Delete(delete) => delete::run(session, delete, statement, &mut context).await,
         PlanKind::Query(_) => Err(SqlError::not_supported("a query as a change of rows")),
     };
-    session.take_warnings(&mut context.exec.eval);
+    crate::execution::take_warnings(session, &mut context);
     outcome
 }
 

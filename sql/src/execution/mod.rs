@@ -1,6 +1,6 @@
 //! Runs plans: physical plans become operators of `cairn-executor` over the key-value tier.
 //!
-//! **Flow.** [`run`] fills the plan's parameter slots, runs its subplans, builds the
+//! **Flow.** [`run_query`] fills the plan's parameter slots, runs its subplans, builds the
 //! operator tree ([`builder`]) and pushes chunks into the statement's sink. Readers
 //! ([`reader`]) send fragments to the stores, or, when the transaction wrote to the table
 //! itself, run the very same fragment here over [`source::TransactionSource`].
@@ -111,8 +111,15 @@ pub async fn run_for_stats(
     while operator.next().await?.is_some() {
         session.check_cancelled()?;
     }
-    session.take_warnings(&mut context.exec.eval);
+    take_warnings(session, &mut context);
     Ok(())
+}
+
+/// Hands the warnings of a statement's operators to its session.
+pub fn take_warnings(session: &mut Session, context: &mut BuildContext) {
+    let from_operators = context.exec.warnings.lock().take();
+    context.exec.eval.warnings.merge(from_operators);
+    session.take_warnings(&mut context.exec.eval);
 }
 
 /// The context operators of a statement share; subplans have been run.
@@ -188,12 +195,12 @@ async fn stream_rows(
 ) -> Result<()> {
     let limit_ms = session.settings().max_execution_time_ms;
     let work = async {
-        let mut context = build_context(session, plan, view, parameters, stats).await?;
+        let context = build_context(session, plan, view, parameters, stats).await?;
         let operator = builder::build(root, &context)?;
         let rows = send_rows(session, plan, operator, sink).await?;
-        Ok::<_, SqlError>((rows, std::mem::take(&mut context.exec.eval)))
+        Ok::<_, SqlError>((rows, context))
     };
-    let (rows, mut eval) = if limit_ms == 0 {
+    let (rows, mut context) = if limit_ms == 0 {
         work.await?
     } else {
         let timed = tokio::time::timeout(Duration::from_millis(limit_ms), work).await;
@@ -204,7 +211,7 @@ async fn stream_rows(
             )
         })??
     };
-    session.take_warnings(&mut eval);
+    take_warnings(session, &mut context);
     session.found_rows = rows;
     session.row_count = -1;
     sink.end_rows(session.status_flags(), session.diagnostics.list.len()).await

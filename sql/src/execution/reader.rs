@@ -143,7 +143,7 @@ impl DistributedRead {
         self.remote_keys.extend(page.remote_row_keys);
         for warning in page.warnings {
             let code = u16::try_from(warning.mysql_code).unwrap_or(u16::MAX);
-            self.exec.eval.warn(MysqlError::new(code, warning.message));
+            self.exec.warn(MysqlError::new(code, warning.message));
         }
         if let (Some(stats), Some(summaries)) = (&self.exec.stats, page.summaries) {
             // The second step leaves the index scan out: its operators are the last ones.

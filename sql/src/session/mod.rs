@@ -8,6 +8,7 @@
 //! through [`shared::SessionShared`] alone.
 
 pub mod prepared;
+mod raw_literals;
 pub mod shared;
 pub mod text;
 pub mod transaction;

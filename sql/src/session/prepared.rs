@@ -219,9 +219,7 @@ pub fn parameter_type(session: &Session, value: &Datum) -> FieldType {
         Datum::Int(_) => FieldType::bigint(),
         Datum::UInt(_) => FieldType::bigint_unsigned(),
         Datum::Float(_) | Datum::Double(_) => FieldType::double(),
-        Datum::Decimal(decimal) => {
-            FieldType::decimal(decimal.precision().max(1), decimal.scale())
-        }
+        Datum::Decimal(decimal) => FieldType::decimal(decimal.precision().max(1), decimal.scale()),
         Datum::Time(_) => FieldType::datetime(6),
         Datum::Duration(_) => FieldType::time(6),
         Datum::Json(_) => FieldType::json(),

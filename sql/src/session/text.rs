@@ -7,7 +7,7 @@ use cairn_parser::{ParseError, SqlMode as ParserMode, parse_next, parse_one};
 use cairn_types::collation::Charset;
 use cairn_types::errno;
 
-use super::Session;
+use super::{Session, raw_literals};
 use crate::error::{Result, SqlError};
 
 /// The statements of one `COM_QUERY`, parsed one by one: those before a mistake run.
@@ -74,9 +74,14 @@ impl Session {
             }
             _ => match std::str::from_utf8(bytes) {
                 Ok(text) => Ok(Cow::Borrowed(text)),
-                // Old clients put binary values into strings; MySQL takes them with a
-                // warning, Cairn refuses what it could not store faithfully.
-                Err(_) => Err(invalid()),
+                Err(_) => {
+                    use cairn_expr::SqlMode;
+                    let mode = self.settings().sql_mode;
+                    let escapes = !mode.has(SqlMode::NO_BACKSLASH_ESCAPES);
+                    raw_literals::rewrite(bytes, mode.has(SqlMode::ANSI_QUOTES), escapes)
+                        .map(Cow::Owned)
+                        .ok_or_else(invalid)
+                }
             },
         }
     }

@@ -1,7 +1,7 @@
 //! From a statement's tree to its execution: the dispatch.
 //!
 //! **Flow.** `connection` → [`Session::execute`] (text) or [`execute_prepared`] →
-//! [`dispatch`]: queries and changes of rows go through the planner, everything else has a
+//! `dispatch`: queries and changes of rows go through the planner, everything else has a
 //! file of its own here or in `ddl`.
 
 pub mod accounts;

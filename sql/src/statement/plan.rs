@@ -76,7 +76,7 @@ pub async fn evaluate_all(
     let view = crate::execution::ReadView::of_session(session).await?;
     let mut context = crate::execution::build_context(session, &plan, view, &[], None).await?;
     let rows = crate::dml::gather_rows(root, &context, "Set").await?;
-    session.take_warnings(&mut context.exec.eval);
+    crate::execution::take_warnings(session, &mut context);
     let row = rows.into_iter().next().unwrap_or_default();
     Ok(row.into_iter().zip(types).collect())
 }
