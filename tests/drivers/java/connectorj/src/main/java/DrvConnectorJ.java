@@ -131,8 +131,11 @@ public final class DrvConnectorJ {
         }
     }
 
-    /** JDBC has no type for a negative time of more than a day: it travels as text. */
+    /** As text: JDBC has no type for a negative time, and the driver cuts a BigInteger to a signed long. */
     private static Object written(Object value) {
+        if (value instanceof BigInteger) {
+            return value.toString();
+        }
         return value instanceof java.time.Duration ? "-100:01:02.500000" : value;
     }
 

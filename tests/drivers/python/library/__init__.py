@@ -1,0 +1,1 @@
+"""A small Django app: authors, books and tags."""
