@@ -27,7 +27,6 @@ trap stop EXIT
 trap 'exit 130' INT TERM
 
 start_server() {
-  # --data-dir is not needed: a playground keeps its data in a temporary folder of its own.
   "$CAIRN_BIN" playground --port "$CAIRN_PORT" --status-port 0 >"$work/server.log" 2>&1 &
   server=$!
   local deadline=$((SECONDS + READY_TIMEOUT_S))
@@ -46,7 +45,7 @@ python_ready() {
   local requirements="python/$1"
   if ! cmp -s "$requirements" ".venv/$1"; then
     [[ -x .venv/bin/python ]] || python3 -m venv .venv || return 1
-    .venv/bin/pip install -q -r "$requirements" || return 1
+    .venv/bin/pip install -q -r "$requirements" || { echo "could not install; what is needed: $requirements"; return 1; }
     cp "$requirements" ".venv/$1"
   fi
 }
@@ -67,7 +66,7 @@ run_go() {
 # Offline when the local repository has everything already.
 run_java() {
   local options=(-q -B -f "java/$1/pom.xml" compile exec:java)
-  if [[ -f "java/$1/target/.resolved" ]]; then
+  if [[ "java/$1/target/.resolved" -nt "java/$1/pom.xml" ]]; then
     mvn -o "${options[@]}"
   else
     mvn "${options[@]}" && touch "java/$1/target/.resolved"

@@ -39,7 +39,8 @@ _EVERY_TYPE = [
     ("c_date", "DATE", dt.date(2024, 2, 29)),
     ("c_datetime", "DATETIME(6)", dt.datetime(2024, 2, 29, 23, 59, 59, 123456)),
     ("c_timestamp", "TIMESTAMP(6) NULL", dt.datetime(2024, 3, 1, 1, 2, 3, 654321)),
-    ("c_time", "TIME(6)", -dt.timedelta(hours=100, minutes=1, seconds=2, microseconds=500000)),
+    # Neither driver writes times below zero, nor mysqlclient fractions: the other languages' programs do.
+    ("c_time", "TIME(6)", dt.timedelta(hours=100, minutes=1, seconds=2)),
     ("c_year", "YEAR", 2024),
     ("c_bit", "BIT(10)", b"\x02\xa5"),
     ("c_enum", "ENUM('a','b','c')", "b"),

@@ -18,7 +18,7 @@ import java.sql.SQLException;
 import java.sql.Statement;
 import java.time.LocalDate;
 import java.time.LocalDateTime;
-import java.util.ArrayList;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Objects;
 import java.util.Set;
@@ -47,7 +47,7 @@ public final class OrmHibernate {
 
         @OneToMany(mappedBy = "author", cascade = CascadeType.PERSIST)
         @OrderBy("title")
-        List<Book> books = new ArrayList<>();
+        Set<Book> books = new LinkedHashSet<>();
 
         Author() {}
 
@@ -117,7 +117,7 @@ public final class OrmHibernate {
     public static void main(String[] arguments) throws SQLException {
         onServer("DROP DATABASE IF EXISTS " + DATABASE);
         onServer("CREATE DATABASE " + DATABASE);
-        try (SessionFactory factory = open("create")) {
+        try (SessionFactory factory = open("create-only")) {
             create(factory);
         }
         try (SessionFactory factory = open("update")) { // Reads the schema back and finds it whole.
@@ -164,7 +164,7 @@ public final class OrmHibernate {
                 .setParameter("name", "Ann")
                 .getSingleResult());
         expect(ann.books.stream().map(book -> book.title).toList(), List.of("One", "Two"), "books of Ann");
-        Book one = ann.books.get(0);
+        Book one = ann.books.iterator().next();
         expect(names(one.tags), "[classic, short]", "tags of One");
         expect(one.price, new BigDecimal("9.99"), "price");
         expect(one.written, LocalDateTime.of(2024, 2, 29, 1, 2, 3, 456789000), "date and time");
