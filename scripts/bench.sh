@@ -104,7 +104,7 @@ start_cairn() {
     local name="$1"
     shift
     "$cairn" playground --data-dir "$work/$name" --port "$port" --status-port 0 \
-        --block-cache-bytes "$((cache_bytes * $1))" "${@:2}" >"$results/$name.log" 2>&1 &
+        --block-cache-bytes "$cache_bytes" "$@" >"$results/$name.log" 2>&1 &
     server_pids=($!)
     await_answer "$port" $! 'select 1' 1
 }
@@ -153,8 +153,8 @@ start_galera() {
 start_server() {
     server_pids=()
     case "$1" in
-        cairn1) start_cairn "$1" 1 ;;
-        cairn3) start_cairn "$1" 1 --kv 3 --processes --pd-port 0 --kv-port 0 ;;
+        cairn1) start_cairn "$1" ;;
+        cairn3) start_cairn "$1" --kv 3 --processes --pd-port 0 --kv-port 0 ;;
         mariadb)
             start_mariadbd "$1" "$port"
             await_answer "$port" "${server_pids[0]}" 'select 1' 1

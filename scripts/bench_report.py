@@ -168,9 +168,7 @@ def summary(runs: dict, workloads: list[str], threads: list[str]) -> list[str]:
             continue
         head = " | ".join(f"{count} thread{'s' * (count != '1')}" for count in threads)
         lines += [f"**{NAMES[ours]} ÷ {NAMES[theirs]}**: transactions per second (in brackets: per "
-                  "processor second of the servers). Above 1, Cairn is ahead. A rate marked † compares "
-                  f"nothing: in one of its two runs other processes used more than {DISTURBED_SHARE:.0%} "
-                  "of the machine.", "",
+                  "processor second of the servers).", "",
                   f"| Workload | {head} |", "|---|" + "---:|" * len(threads)]
         for workload in workloads:
             cells = []
@@ -270,7 +268,9 @@ def render(results: pathlib.Path) -> str:
                   f"run, {max(shares):.0%} at most."]
     for peer, reason in rows_of(results / "failed.tsv"):
         lines += ["", f"**{NAMES.get(peer, peer)} {reason}.**"]
-    lines += ["", "## Ratios", "", *summary(runs, workloads, threads)]
+    lines += ["", "## Ratios", "",
+              "Above 1, Cairn is ahead. A rate marked † compares nothing: in one of its two runs other "
+              f"processes used more than {DISTURBED_SHARE:.0%} of the machine.", "", *summary(runs, workloads, threads)]
     if servers:
         loads = ", ".join(f"{NAMES[peer]} {seconds} s" for peer, seconds, _ in servers)
         lines += [f"Loading the rows (one thread, multi-row inserts, then the index): {loads}.", ""]
