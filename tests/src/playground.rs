@@ -1,15 +1,19 @@
-//! A whole cluster on this machine, with its data in a temporary folder.
+//! A whole cluster on this machine, with its data in a temporary folder. `CAIRN_TEST_LOG` sets
+//! how much it logs.
 
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
-use crate::node::{Node, Served, tail};
+use crate::node::{Node, Served, cairn_binary, tail};
 use crate::{HarnessError, eventually};
 
 /// How long a fresh cluster may take until it answers its first statement.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a fresh cluster may take until everything has all of its replicas.
+const REPLICATED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What runs where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +55,9 @@ impl Playground {
     /// Starts the processes on the folder as it is.
     async fn run(&mut self) -> Result<(), HarnessError> {
         let data_dir = self.dir.path().join("data").display().to_string();
-        let mut args: Vec<String> =
-            ["--log-level", "warn", "playground", "--port", "0", "--status-port", "0"]
-                .map(str::to_owned)
-                .into();
+        let log_level = std::env::var("CAIRN_TEST_LOG").unwrap_or_else(|_| "warn".to_owned());
+        let mut args = vec!["--log-level".to_owned(), log_level];
+        args.extend(["playground", "--port", "0", "--status-port", "0"].map(str::to_owned));
         args.extend(["--data-dir".to_owned(), data_dir]);
         if let Layout::Processes { stores } = self.layout {
             args.extend(["--kv".to_owned(), stores.to_string()]);
@@ -84,6 +87,34 @@ impl Playground {
         });
         answer.await.map(drop).ok_or_else(|| HarnessError::NotReady {
             what: "the playground".to_owned(),
+            log: self.log(),
+        })
+    }
+
+    /// Waits until every region has a healthy peer on as many stores as `replicas`.
+    pub async fn wait_until_replicated(&self, replicas: usize) -> Result<(), HarnessError> {
+        let main = self.main.as_ref();
+        let pd = main.and_then(|main| main.ready.last()).cloned().unwrap_or_default();
+        let replicated = eventually(REPLICATED_TIMEOUT, || async {
+            let output = std::process::Command::new(cairn_binary())
+                .args(["ctl", "--json", "--pd", &pd, "region"])
+                .output()
+                .ok()?;
+            let regions: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            let regions = regions.as_array()?;
+            let count =
+                |region: &serde_json::Value, key: &str| region[key].as_array().map(Vec::len);
+            let healthy = |region: &serde_json::Value| {
+                count(region, "peers") == Some(replicas)
+                    && count(region, "pending") == Some(0)
+                    && count(region, "down") == Some(0)
+                    // A learner does not vote yet, so that losing another store stops writes.
+                    && !region["peers"].to_string().contains("learner")
+            };
+            (!regions.is_empty() && regions.iter().all(healthy)).then_some(())
+        });
+        replicated.await.ok_or_else(|| HarnessError::NotReady {
+            what: format!("the cluster with {replicas} replicas of everything"),
             log: self.log(),
         })
     }
@@ -138,6 +169,11 @@ impl Playground {
 impl Drop for Playground {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            // Whoever looks for the cause wants the data and the logs.
+            self.dir.disable_cleanup(true);
+            eprintln!("the cluster's folder stays: {}", self.dir.path().display());
+        }
     }
 }
 
