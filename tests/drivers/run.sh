@@ -27,6 +27,7 @@ trap stop EXIT
 trap 'exit 130' INT TERM
 
 start_server() {
+  : >"$work/server.log"
   "$CAIRN_BIN" playground --port "$CAIRN_PORT" --status-port 0 >"$work/server.log" 2>&1 &
   server=$!
   local deadline=$((SECONDS + READY_TIMEOUT_S))

@@ -108,7 +108,7 @@ async fn listen(stream: &mut TcpStream) {
 async fn lets_in(port: u16) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let mut buffer = [0; 4096];
-    stream.read(&mut buffer).await?;
+    let _greeting_length = stream.read(&mut buffer).await?;
     stream.write_all(&packet(1, &login())).await?;
     let length = stream.read(&mut buffer).await?;
     Ok(length > PACKET_HEADER_BYTES && buffer[PACKET_HEADER_BYTES] == 0)
