@@ -134,7 +134,12 @@ impl RegionCache {
                 }
             };
             let Some(error) = response.region_error.take() else { return Ok(response) };
+            let misplaced = matches!(error.kind, Some(Kind::KeyNotInRegion(_)));
             self.after_region_error(&region, error, retrier).await?;
+            if misplaced {
+                // The region may well keep its shape: it is the keys that belong elsewhere.
+                return Err(SendError::Regroup);
+            }
             stop_if_uncertain(options, retrier, || "the answer is lost".into())?;
             region = self.same_region(&region, retrier).await?;
         }
