@@ -1,3 +1,4 @@
+import java.io.ByteArrayInputStream;
 import java.math.BigDecimal;
 import java.math.BigInteger;
 import java.sql.Connection;
@@ -10,6 +11,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
 import java.util.Properties;
+import java.util.Random;
 import java.util.stream.Collectors;
 
 /** Connector/J: with statements prepared by the driver (text protocol) and by the server (binary). */
@@ -87,6 +89,7 @@ public final class DrvConnectorJ {
                 checkTransactions(connection);
                 checkErrors(connection);
                 checkInserts(connection);
+                checkStreams(connection);
                 execute(connection, "DROP DATABASE " + DATABASE);
             }
         }
@@ -101,6 +104,7 @@ public final class DrvConnectorJ {
         properties.setProperty("allowPublicKeyRetrieval", "true");
         properties.setProperty("useServerPrepStmts", Boolean.toString(onServer));
         properties.setProperty("cachePrepStmts", Boolean.toString(onServer));
+        properties.setProperty("useCursorFetch", Boolean.toString(onServer));
         properties.setProperty("yearIsDateType", "false");
         return DriverManager.getConnection("jdbc:mysql://127.0.0.1:" + PORT + "/" + database, properties);
     }
@@ -220,6 +224,30 @@ public final class DrvConnectorJ {
                 insert.addBatch();
             }
             expect(Arrays.toString(insert.executeBatch()), "[1, 1]", "batch");
+        }
+    }
+
+    /** A value sent in pieces, and rows fetched a few at a time, when the server prepares. */
+    private static void checkStreams(Connection connection) throws SQLException {
+        execute(connection, "CREATE TABLE streamed (id INT PRIMARY KEY, b LONGBLOB)");
+        byte[] large = new byte[3_000_000];
+        new Random(1).nextBytes(large);
+        try (PreparedStatement insert = connection.prepareStatement("INSERT INTO streamed VALUES (?, ?)")) {
+            for (int id = 0; id < 20; id++) {
+                insert.setInt(1, id);
+                insert.setBinaryStream(2, new ByteArrayInputStream(id == 0 ? large : new byte[] {(byte) id}));
+                insert.executeUpdate();
+            }
+        }
+        try (PreparedStatement select = connection.prepareStatement("SELECT id, b FROM streamed ORDER BY id")) {
+            select.setFetchSize(3);
+            try (ResultSet rows = select.executeQuery()) {
+                for (int id = 0; id < 20; id++) {
+                    expect(rows.next(), true, "a row fetched");
+                    expect(rows.getBytes(2), id == 0 ? large : new byte[] {(byte) id}, "streamed value");
+                }
+                expect(rows.next(), false, "a row too many");
+            }
         }
     }
 
