@@ -281,8 +281,11 @@ fn any_log_step() -> impl Strategy<Value = LogStep> {
 
 fn batch_of(log: &dyn RaftLog, changes: &[(u64, LogChange)], term: u64) -> LogBatch {
     let mut batch = LogBatch::new();
+    // A round holds one `Ready` of a group: its entries are appended once.
+    let mut appended = std::collections::HashSet::new();
     for (region, change) in changes {
         match change {
+            LogChange::Append(..) if !appended.insert(*region) => {}
             LogChange::Append(back, count, size) => {
                 let next = log.bounds(*region).map_or(6, |(_, last)| last + 1);
                 let first = next.saturating_sub(*back).max(1);

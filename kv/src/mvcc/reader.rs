@@ -256,7 +256,13 @@ impl VersionCursor {
                     self.is_valid = false;
                     return Ok(false);
                 }
-                Some(ts) => self.seek_ts(ts)?,
+                Some(ts) => {
+                    // Mostly the very next record.
+                    self.advance()?;
+                    if self.current()?.is_some_and(|(next_ts, _)| next_ts > ts) {
+                        self.seek_ts(ts)?;
+                    }
+                }
                 None => self.advance()?,
             }
         }

@@ -282,13 +282,24 @@ impl Scanner {
             }
             match write.last_change.filter(|ts| *ts < commit_ts) {
                 Some(ts) if ts.is_zero() => return Ok(Visible::Nothing),
-                Some(ts) => self.seek_version(ts)?,
+                Some(ts) => self.approach_version(ts)?,
                 None => self.writes.step(false)?,
             }
             if !self.writes.is_at(&self.current) {
                 return Ok(Visible::Nothing);
             }
         }
+    }
+
+    /// Moves down to the version committed at `ts`, which is mostly the next record.
+    fn approach_version(&mut self, ts: TimeStamp) -> Result<(), MvccError> {
+        for _ in 0..NEAR_SEEK_STEPS {
+            if !self.writes.is_at(&self.current) || self.writes.commit_ts()? <= ts {
+                return Ok(());
+            }
+            self.writes.step(false)?;
+        }
+        self.seek_version(ts)
     }
 
     /// Backwards: the cursor stands on the oldest version of `current`; walks
