@@ -141,6 +141,20 @@ pub fn to_stored<'a>(table: &TableInfo, values: &'a [Datum], zone: &TimeZone) ->
     convert_timestamps(table, values, zone, &TimeZone::utc())
 }
 
+/// A handle's column in the form rows have; see [`to_stored`].
+pub fn handle_part_to_stored<'a>(
+    column: &ColumnInfo,
+    value: &'a Datum,
+    zone: &TimeZone,
+) -> Cow<'a, Datum> {
+    if column.ty.code != TypeCode::Timestamp {
+        return Cow::Borrowed(value);
+    }
+    let mut converted = value.clone();
+    convert_timestamp(&mut converted, zone, &TimeZone::utc());
+    Cow::Owned(converted)
+}
+
 /// The opposite of [`to_stored`].
 pub fn to_session(table: &TableInfo, values: Vec<Datum>, zone: &TimeZone) -> Vec<Datum> {
     convert_timestamps(table, &values, &TimeZone::utc(), zone).into_owned()

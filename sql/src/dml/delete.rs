@@ -21,6 +21,7 @@ pub async fn run(
     context: &mut BuildContext,
 ) -> Result<Outcome> {
     let rows = gather_rows(&plan.source, context, "Delete").await?;
+    let zone = context.exec.eval.time_zone.clone();
     let writers: Vec<TableWriter> = plan
         .targets
         .iter()
@@ -28,7 +29,7 @@ pub async fn run(
             TableWriter::new(
                 Arc::clone(&target.table),
                 Arc::clone(&statement.transaction),
-                context.exec.eval.time_zone.clone(),
+                zone.clone(),
                 true,
             )
         })
@@ -38,14 +39,14 @@ pub async fn run(
     for row in rows {
         context.exec.check()?;
         for (target, writer) in plan.targets.iter().zip(&writers) {
-            let Some(handle) = handle_in_row(&target.table, &target.handle, &row)? else {
+            let Some(handle) = handle_in_row(&target.table, &target.handle, &row, &zone)? else {
                 continue;
             };
             if !seen.insert((target.table.id, handle.clone())) {
                 continue;
             }
             let old = old_row(&target.table, &target.columns, &row);
-            writer.delete(&handle, &old)?;
+            writer.delete(&handle, &old).await?;
             outcome.matched += 1;
             outcome.affected += 1;
         }

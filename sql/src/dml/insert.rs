@@ -248,7 +248,7 @@ impl Inserter<'_> {
             let duplicates = self.writer.find_duplicates(handle, values).await?;
             let Some(duplicate) = duplicates.first() else { break };
             let Some(old) = self.writer.read(&duplicate.handle).await? else { break };
-            self.writer.delete(&duplicate.handle, &old)?;
+            self.writer.delete(&duplicate.handle, &old).await?;
             self.outcome.duplicates += 1;
             self.outcome.affected += 1;
         }

@@ -11,7 +11,7 @@ use cairn_executor::{BoxOperator, ExecError, Operator};
 use cairn_kv_client::Transaction;
 use cairn_planner::plan::{PointAccess, SelectLock};
 use cairn_planner::ranger::PointKey;
-use cairn_types::{Chunk, FieldType, Handle, keys};
+use cairn_types::{Chunk, FieldType, Handle, TimeZone, keys};
 
 use super::handle_in_row;
 use crate::execution::{BuildContext, ReadView, kv_error};
@@ -24,7 +24,12 @@ pub fn operator(
     context: &BuildContext,
 ) -> cairn_executor::Result<BoxOperator> {
     let ReadView::Transaction(transaction) = &context.view else { return Ok(input) };
-    Ok(Box::new(LockRows { input, lock: lock.clone(), transaction: Arc::clone(transaction) }))
+    Ok(Box::new(LockRows {
+        input,
+        lock: lock.clone(),
+        transaction: Arc::clone(transaction),
+        zone: context.exec.eval.time_zone.clone(),
+    }))
 }
 
 /// Locks what a point read looked for: its key even when no row is there, so that nobody
@@ -45,6 +50,7 @@ struct LockRows {
     input: BoxOperator,
     lock: SelectLock,
     transaction: Arc<Transaction>,
+    zone: TimeZone,
 }
 
 #[async_trait]
@@ -59,7 +65,7 @@ impl Operator for LockRows {
         for at in chunk.selected() {
             let row = chunk.row(at);
             for table in &self.lock.tables {
-                let handle = handle_in_row(&table.table, &table.handle, &row)
+                let handle = handle_in_row(&table.table, &table.handle, &row, &self.zone)
                     .map_err(|error| ExecError::from(error.to_mysql()))?;
                 if let Some(handle) = handle {
                     row_keys.push(Bytes::from(keys::encode_row_key(table.table.id, &handle)));

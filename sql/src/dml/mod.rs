@@ -22,7 +22,7 @@ pub mod writer;
 use std::sync::Arc;
 
 use cairn_planner::plan::{HandleSource, Plan, PlanKind};
-use cairn_types::{Datum, Handle, errno, keys};
+use cairn_types::{Datum, Handle, TimeZone, errno, keys};
 
 use crate::catalog::SchemaSnapshot;
 use crate::error::{Result, SqlError};
@@ -133,11 +133,12 @@ pub async fn gather_rows(
 }
 
 /// The handle of a table's row in a row of a change's source; `None` where an outer join
-/// found no row.
+/// found no row. The row is in the session's time zone.
 pub fn handle_in_row(
     table: &cairn_planner::TableInfo,
     source: &HandleSource,
     row: &[Datum],
+    zone: &TimeZone,
 ) -> Result<Option<Handle>> {
     match source {
         HandleSource::Int(at) => Ok(match &row[*at] {
@@ -151,7 +152,13 @@ pub fn handle_in_row(
             }
             let offsets = table.common_handle_columns();
             let parts = columns.iter().zip(&offsets);
-            let parts = parts.map(|(at, offset)| (&row[*at], &table.columns[*offset].ty));
+            let parts: Vec<_> = parts
+                .map(|(at, offset)| {
+                    let column = &table.columns[*offset];
+                    (record::handle_part_to_stored(column, &row[*at], zone), &column.ty)
+                })
+                .collect();
+            let parts = parts.iter().map(|(value, ty)| (value.as_ref(), *ty));
             Ok(Some(record::common_handle(parts)))
         }
     }

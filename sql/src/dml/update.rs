@@ -28,6 +28,7 @@ pub async fn run(
     let rows = gather_rows(&plan.source, context, "Update").await?;
     let mut eval = context.exec.eval.clone();
     let mut assigner = Assigner::new(&eval, plan.ignore);
+    let zone = eval.time_zone.clone();
     let mut writers: Vec<TableWriter> = plan
         .targets
         .iter()
@@ -35,7 +36,7 @@ pub async fn run(
             TableWriter::new(
                 Arc::clone(&target.table),
                 Arc::clone(&statement.transaction),
-                eval.time_zone.clone(),
+                zone.clone(),
                 true,
             )
         })
@@ -48,7 +49,7 @@ pub async fn run(
     for (at, mut row) in rows.into_iter().enumerate() {
         context.exec.check()?;
         for (target, writer) in plan.targets.iter().zip(&mut writers) {
-            let Some(handle) = handle_in_row(&target.table, &target.handle, &row)? else {
+            let Some(handle) = handle_in_row(&target.table, &target.handle, &row, &zone)? else {
                 continue;
             };
             // A join may meet a row several times; it is changed once.

@@ -1,5 +1,6 @@
 //! Row and index mutations in the transaction's buffer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -105,7 +106,12 @@ impl TableWriter {
     /// Adds a row; error 1062 when a unique key is taken.
     pub async fn insert(&mut self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = Arc::clone(&self.table);
-        let row = &*record::to_stored(&table, row, &self.zone);
+        let row = record::to_stored(&table, row, &self.zone);
+        self.insert_stored(handle, &row).await
+    }
+
+    async fn insert_stored(&mut self, handle: &Handle, row: &[Datum]) -> Result<()> {
+        let table = Arc::clone(&self.table);
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, row, &mut self.encoder)?;
         if table.has_row_id() {
@@ -151,16 +157,53 @@ impl TableWriter {
         Ok(self.transaction.insert(key, value)?)
     }
 
+    /// The stored form of a row that is there already. TIMESTAMPs of a session's time zone
+    /// do not always tell which UTC time they stand for (the hour that clocks repeat), so
+    /// such rows are read once more.
+    async fn stored<'a>(&self, handle: &Handle, row: &'a [Datum]) -> Result<Cow<'a, [Datum]>> {
+        let converted = record::to_stored(&self.table, row, &self.zone);
+        if matches!(converted, Cow::Borrowed(_)) {
+            return Ok(converted);
+        }
+        let key = keys::encode_row_key(self.table.id, handle);
+        Ok(match self.transaction.get(&key).await? {
+            Some(value) => Cow::Owned(record::decode_row(&self.table, handle, &value)?),
+            None => converted,
+        })
+    }
+
     /// Removes a row with its entries.
-    pub fn delete(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
+    pub async fn delete(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
+        let row = self.stored(handle, row).await?;
+        self.delete_stored(handle, &row).await
+    }
+
+    async fn delete_stored(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = &self.table;
-        let row = &*record::to_stored(table, row, &self.zone);
         self.transaction.delete(keys::encode_row_key(table.id, handle).into())?;
         for index in Self::indices(table, SchemaState::DeleteOnly) {
             let entry = record::index_entry(table, index, row, handle)?;
-            self.transaction.delete(entry.key)?;
+            self.delete_entry(entry, index, handle).await?;
         }
         Ok(())
+    }
+
+    /// Removes an entry. While a unique index is being filled, rows may still share a key:
+    /// then the entry is left to the row that it names.
+    async fn delete_entry(
+        &self,
+        entry: IndexEntry,
+        index: &IndexInfo,
+        handle: &Handle,
+    ) -> Result<()> {
+        if entry.distinct
+            && index.state != SchemaState::Public
+            && let Some(value) = self.transaction.get(&entry.key).await?
+            && record::handle_of_unique_entry(&self.table, &value)? != *handle
+        {
+            return Ok(());
+        }
+        Ok(self.transaction.delete(entry.key)?)
     }
 
     /// Changes a row; only entries that differ are touched. A row whose handle changes is
@@ -172,16 +215,23 @@ impl TableWriter {
         new: &[Datum],
     ) -> Result<Handle> {
         let table = Arc::clone(&self.table);
-        let stored_new = record::to_stored(&table, new, &self.zone);
-        let new_handle =
-            record::handle_of_row(&table, &stored_new)?.unwrap_or_else(|| handle.clone());
+        let stored_old = self.stored(handle, old).await?;
+        let mut stored_new = record::to_stored(&table, new, &self.zone);
+        if let Cow::Owned(values) = &mut stored_new {
+            // A value that was not changed stays what it is in UTC.
+            for (at, value) in values.iter_mut().enumerate() {
+                if old[at] == new[at] {
+                    value.clone_from(&stored_old[at]);
+                }
+            }
+        }
+        let (old, new) = (&*stored_old, &*stored_new);
+        let new_handle = record::handle_of_row(&table, new)?.unwrap_or_else(|| handle.clone());
         if new_handle != *handle {
-            self.delete(handle, old)?;
-            self.insert(&new_handle, new).await?;
+            self.delete_stored(handle, old).await?;
+            self.insert_stored(&new_handle, new).await?;
             return Ok(new_handle);
         }
-        let stored_old = record::to_stored(&table, old, &self.zone);
-        let (old, new) = (&*stored_old, &*stored_new);
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, new, &mut self.encoder)?;
         self.transaction.set(key, value)?;
@@ -191,12 +241,12 @@ impl TableWriter {
             if old_entry == new_entry {
                 continue;
             }
-            if old_entry.key == new_entry.key {
+            if old_entry.key == new_entry.key && index.state.is_writable() {
                 // Equal to the collation, but spelt otherwise: only the value changes.
                 self.transaction.set(new_entry.key, new_entry.value)?;
                 continue;
             }
-            self.transaction.delete(old_entry.key)?;
+            self.delete_entry(old_entry, index, handle).await?;
             if index.state.is_writable() {
                 self.put_entry(new_entry, index, new).await?;
             }
