@@ -93,7 +93,7 @@ pub async fn run_query(
         let outcome = stream_rows(session, plan, root, view, parameters, None, sink).await;
         return session.end_write(statement, outcome).await;
     }
-    let view = ReadView::of_session(session).await?;
+    let view = ReadView::of_plan(session, plan).await?;
     stream_rows(session, plan, root, view, parameters, None, sink).await
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_executor::KeyRange;
 use cairn_kv_client::{Snapshot, Transaction};
+use cairn_planner::plan::Plan;
 use cairn_types::TimeStamp;
 
 use crate::error::Result;
@@ -25,6 +26,15 @@ pub fn client_range(range: &KeyRange) -> cairn_kv_client::KeyRange {
 }
 
 impl ReadView {
+    /// The view of a plan that only reads. One without tables reads nothing: it opens no
+    /// transaction and takes no timestamp.
+    pub async fn of_plan(session: &mut Session, plan: &Plan) -> Result<ReadView> {
+        if plan.tables.is_empty() {
+            return Ok(ReadView::Snapshot(session.domain.kv.snapshot(TimeStamp::MAX)));
+        }
+        ReadView::of_session(session).await
+    }
+
     /// The view of a statement that only reads: the open transaction's, or a fresh one.
     pub async fn of_session(session: &mut Session) -> Result<ReadView> {
         if let Some((transaction, _)) = session.reading_transaction().await? {

@@ -132,13 +132,15 @@ fn closed_inside_packet() -> ProtocolError {
 pub struct PacketWriter<W> {
     stream: W,
     buffer: Vec<u8>,
+    /// How much of the buffer was sent already by a flush that was given up.
+    sent_bytes: usize,
     next_sequence: u8,
 }
 
 impl<W: AsyncWrite + Unpin> PacketWriter<W> {
     /// A writer at sequence 0.
     pub fn new(stream: W) -> Self {
-        Self { stream, buffer: Vec::with_capacity(16 << 10), next_sequence: 0 }
+        Self { stream, buffer: Vec::with_capacity(16 << 10), sent_bytes: 0, next_sequence: 0 }
     }
 
     /// The answer continues the client's numbering.
@@ -207,9 +209,17 @@ impl<W: AsyncWrite + Unpin> PacketWriter<W> {
 
     /// Sends everything.
     pub async fn flush(&mut self) -> Result<(), ProtocolError> {
-        self.stream.write_all(&self.buffer).await?;
+        // A flush that is given up half-way (a statement that takes too long) goes on where
+        // it stood: bytes are never sent twice.
+        while self.sent_bytes < self.buffer.len() {
+            match self.stream.write(&self.buffer[self.sent_bytes..]).await? {
+                0 => return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
+                count => self.sent_bytes += count,
+            }
+        }
         self.stream.flush().await?;
         self.buffer.clear();
+        self.sent_bytes = 0;
         if self.buffer.capacity() > BUFFER_KEEP_BYTES {
             self.buffer.shrink_to(BUFFER_KEEP_BYTES);
         }

@@ -50,6 +50,8 @@ pub struct TransactionState {
     open: Option<Open>,
     /// `SET TRANSACTION READ ONLY` for the next one.
     next_read_only: Option<bool>,
+    /// The schema that the running statement was planned with.
+    statement_hold: Option<VersionHold>,
 }
 
 impl TransactionState {
@@ -63,9 +65,10 @@ impl TransactionState {
         self.open.as_ref().is_some_and(|open| open.read_only)
     }
 
-    /// The schema the open transaction holds.
+    /// The schema the open transaction, or else the running statement, holds.
     pub fn schema(&self) -> Option<Arc<SchemaSnapshot>> {
-        Some(Arc::clone(self.started()?.hold.schema()))
+        let hold = self.started().map(|started| &started.hold).or(self.statement_hold.as_ref());
+        Some(Arc::clone(hold?.schema()))
     }
 
     /// The open transaction's timestamp; zero when it has none yet.
@@ -89,8 +92,8 @@ pub struct StatementTransaction {
     pub transaction: Arc<Transaction>,
     /// The schema to plan with.
     pub schema: Arc<SchemaSnapshot>,
-    /// Commit at the end of the statement.
-    autocommit: Option<VersionHold>,
+    /// Where a failed statement goes back to; without one the statement stands alone and
+    /// commits at its end.
     checkpoint: Option<Checkpoint>,
 }
 
@@ -109,12 +112,25 @@ impl Session {
         if self.transaction.is_open() {
             let (transaction, schema) = self.start_transaction().await?;
             let checkpoint = Some(transaction.checkpoint());
-            return Ok(StatementTransaction { transaction, schema, autocommit: None, checkpoint });
+            return Ok(StatementTransaction { transaction, schema, checkpoint });
         }
-        let hold = self.domain.schema.hold();
-        let schema = Arc::clone(hold.schema());
+        self.hold_schema();
+        let schema = self.schema();
         let transaction = Arc::new(self.domain.kv.begin(self.domain.now_ts().await?));
-        Ok(StatementTransaction { transaction, schema, autocommit: Some(hold), checkpoint: None })
+        Ok(StatementTransaction { transaction, schema, checkpoint: None })
+    }
+
+    /// Holds the schema from before the statement is planned until it ends: the plan, and
+    /// what it reads and writes, belong to one version. An open transaction holds its own.
+    pub fn hold_schema(&mut self) {
+        if self.transaction.started().is_none() && self.transaction.statement_hold.is_none() {
+            self.transaction.statement_hold = Some(self.domain.schema.hold());
+        }
+    }
+
+    /// The statement has ended.
+    pub fn release_schema(&mut self) {
+        self.transaction.statement_hold = None;
     }
 
     /// Ends a writing statement: keeps or undoes its writes, and commits if it stood alone.
@@ -123,7 +139,7 @@ impl Session {
         statement: StatementTransaction,
         outcome: Result<T>,
     ) -> Result<T> {
-        let StatementTransaction { transaction, autocommit, checkpoint, .. } = statement;
+        let StatementTransaction { transaction, checkpoint, .. } = statement;
         if let Some(checkpoint) = checkpoint {
             match &outcome {
                 Ok(_) => transaction.release(checkpoint),
@@ -132,13 +148,14 @@ impl Session {
             return outcome;
         }
         if outcome.is_err() {
-            transaction.rollback().await?;
+            // What went wrong first is what is told.
+            if let Err(error) = transaction.rollback().await {
+                tracing::debug!(%error, "rollback of a failed statement");
+            }
             return outcome;
         }
         self.check_cancelled()?;
-        let committed = self.commit_transaction(&transaction).await;
-        drop(autocommit);
-        committed?;
+        self.commit_transaction(&transaction).await?;
         outcome
     }
 
@@ -184,7 +201,10 @@ impl Session {
     /// Gives the open transaction its timestamp and schema when it has none yet.
     async fn start_transaction(&mut self) -> Result<(Arc<Transaction>, Arc<SchemaSnapshot>)> {
         if self.transaction.started().is_none() {
-            let hold = self.domain.schema.hold();
+            // The version that the first statement was planned with is the transaction's. It
+            // is held before the timestamp is taken: an index that it reads is whole by then.
+            let hold = self.transaction.statement_hold.take();
+            let hold = hold.unwrap_or_else(|| self.domain.schema.hold());
             let start_ts = self.domain.now_ts().await?;
             let transaction = Arc::new(self.domain.kv.begin(start_ts));
             if let Some(open) = &mut self.transaction.open {

@@ -72,6 +72,7 @@ async fn run(
     }
     let previous_row_count = session.row_count;
     let outcome = dispatch(session, statement, text, parameters, sink).await;
+    session.release_schema();
     if outcome.is_ok() && session.row_count == previous_row_count && !is_change(statement) {
         session.row_count = if matches!(statement, Statement::Query(_)) { -1 } else { 0 };
     }
@@ -128,10 +129,12 @@ async fn dispatch(
 ) -> Result<()> {
     match statement {
         Statement::Query(_) => {
+            session.hold_schema();
             let plan = plan::cached(session, statement, text, &parameters.types)?;
             execution::run_query(session, &plan, &parameters.values, sink).await
         }
         Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+            session.hold_schema();
             let plan = plan::cached(session, statement, text, &parameters.types)?;
             crate::dml::run(session, &plan, &parameters.values, sink).await
         }

@@ -73,7 +73,7 @@ pub async fn evaluate_all(
     let plan = plan_expressions(session, exprs)?;
     let PlanKind::Query(root) = &plan.kind else { return Ok(Vec::new()) };
     let types = root.types();
-    let view = crate::execution::ReadView::of_session(session).await?;
+    let view = crate::execution::ReadView::of_plan(session, &plan).await?;
     let mut context = crate::execution::build_context(session, &plan, view, &[], None).await?;
     let rows = crate::dml::gather_rows(root, &context, "Set").await?;
     crate::execution::take_warnings(session, &mut context);
