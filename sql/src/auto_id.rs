@@ -144,8 +144,8 @@ async fn take_range(session: &Session, table: TableId, least: u64, count: u64) -
             None => 0,
         };
         let last = stored.max(least);
-        let end = last.checked_add(count).filter(|end| *end <= i64::MAX as u64 || *end > last);
-        let end = end.ok_or_else(exhausted)?;
+        // At the end of all ids the range is empty, and `next` tells so.
+        let end = last.saturating_add(count);
         transaction.set(key.clone(), (end as i64).to_string().into())?;
         match transaction.commit().await {
             Ok(_) => return Ok(Range { last, end }),

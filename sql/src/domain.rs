@@ -122,6 +122,8 @@ impl Domain {
             domain.initialise_cluster().await?;
         }
         domain.publish_version().await?;
+        // Changes that ended before others knew of this node did not wait for it.
+        domain.reload_schema().await?;
         tokio::spawn(Self::follow_schema(Arc::clone(&domain)));
         tokio::spawn(Self::publish_versions(Arc::clone(&domain)));
         Ok(domain)

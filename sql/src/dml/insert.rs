@@ -50,6 +50,7 @@ pub async fn run(
                 let number = at as u64 + 1;
                 let values = inserter.row_of_values(session, row, number).await?;
                 inserter.put(session, values, &[], number).await?;
+                session.take_row_warnings(&mut inserter.assigner.warnings);
             }
         }
         InsertRows::Select(source) => {
@@ -60,12 +61,12 @@ pub async fn run(
                 let number = at as u64 + 1;
                 let values = inserter.row_of_select(session, &row, &types, number).await?;
                 inserter.put(session, values, &row, number).await?;
+                session.take_row_warnings(&mut inserter.assigner.warnings);
             }
         }
     }
     context.exec.eval.warnings.merge(inserter.eval.warnings.take());
-    session.diagnostics.total += inserter.assigner.warnings.len() as u64;
-    session.diagnostics.list.append(&mut inserter.assigner.warnings);
+    session.take_row_warnings(&mut inserter.assigner.warnings);
     let mut outcome = inserter.outcome;
     let is_single_values = matches!(&plan.source, InsertRows::Values(rows) if rows.len() == 1);
     if !is_single_values {

@@ -63,12 +63,14 @@ pub async fn run(
         tries += 1;
         let statement = session.begin_write().await?;
         let alone = !session.transaction.is_open();
-        let warnings_before = session.diagnostics.list.len();
+        let before = session.diagnostics.clone();
+        let variables_before = session.shared.user_variables();
         let outcome = change(session, plan, parameters, &statement).await;
         match session.end_write(statement, outcome).await {
             Err(error) if alone && tries < AUTOCOMMIT_TRIES && is_conflict(&error) => {
                 session.check_cancelled()?;
-                session.diagnostics.list.truncate(warnings_before);
+                session.diagnostics = before;
+                session.shared.restore_user_variables(variables_before);
             }
             outcome => break outcome?,
         }
@@ -79,7 +81,10 @@ pub async fn run(
     }
     let ok = OkInfo {
         affected_rows: outcome.affected,
-        last_insert_id: outcome.last_insert_id,
+        last_insert_id: match outcome.last_insert_id {
+            0 => session.shared.given_last_insert_id(),
+            id => id,
+        },
         warnings: session.diagnostics.list.len(),
         info: outcome.info,
     };

@@ -48,6 +48,7 @@ pub async fn run(
     let mut seen: HashSet<(TableId, Handle)> = HashSet::new();
     for (at, mut row) in rows.into_iter().enumerate() {
         context.exec.check()?;
+        session.take_row_warnings(&mut assigner.warnings);
         for (target, writer) in plan.targets.iter().zip(&mut writers) {
             let Some(handle) = handle_in_row(&target.table, &target.handle, &row, &zone)? else {
                 continue;
@@ -93,8 +94,7 @@ pub async fn run(
         }
     }
     context.exec.eval.warnings.merge(eval.warnings.take());
-    session.diagnostics.total += assigner.warnings.len() as u64;
-    session.diagnostics.list.append(&mut assigner.warnings);
+    session.take_row_warnings(&mut assigner.warnings);
     outcome.info = format!(
         "Rows matched: {}  Changed: {}  Warnings: {}",
         outcome.matched,

@@ -45,6 +45,9 @@ pub fn host_name(address: IpAddr) -> String {
     if address.is_loopback() { "localhost".to_owned() } else { address.to_string() }
 }
 
+/// Warnings a statement keeps: the default of `max_error_count`.
+const DIAGNOSTICS_MAX: usize = 1_024;
+
 /// Warnings and errors of the last statement.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
@@ -361,6 +364,13 @@ impl Session {
         let warnings = eval.warnings.take();
         self.diagnostics.total += warnings.total();
         self.diagnostics.list.extend(warnings.list().iter().cloned());
+    }
+
+    /// Takes over warnings of rows; no more are kept than diagnostics hold.
+    pub fn take_row_warnings(&mut self, warnings: &mut Vec<Warning>) {
+        self.diagnostics.total += warnings.len() as u64;
+        let room = DIAGNOSTICS_MAX.saturating_sub(self.diagnostics.list.len());
+        self.diagnostics.list.extend(warnings.drain(..).take(room));
     }
 
     /// Adds a warning.

@@ -1,6 +1,6 @@
 //! What functions inside operators may read of, and do to, the session.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_expr::SessionAccess;
@@ -19,6 +19,8 @@ const SLEEP_SLICE: Duration = Duration::from_millis(10);
 pub struct SessionShared {
     user_variables: Mutex<UserVariables>,
     last_insert_id: AtomicU64,
+    /// The running statement called `LAST_INSERT_ID(value)`.
+    last_insert_id_given: AtomicBool,
     token: Mutex<CancellationToken>,
 }
 
@@ -26,11 +28,22 @@ impl SessionShared {
     /// A statement begins; `SLEEP` ends when its token is cancelled.
     pub fn begin_statement(&self, token: CancellationToken) {
         *self.token.lock() = token;
+        self.last_insert_id_given.store(false, Ordering::Relaxed);
     }
 
     /// `LAST_INSERT_ID()`.
     pub fn last_insert_id(&self) -> u64 {
         self.last_insert_id.load(Ordering::Relaxed)
+    }
+
+    /// The value that the running statement gave to `LAST_INSERT_ID(value)`; 0: none.
+    pub fn given_last_insert_id(&self) -> u64 {
+        if self.last_insert_id_given.load(Ordering::Relaxed) { self.last_insert_id() } else { 0 }
+    }
+
+    /// Undoes the assignments of a statement that starts over.
+    pub fn restore_user_variables(&self, variables: UserVariables) {
+        *self.user_variables.lock() = variables;
     }
 
     /// All user variables, for `EXECUTE … USING` and system tables.
@@ -50,6 +63,7 @@ impl SessionAccess for SessionShared {
 
     fn set_last_insert_id(&self, id: u64) {
         self.last_insert_id.store(id, Ordering::Relaxed);
+        self.last_insert_id_given.store(true, Ordering::Relaxed);
     }
 
     fn sleep(&self, seconds: f64) -> bool {

@@ -11,6 +11,12 @@ use cairn_types::{Datum, FieldType};
 use crate::error::{Result, SqlError};
 use crate::session::Session;
 
+/// Longest text without parameters whose plan is kept: longer ones are loads of rows, which
+/// do not come twice and would fill the memory.
+const CACHED_TEXT_BYTES_MAX: usize = 2 << 10;
+/// The same for a text with parameters, which is meant to come again.
+const CACHED_PREPARED_BYTES_MAX: usize = 16 << 10;
+
 fn plan_error(error: cairn_planner::PlanError) -> SqlError {
     SqlError::Mysql(error.to_mysql())
 }
@@ -33,6 +39,11 @@ pub fn cached(
     text: &str,
     types: &[FieldType],
 ) -> Result<Arc<Plan>> {
+    let text_bytes_max =
+        if types.is_empty() { CACHED_TEXT_BYTES_MAX } else { CACHED_PREPARED_BYTES_MAX };
+    if text.len() > text_bytes_max {
+        return plan(session, statement, types).map(Arc::new);
+    }
     let schema = session.schema();
     let settings = session.settings();
     let key = PlanKey {
