@@ -13,7 +13,7 @@ use super::assign::{Assigner, eval_row};
 use super::insert::finish_update;
 use super::writer::TableWriter;
 use super::{Outcome, gather_rows, handle_in_row, old_row};
-use crate::error::Result;
+use crate::error::{Result, SqlError};
 use crate::execution::BuildContext;
 use crate::session::Session;
 use crate::session::transaction::StatementTransaction;
@@ -25,6 +25,11 @@ pub async fn run(
     statement: &StatementTransaction,
     context: &mut BuildContext,
 ) -> Result<Outcome> {
+    let mut targets: HashSet<TableId> = HashSet::new();
+    if !plan.targets.iter().all(|target| targets.insert(target.table.id)) {
+        // The second would be computed from rows that the first has changed.
+        return Err(SqlError::not_supported("UPDATE of one table under two names"));
+    }
     let rows = gather_rows(&plan.source, context, "Update").await?;
     let mut eval = context.exec.eval.clone();
     let mut assigner = Assigner::new(&eval, plan.ignore);

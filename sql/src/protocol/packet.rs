@@ -4,6 +4,8 @@
 //! Reader and writer are separate so that a session can watch the reading half for the
 //! client's departure while the writing half streams rows.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -19,6 +21,9 @@ pub const PRE_AUTH_PACKET_BYTES_MAX: usize = 64 << 10;
 pub const FLUSH_THRESHOLD_BYTES: usize = 32 << 10;
 /// How much a client may send ahead while its statement runs, before we stop reading.
 const READ_AHEAD_BYTES_MAX: usize = 64 << 10;
+/// How long a client may leave its answer unread (`net_write_timeout`): its statement holds
+/// the schema, and its transaction more.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A buffer that grew beyond this is given back after its command.
 const BUFFER_KEEP_BYTES: usize = 256 << 10;
 
@@ -212,7 +217,9 @@ impl<W: AsyncWrite + Unpin> PacketWriter<W> {
         // A flush that is given up half-way (a statement that takes too long) goes on where
         // it stood: bytes are never sent twice.
         while self.sent_bytes < self.buffer.len() {
-            match self.stream.write(&self.buffer[self.sent_bytes..]).await? {
+            let write = self.stream.write(&self.buffer[self.sent_bytes..]);
+            let written = tokio::time::timeout(WRITE_TIMEOUT, write).await;
+            match written.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?? {
                 0 => return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
                 count => self.sent_bytes += count,
             }
