@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::error::StartError;
 use crate::options::PlaygroundArgs;
-use crate::roles::{CLIENT_STOP_TIMEOUT, announce};
+use crate::roles::{CLIENT_STOP_TIMEOUT, announce, wait_for_replicas};
 use crate::signals::StopSignals;
 
 /// Block cache of all stores together: a playground shares its machine.
@@ -78,10 +78,9 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
     let mut signals = StopSignals::listen()?;
     let (stores, sql_nodes) = args.counts()?;
     let data = DataDir::open(args.data_dir.clone())?;
-    let pd_config = PdConfig {
-        max_replicas: if stores >= 3 { 3 } else { 1 },
-        ..PdConfig::new("pd-1", data.of("pd"), "local")
-    };
+    let replicas = if stores >= 3 { 3 } else { 1 };
+    let pd_config =
+        PdConfig { max_replicas: replicas, ..PdConfig::new("pd-1", data.of("pd"), "local") };
     let pd = PdServer::open(pd_config).await.map_err(|error| StartError::Pd(error.to_string()))?;
     let pd_client = pd.local_client();
     let network = LocalNetwork::new();
@@ -113,6 +112,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         servers.push(SqlServer::start(config, Arc::clone(&kv), Arc::clone(&pd_client)).await?);
     }
     let first = servers[0].local_addr;
+    wait_for_replicas(&*pd_client, replicas).await?;
     tracing::info!("root has no password and is let in from this machine only");
     announce(&format!("ready {}", client_command(first)));
     signals.wait().await;

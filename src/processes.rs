@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::error::StartError;
 use crate::options::PlaygroundArgs;
 use crate::playground::{DataDir, client_command, nth_addr};
-use crate::roles::announce;
+use crate::roles::{announce, connect_pd, wait_for_replicas};
 use crate::signals::StopSignals;
 
 /// How long a node may take to be ready.
@@ -78,7 +78,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
     let path = |node: &str| data.of(node).display().to_string();
 
     let pd_addr = nth_addr(inner, args.pd_port.unwrap_or(2379), 0).to_string();
-    let replicas = if stores >= 3 { "3" } else { "1" };
+    let replicas = if stores >= 3 { 3 } else { 1 };
     let pd_args = words(&[
         "pd",
         "--name",
@@ -88,7 +88,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         "--addr",
         &pd_addr,
         "--max-replicas",
-        replicas,
+        &replicas.to_string(),
     ]);
     let (node, ready) = start("pd-1", &pd_args).await?;
     nodes.push(node);
@@ -122,6 +122,8 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         first.get_or_insert(address(&ready, 2)?);
     }
     let first = first.ok_or_else(|| StartError::Config("no SQL node".to_owned()))?;
+    let pd = connect_pd(&pd_addr).await?;
+    wait_for_replicas(&pd, replicas).await?;
     for node in &nodes {
         tracing::info!(node = node.name, pid = node.child.id().unwrap_or(0), "running");
     }

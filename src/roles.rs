@@ -73,6 +73,32 @@ pub async fn wait_for_first_store(pd: &dyn PdClient) -> Result<(), StartError> {
         .map_err(|_| StartError::Config("no store has joined the cluster".to_owned()))
 }
 
+/// Waits until every region has its replicas, so that a cluster that calls itself ready
+/// survives the loss of a store from the first moment.
+pub async fn wait_for_replicas(pd: &dyn PdClient, replicas: usize) -> Result<(), StartError> {
+    /// A new cluster has one region; an old one is looked at from its start.
+    const REGIONS_LOOKED_AT: u32 = 1_000;
+    let is_voter = |peer: &&cairn_proto::meta::Peer| peer.role == 0;
+    let wait = async {
+        loop {
+            if let Ok(routes) = pd.scan_regions(b"", b"", REGIONS_LOOKED_AT).await
+                && !routes.is_empty()
+                && routes.iter().all(|route| {
+                    route.region.peers.iter().filter(is_voter).count() >= replicas
+                        && route.pending_peers.is_empty()
+                })
+            {
+                return;
+            }
+            tokio::time::sleep(CLUSTER_RETRY).await;
+        }
+    };
+    if tokio::time::timeout(CLUSTER_TIMEOUT, wait).await.is_err() {
+        tracing::warn!(replicas, "some region still lacks replicas");
+    }
+    Ok(())
+}
+
 /// Tells whoever started us that requests are served.
 pub fn announce(line: &str) {
     use std::io::Write;

@@ -18,7 +18,7 @@ use crate::record;
 use crate::session::Session;
 
 /// Rows of one batch.
-const BATCH_ROWS: u32 = 512;
+const BATCH_ROWS: u32 = 2_048;
 /// How often a batch starts over after losing to writers.
 const TRIES_MAX: usize = 100;
 
@@ -49,21 +49,31 @@ async fn batch(
         let rows = transaction.snapshot().scan(range.clone(), options).next_batch().await?;
         let Some((last, _)) = rows.last() else { return Ok(None) };
         let next = Bytes::from(keys::key_next(last));
+        let mut entries = Vec::with_capacity(rows.len());
         for (key, value) in &rows {
             let (_, handle) =
                 keys::decode_row_key(key).map_err(|error| record::damaged(table, &error))?;
             let row = record::decode_row(table, &handle, value)?;
             let entry = record::index_entry(table, index, &row, &handle)?;
-            transaction.lock_keys([key.clone()])?;
-            match transaction.get(&entry.key).await? {
+            entries.push((handle, row, entry));
+        }
+        transaction.lock_keys(rows.iter().map(|(key, _)| key.clone()))?;
+        let entry_keys: Vec<Bytes> =
+            entries.iter().map(|(_, _, entry)| entry.key.clone()).collect();
+        let there = transaction.batch_get(&entry_keys).await?;
+        for (handle, row, entry) in entries {
+            // Also finds duplicates among the rows of this batch.
+            let own = transaction.buffered(&entry.key).flatten();
+            match own.as_ref().or_else(|| there.get(&entry.key)) {
                 // A writer was faster: the entry is there.
-                Some(there) if there == entry.value => {}
+                Some(there) if *there == entry.value => {}
                 Some(there)
                     if entry.distinct
-                        && record::handle_of_unique_entry(table, &there)? != handle =>
+                        && record::handle_of_unique_entry(table, there)? != handle =>
                 {
                     let value = record::describe_values(table, index, &row);
-                    return Err(duplicate_entry(&value, &format!("{}.{}", table.name, index.name)));
+                    let name = format!("{}.{}", table.name, index.name);
+                    return Err(duplicate_entry(&value, &name));
                 }
                 _ => transaction.set(entry.key, entry.value)?,
             }

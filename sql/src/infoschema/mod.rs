@@ -6,6 +6,7 @@
 //! Source: MySQL 8.0 manual, chapter 28 "INFORMATION_SCHEMA Tables".
 
 mod definitions;
+mod keywords;
 pub mod rows;
 
 use std::sync::{Arc, OnceLock};

@@ -39,6 +39,7 @@ pub fn of_table(domain: &Domain, schema: &SchemaSnapshot, database: &str, table:
         "COLLATION_CHARACTER_SET_APPLICABILITY" => applicability(),
         "COLUMNS" => each_table(schema, columns),
         "ENGINES" => engines(),
+        "KEYWORDS" => super::keywords::keywords(),
         "KEY_COLUMN_USAGE" => each_table(schema, key_column_usage),
         "PROCESSLIST" => processes(domain),
         "REFERENTIAL_CONSTRAINTS" => each_table(schema, referential_constraints),
