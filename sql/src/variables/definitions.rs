@@ -196,7 +196,7 @@ pub const DEFINITIONS: &[Definition] = &[
     int_var("long_query_time", Both, "10", 0, 31_536_000),
     bool_var("low_priority_updates", Both, false),
     text_var("lower_case_file_system", ReadOnly, "OFF"),
-    text_var("lower_case_table_names", ReadOnly, "1"),
+    text_var("lower_case_table_names", ReadOnly, "2"),
     int_var("max_allowed_packet", Both, "67108864", 1_024, 1_073_741_824),
     int_var("max_connections", Global, "1000", 1, 100_000),
     int_var("max_error_count", Both, "1024", 0, 65_535),
