@@ -18,7 +18,7 @@
 //! | [`ranger`] | conditions to key ranges |
 //! | [`physical`] | access paths, tasks, costs |
 //! | [`plan`] | what is handed out |
-//! | [`explain`], [`cache`] | plans as text; plans shared |
+//! | [`mod@explain`], [`cache`] | plans as text; plans shared |
 //!
 //! **Invariants.** The planner does no I/O and has no clock. Plans are shared between
 //! sessions: whatever differs from run to run is a parameter slot.
