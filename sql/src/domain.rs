@@ -1,7 +1,7 @@
 //! What all sessions of a SQL node share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_executor::MemoryTracker;
@@ -76,7 +76,6 @@ pub struct Domain {
     password_key: OnceCell<Arc<PasswordKey>>,
     last_published: Mutex<Instant>,
     reloads: tokio::sync::Mutex<()>,
-    newest_seen_version: AtomicI64,
     statements: AtomicU64,
 }
 
@@ -110,7 +109,6 @@ impl Domain {
             password_key: OnceCell::new(),
             last_published: Mutex::new(clock::monotonic_now()),
             reloads: tokio::sync::Mutex::new(()),
-            newest_seen_version: AtomicI64::new(0),
             statements: AtomicU64::new(0),
             config,
             kv,
@@ -292,7 +290,6 @@ impl Domain {
     }
 
     async fn schema_changed(&self, version: i64) {
-        self.newest_seen_version.fetch_max(version, Ordering::AcqRel);
         if self.schema.current().version() >= version {
             return;
         }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_executor::{BoxOperator, ExecContext, ExecError, RuntimeStats};
-use cairn_expr::EvalContext;
 use cairn_kv_client::KvError;
 use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, Subplan, SubplanKind};
 use cairn_types::{Datum, MysqlError, errno};
@@ -235,11 +234,4 @@ async fn send_rows(
         next = operator.next().await?;
     }
     Ok(rows)
-}
-
-/// A place for the evaluation of constants outside a running plan.
-pub fn eval_with(session: &mut Session, parameters: &[Datum]) -> EvalContext {
-    let mut eval = session.eval_context();
-    eval.params = parameters.to_vec().into();
-    eval
 }

@@ -136,7 +136,19 @@ impl Session {
         &self.current_user
     }
 
+    /// Makes what information functions tell anew, when something of it changed: most
+    /// statements change nothing, and this is on the way of all of them.
     fn refresh_info(&mut self) {
+        let info = &self.info;
+        let is_current = info.last_insert_id == self.shared.last_insert_id()
+            && info.row_count == self.row_count
+            && info.found_rows == self.found_rows
+            && info.database == self.current_database
+            && info.user == self.user
+            && info.current_user == self.current_user;
+        if is_current {
+            return;
+        }
         self.info = Arc::new(SessionInfo {
             version: self.domain.config.server_version.clone(),
             build: format!("Release Version: v{}\nEdition: Cairn", env!("CARGO_PKG_VERSION")),
