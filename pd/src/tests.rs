@@ -167,6 +167,8 @@ impl Leader {
                 self.steps.push(format!("Transfer {}", self.leader.store_id));
             }
             Step::SplitRegion(_) => self.steps.push("Split".into()),
+            Step::ChangePeerV2(_) => self.steps.push("ChangePeers".into()),
+            Step::Merge(_) => self.steps.push("Merge".into()),
         }
         true
     }

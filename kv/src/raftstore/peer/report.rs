@@ -64,7 +64,6 @@ impl Peer {
             }
         }
         pd::RegionHeartbeatRequest {
-            header: None,
             region: Some((**region).clone()),
             leader: find_peer(region, self.peer_id).cloned(),
             term: self.term(),
@@ -72,6 +71,7 @@ impl Peer {
             approximate_keys: self.size.measured_keys,
             down_peers,
             pending_peers,
+            ..pd::RegionHeartbeatRequest::default()
         }
     }
 

@@ -104,7 +104,7 @@ impl StoreCore {
             leader_count: leaders as u32,
             sending_snapshot_count: self.snapshots_sending as u32,
             receiving_snapshot_count: self.received.len() as u32,
-            last_heartbeat_ms: 0,
+            ..pd::StoreStats::default()
         }));
     }
 
@@ -218,6 +218,10 @@ impl StoreCore {
                     self.outbox.pd.push(PdEvent::AskSplit(peer.own_context(), region, keys));
                 }
             }
+            Some(
+                pd::region_heartbeat_response::Step::ChangePeerV2(_)
+                | pd::region_heartbeat_response::Step::Merge(_),
+            ) => tracing::warn!(region = response.region_id, "a step this version does not know"),
             None => {}
         }
     }
