@@ -10,6 +10,7 @@
 //! | `NotLeader` without | next voter, wait for the election |
 //! | `EpochNotMatch` | take over the reported regions; the caller regroups its keys |
 //! | `RegionNotFound`, `KeyNotInRegion` | forget the region, ask PD |
+//! | `MergeInProgress` | forget the region, wait, ask PD who holds the keys now |
 //! | `ServerIsBusy` | wait at least as long as the store says, pay from the budget |
 //! | `StaleCommand`, `DeadlineExceeded` | outcome unknown: noted in the retrier |
 //! | `StoreNotMatch` | ask PD for the store's address |
@@ -299,6 +300,11 @@ impl RegionCache {
             }
             Some(Kind::StoreNotMatch(_)) => {
                 self.forget_store(region.leader.store_id);
+                self.invalidate(region.id());
+                Remedy::wait(BackoffKind::StaleRoute)
+            }
+            Some(Kind::MergeInProgress(_)) => {
+                // Refused before it was proposed. PD hears of the merged region at once.
                 self.invalidate(region.id());
                 Remedy::wait(BackoffKind::StaleRoute)
             }

@@ -5,6 +5,7 @@
 //! 0x01 write:        varint conf_ver, varint version, operations (cairn_engine::batch)
 //! 0x02 split:        SplitCommand
 //! 0x03 compact log:  CompactLogCommand
+//! 0x04 prepare merge, 0x05 commit merge, 0x06 roll back merge: see `merge`
 //! ```
 //! An empty entry is a new leader's first. Membership changes are entries of Raft's own
 //! kind whose context is a [`ConfChangeCommand`].
@@ -21,6 +22,9 @@ use super::ids::RegionEpoch;
 const KIND_WRITE: u8 = 0x01;
 const KIND_SPLIT: u8 = 0x02;
 const KIND_COMPACT_LOG: u8 = 0x03;
+const KIND_PREPARE_MERGE: u8 = 0x04;
+const KIND_COMMIT_MERGE: u8 = 0x05;
+const KIND_ROLLBACK_MERGE: u8 = 0x06;
 
 /// Splits a region at keys; the region keeps the leftmost part.
 #[derive(Clone, PartialEq, Message)]
@@ -58,27 +62,85 @@ pub struct CompactLogCommand {
     pub term: u64,
 }
 
-/// A membership change, as the context of Raft's own entry.
+/// In the source's log: it is about to be absorbed, and serves nothing from here on.
+#[derive(Clone, PartialEq, Message)]
+pub struct PrepareMergeCommand {
+    /// The source's epoch as the proposer saw it.
+    #[prost(message, optional, tag = "1")]
+    pub epoch: Option<meta::RegionEpoch>,
+    /// The target, at the epoch at which it must still be.
+    #[prost(message, optional, tag = "2")]
+    pub target: Option<meta::Region>,
+    /// Every peer of the source holds the entries up to here.
+    #[prost(uint64, tag = "3")]
+    pub min_index: u64,
+}
+
+/// In the target's log: it takes over the source's range.
+#[derive(Clone, PartialEq, Message)]
+pub struct CommitMergeCommand {
+    /// Epoch of the target; exactly, or nothing happens.
+    #[prost(message, optional, tag = "1")]
+    pub epoch: Option<meta::RegionEpoch>,
+    /// The source after `PrepareMerge`.
+    #[prost(message, optional, tag = "2")]
+    pub source: Option<meta::Region>,
+    /// Index of the source's `PrepareMerge`.
+    #[prost(uint64, tag = "3")]
+    pub prepare_index: u64,
+    /// Every peer of the source holds the entries up to here.
+    #[prost(uint64, tag = "4")]
+    pub min_index: u64,
+    /// The source's entries from there up to `PrepareMerge` (raft's own encoding).
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub entries: Vec<Bytes>,
+}
+
+/// In the source's log: the merge will not happen, the source serves again.
+#[derive(Clone, PartialEq, Message)]
+pub struct RollbackMergeCommand {
+    /// Index of the `PrepareMerge` that is undone.
+    #[prost(uint64, tag = "1")]
+    pub prepare_index: u64,
+}
+
+/// A membership change, as the context of Raft's own entry: one change is simple, several
+/// enter a joint state, none leaves it.
 #[derive(Clone, PartialEq, Message)]
 pub struct ConfChangeCommand {
     /// Epoch the proposer saw.
     #[prost(message, optional, tag = "1")]
     pub epoch: Option<meta::RegionEpoch>,
+    /// What is done, all at once.
+    #[prost(message, repeated, tag = "2")]
+    pub changes: Vec<PeerChange>,
+}
+
+/// A change of one peer.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct PeerChange {
     /// What is done.
-    #[prost(enumeration = "ConfChangeKind", tag = "2")]
+    #[prost(enumeration = "ConfChangeKind", tag = "1")]
     pub kind: i32,
     /// To whom.
-    #[prost(message, optional, tag = "3")]
+    #[prost(message, optional, tag = "2")]
     pub peer: Option<meta::Peer>,
 }
 
-/// Simple membership changes, one peer at a time.
+impl PeerChange {
+    /// The change of a peer.
+    pub fn new(kind: ConfChangeKind, peer: meta::Peer) -> PeerChange {
+        PeerChange { kind: kind.into(), peer: Some(peer) }
+    }
+}
+
+/// What may be done to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum ConfChangeKind {
     /// Adds a voter, or makes a learner one.
     AddVoter = 0,
-    /// Adds a learner.
+    /// Adds a learner, or makes a voter one.
     AddLearner = 1,
     /// Removes a peer.
     Remove = 2,
@@ -98,6 +160,12 @@ pub enum Command {
     Split(SplitCommand),
     /// Drops old entries.
     CompactLog(CompactLogCommand),
+    /// Prepares a merge.
+    PrepareMerge(PrepareMergeCommand),
+    /// Completes a merge.
+    CommitMerge(CommitMergeCommand),
+    /// Gives a merge up.
+    RollbackMerge(RollbackMergeCommand),
 }
 
 /// Encodes a write; done once, on the caller's thread.
@@ -118,6 +186,26 @@ pub fn encode_split(command: &SplitCommand) -> Vec<u8> {
 /// Encodes a compaction of the log.
 pub fn encode_compact_log(command: &CompactLogCommand) -> Vec<u8> {
     encode_message(KIND_COMPACT_LOG, command)
+}
+
+/// Encodes the beginning of a merge.
+pub fn encode_prepare_merge(command: &PrepareMergeCommand) -> Vec<u8> {
+    encode_message(KIND_PREPARE_MERGE, command)
+}
+
+/// Encodes the end of a merge.
+pub fn encode_commit_merge(command: &CommitMergeCommand) -> Vec<u8> {
+    encode_message(KIND_COMMIT_MERGE, command)
+}
+
+/// Encodes the abandonment of a merge.
+pub fn encode_rollback_merge(command: &RollbackMergeCommand) -> Vec<u8> {
+    encode_message(KIND_ROLLBACK_MERGE, command)
+}
+
+/// Whether an entry's data is a write, without decoding it.
+pub fn is_write(data: &[u8]) -> bool {
+    data.first() == Some(&KIND_WRITE)
 }
 
 /// Whether an entry's data is a split, without decoding it.
@@ -144,6 +232,15 @@ pub fn decode(mut data: Bytes) -> Result<Command, RaftStoreError> {
         KIND_COMPACT_LOG => CompactLogCommand::decode(data)
             .map(Command::CompactLog)
             .map_err(|_| RaftStoreError::Corrupted("compact command")),
+        KIND_PREPARE_MERGE => PrepareMergeCommand::decode(data)
+            .map(Command::PrepareMerge)
+            .map_err(|_| RaftStoreError::Corrupted("prepare merge command")),
+        KIND_COMMIT_MERGE => CommitMergeCommand::decode(data)
+            .map(Command::CommitMerge)
+            .map_err(|_| RaftStoreError::Corrupted("commit merge command")),
+        KIND_ROLLBACK_MERGE => RollbackMergeCommand::decode(data)
+            .map(Command::RollbackMerge)
+            .map_err(|_| RaftStoreError::Corrupted("roll back merge command")),
         _ => Err(RaftStoreError::Corrupted("kind of command")),
     }
 }

@@ -57,6 +57,9 @@ pub enum RegionError {
     /// The caller's time ran out. A write's fate is unknown if it was proposed.
     #[error("deadline exceeded")]
     DeadlineExceeded,
+    /// The region is being absorbed by a neighbour; ask again for who holds the key.
+    #[error("region {0} is being merged")]
+    MergeInProgress(RegionId),
     /// No room for data.
     #[error("disk of store {0} is full")]
     DiskFull(StoreId),
@@ -100,6 +103,9 @@ impl From<RegionError> for kv::RegionError {
                 })
             }
             RegionError::DeadlineExceeded => Kind::DeadlineExceeded(kv::DeadlineExceeded {}),
+            RegionError::MergeInProgress(region_id) => {
+                Kind::MergeInProgress(kv::MergeInProgress { region_id: region_id.0 })
+            }
             RegionError::DiskFull(store_id) => {
                 Kind::DiskFull(kv::DiskFull { store_id: store_id.0 })
             }
@@ -134,6 +140,9 @@ impl From<kv::RegionError> for RegionError {
                 actual: StoreId(inner.actual_store_id),
             },
             Some(Kind::DeadlineExceeded(_)) => RegionError::DeadlineExceeded,
+            Some(Kind::MergeInProgress(inner)) => {
+                RegionError::MergeInProgress(RegionId(inner.region_id))
+            }
             Some(Kind::DiskFull(inner)) => RegionError::DiskFull(StoreId(inner.store_id)),
             None => RegionError::busy(error.message),
         }

@@ -29,6 +29,10 @@ pub struct RaftMetrics {
     pub snapshots_sent: AtomicU64,
     /// Raft snapshots installed.
     pub snapshots_applied: AtomicU64,
+    /// Merges applied here, as target.
+    pub merges: AtomicU64,
+    /// Merges given up here, as source.
+    pub merges_rolled_back: AtomicU64,
     /// Regions this store leads.
     pub leaders: AtomicU64,
     /// Regions of this store.
@@ -52,6 +56,8 @@ impl RaftMetrics {
             ("messages_dropped", read(&self.messages_dropped)),
             ("snapshots_sent", read(&self.snapshots_sent)),
             ("snapshots_applied", read(&self.snapshots_applied)),
+            ("merges", read(&self.merges)),
+            ("merges_rolled_back", read(&self.merges_rolled_back)),
             ("leaders", read(&self.leaders)),
             ("regions", read(&self.regions)),
         ]

@@ -12,6 +12,7 @@ mod heartbeat;
 pub mod ids;
 mod lease;
 mod log;
+mod merge;
 pub mod metrics;
 mod peer;
 mod read;
@@ -35,7 +36,7 @@ use cairn_engine::{EngineSnapshot, WriteBatch};
 use cairn_proto::{kv, meta};
 
 pub use clock::{Clock, Deadline, ManualClock, MonotonicTime, SystemClock};
-pub use command::ConfChangeKind;
+pub use command::{ConfChangeKind, PeerChange};
 pub use config::RaftStoreConfig;
 pub use error::{RaftStoreError, RegionError};
 pub use ids::{PeerId, RegionEpoch, RegionId, StoreId, epoch_of};

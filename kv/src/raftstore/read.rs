@@ -106,8 +106,10 @@ pub(super) struct Regions {
 /// Regions that have a range, by it.
 #[derive(Default)]
 struct Ranges {
-    /// Raw start key → (raw end key, region id).
-    by_start: BTreeMap<Bytes, (Bytes, u64)>,
+    /// Raw start key → (raw end key, region id). Ranges may overlap, and even start at one
+    /// key, for a while: a Raft snapshot that is accepted reserves its range before what it
+    /// replaces is gone.
+    by_start: BTreeMap<Bytes, Vec<(Bytes, u64)>>,
     /// Region id → raw start key.
     starts: HashMap<u64, Bytes>,
 }
@@ -115,9 +117,11 @@ struct Ranges {
 impl Ranges {
     fn remove(&mut self, region_id: u64) {
         let Some(start) = self.starts.remove(&region_id) else { return };
-        // A split may have given the start to another region meanwhile.
-        if self.by_start.get(&start).is_some_and(|(_, id)| *id == region_id) {
-            self.by_start.remove(&start);
+        if let Some(regions) = self.by_start.get_mut(&start) {
+            regions.retain(|(_, id)| *id != region_id);
+            if regions.is_empty() {
+                self.by_start.remove(&start);
+            }
         }
     }
 }
@@ -142,7 +146,8 @@ impl Regions {
         let mut ranges = self.ranges.write();
         ranges.remove(region.id);
         ranges.starts.insert(region.id, region.start_key.clone());
-        ranges.by_start.insert(region.start_key.clone(), (region.end_key.clone(), region.id));
+        let of_start = ranges.by_start.entry(region.start_key.clone()).or_default();
+        of_start.push((region.end_key.clone(), region.id));
     }
 
     pub(super) fn remove_range(&self, region_id: u64) {
@@ -155,6 +160,7 @@ impl Regions {
         ranges
             .by_start
             .iter()
+            .flat_map(|(start, regions)| regions.iter().map(move |region| (start, region)))
             .filter(|(other_start, (other_end, id))| {
                 *id != region_id && keys::ranges_overlap((start, end), (other_start, other_end))
             })
@@ -165,8 +171,9 @@ impl Regions {
     fn region_of(&self, raw_key: &[u8]) -> Option<u64> {
         let ranges = self.ranges.read();
         let bounds = (Bound::Unbounded, Bound::Included(raw_key));
-        let (_, (end, id)) = ranges.by_start.range::<[u8], _>(bounds).next_back()?;
-        (end.is_empty() || raw_key < end.as_ref()).then_some(*id)
+        let (_, regions) = ranges.by_start.range::<[u8], _>(bounds).next_back()?;
+        let holds = |(end, _): &&(Bytes, u64)| end.is_empty() || raw_key < end.as_ref();
+        regions.iter().find(holds).map(|(_, id)| *id)
     }
 
     pub(super) fn local_leader_region(&self, raw_key: &[u8]) -> Option<RegionContext> {

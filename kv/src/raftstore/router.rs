@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::apply::{Callback, InflightBytes};
 use super::clock::Clock;
-use super::command::{self, ConfChangeKind, SplitPiece};
+use super::command::{self, PeerChange, SplitPiece};
 use super::error::RegionError;
 use super::ids::{RegionId, StoreId, epoch_of};
 use super::metrics::{RaftMetrics, add};
@@ -47,16 +47,16 @@ impl RaftRouter {
         self.mailbox.try_send(message).map_err(|_| RegionError::busy("raft mailbox is full"))
     }
 
-    /// Changes the members of a region this store leads; answers the region after it.
-    pub async fn change_peer(
+    /// Changes the members of a region this store leads, several through a joint state;
+    /// answers the region after the first step.
+    pub async fn change_peers(
         &self,
         region_id: RegionId,
-        kind: ConfChangeKind,
-        peer: meta::Peer,
+        changes: Vec<PeerChange>,
     ) -> Result<meta::Region, RegionError> {
         let (answer, answered) = oneshot::channel();
         let callback = Callback::Regions(answer);
-        self.send(StoreMessage::ChangePeer { region_id: region_id.0, kind, peer, callback })?;
+        self.send(StoreMessage::ChangePeers { region_id: region_id.0, changes, callback })?;
         let regions = answered.await.map_err(|_| RegionError::StaleCommand)??;
         regions.into_iter().next().ok_or(RegionError::RegionNotFound(region_id))
     }

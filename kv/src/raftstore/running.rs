@@ -59,6 +59,7 @@ impl RaftStore {
         let (apply_sender, apply_receiver) = unbounded();
         let (background_sender, background_receiver) = unbounded();
         let engines = Engines { kv: kv.clone(), log: log.clone() };
+        let applier = Applier::new(store_id.0, engines.clone(), metrics.clone());
         let mut core =
             StoreCore::new(config.clone(), store_id.0, engines, regions.clone(), metrics.clone());
         core.load(clock.now())?;
@@ -89,7 +90,6 @@ impl RaftStore {
             background: background_sender,
             pd: pd_events,
         };
-        let applier = Applier::new(store_id.0, kv.clone(), metrics.clone());
         let mut handles = Vec::new();
         handles.push(threads::spawn("apply", {
             let mailbox = mailbox.clone();

@@ -27,7 +27,7 @@ use cairn_proto::meta;
 use prost::Message;
 
 use super::error::RaftStoreError;
-use super::state::{self, ApplyState, PeerState, PendingSnapshot};
+use super::state::{self, ApplyState, PeerState, PendingSnapshot, RegionLocalState};
 use crate::keys::{self, RegionLocal};
 
 /// A chunk is closed once it holds this much.
@@ -293,6 +293,8 @@ pub struct Installation {
     pub term: u64,
     /// The data.
     pub data: SnapshotData,
+    /// Tombstones of regions that this one absorbed, whose peers it replaces.
+    pub absorbed: Vec<RegionLocalState>,
 }
 
 /// Replaces the region's data by the snapshot's and makes that durable.
@@ -300,15 +302,17 @@ pub fn install(
     engine: &dyn KvEngine,
     installation: Installation,
 ) -> Result<ApplyState, RaftStoreError> {
-    let Installation { region, old_region, peer_id, index, term, data } = installation;
+    let Installation { region, old_region, peer_id, index, term, data, absorbed } = installation;
     let pending_key = keys::region_local_key(region.id, RegionLocal::Snapshot);
     let mut batch = WriteBatch::new();
+    bury(&mut batch, &absorbed);
     if let SnapshotData::File(path) = &data {
         let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let pending = PendingSnapshot { index, term, file, region: Some(region.clone()) };
         batch.put(Cf::Default, pending_key.clone(), pending.encode_to_vec());
         let shown = old_region.as_ref().unwrap_or(&region);
         state::put_region_state(&mut batch, shown, PeerState::Applying, peer_id);
+        // From here on a restart finishes the work: what it replaces is not needed again.
         engine.write(std::mem::take(&mut batch), true)?;
     }
     for region in [Some(&region), old_region.as_ref()].into_iter().flatten() {
@@ -336,6 +340,7 @@ pub fn install(
         applied_term: term,
         truncated_index: index,
         truncated_term: term,
+        installed_epoch: region.epoch,
     };
     batch.delete(Cf::Default, pending_key);
     state::put_region_state(&mut batch, &region, PeerState::Normal, peer_id);
@@ -343,6 +348,16 @@ pub fn install(
     engine.write(batch, true)?;
     data.discard();
     Ok(apply_state)
+}
+
+/// Removes the data of regions that were absorbed, and leaves their tombstones.
+fn bury(batch: &mut WriteBatch, absorbed: &[RegionLocalState]) {
+    for tombstone in absorbed {
+        state::put_tombstone(batch, tombstone);
+        if let Some(region) = &tombstone.region {
+            delete_region_data(batch, region);
+        }
+    }
 }
 
 /// Removes every version of every key of the region.
@@ -418,6 +433,7 @@ mod tests {
                     index: 42,
                     term: 6,
                     data,
+                    absorbed: Vec::new(),
                 },
             )
             .unwrap();

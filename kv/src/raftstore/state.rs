@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::config::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM};
 use super::error::RaftStoreError;
+use super::ids::{RegionEpoch, epoch_of};
 use crate::keys::{self, RegionLocal};
 
 /// Who this store is.
@@ -33,6 +34,34 @@ pub enum PeerState {
     Applying = 1,
     /// It was removed and must not come back.
     Tombstone = 2,
+    /// It is about to be absorbed by a neighbour and serves nothing.
+    Merging = 3,
+}
+
+/// A merge that a source has prepared.
+#[derive(Clone, PartialEq, Message)]
+pub struct MergeState {
+    /// Who absorbs it, at the epoch it must still be at.
+    #[prost(message, optional, tag = "1")]
+    pub target: Option<meta::Region>,
+    /// Every peer of the source holds the entries up to here.
+    #[prost(uint64, tag = "2")]
+    pub min_index: u64,
+    /// Index of the entry that prepared the merge.
+    #[prost(uint64, tag = "3")]
+    pub prepare_index: u64,
+}
+
+impl MergeState {
+    /// The target's id.
+    pub fn target_id(&self) -> u64 {
+        self.target.as_ref().map_or(0, |target| target.id)
+    }
+
+    /// The epoch at which the target must still be.
+    pub fn target_epoch(&self) -> RegionEpoch {
+        self.target.as_ref().map(epoch_of).unwrap_or_default()
+    }
 }
 
 /// A region as one store knows it.
@@ -47,6 +76,18 @@ pub struct RegionLocalState {
     /// This store's peer (it may no longer be among the region's).
     #[prost(uint64, tag = "3")]
     pub peer_id: u64,
+    /// While it merges: into whom.
+    #[prost(message, optional, tag = "4")]
+    pub merge: Option<MergeState>,
+    /// A tombstone of a region that was absorbed: by whom, at the epoch of before.
+    #[prost(message, optional, tag = "5")]
+    pub merged_into: Option<meta::Region>,
+    /// A tombstone: the epoch up to which this peer had applied its log.
+    #[prost(message, optional, tag = "6")]
+    pub applied_epoch: Option<meta::RegionEpoch>,
+    /// A tombstone: the epoch of the last Raft snapshot the peer was built from.
+    #[prost(message, optional, tag = "7")]
+    pub installed_epoch: Option<meta::RegionEpoch>,
 }
 
 /// How far a region's entries were applied.
@@ -64,6 +105,10 @@ pub struct ApplyState {
     /// Its term.
     #[prost(uint64, tag = "4")]
     pub truncated_term: u64,
+    /// Epoch of the last Raft snapshot the peer was built from: what led to it was not
+    /// applied here.
+    #[prost(message, optional, tag = "5")]
+    pub installed_epoch: Option<meta::RegionEpoch>,
 }
 
 impl ApplyState {
@@ -74,6 +119,7 @@ impl ApplyState {
             applied_term: RAFT_INIT_LOG_TERM,
             truncated_index: RAFT_INIT_LOG_INDEX,
             truncated_term: RAFT_INIT_LOG_TERM,
+            installed_epoch: None,
         }
     }
 }
@@ -144,9 +190,26 @@ pub(super) fn put_region_state(
     state: PeerState,
     peer_id: u64,
 ) {
-    let local = RegionLocalState { region: Some(region.clone()), state: state as i32, peer_id };
-    let key = keys::region_local_key(region.id, RegionLocal::State);
+    let local = RegionLocalState {
+        region: Some(region.clone()),
+        state: state as i32,
+        peer_id,
+        ..RegionLocalState::default()
+    };
+    put_local_state(batch, &local);
+}
+
+pub(super) fn put_local_state(batch: &mut WriteBatch, local: &RegionLocalState) {
+    let region_id = local.region.as_ref().map_or(0, |region| region.id);
+    let key = keys::region_local_key(region_id, RegionLocal::State);
     batch.put(Cf::Default, key, local.encode_to_vec());
+}
+
+/// Puts a peer's tombstone in place of what was kept of it; its data is another matter.
+pub(super) fn put_tombstone(batch: &mut WriteBatch, tombstone: &RegionLocalState) {
+    let region_id = tombstone.region.as_ref().map_or(0, |region| region.id);
+    put_local_state(batch, tombstone);
+    batch.delete(Cf::Default, keys::region_local_key(region_id, RegionLocal::Apply));
 }
 
 pub(super) fn put_apply_state(batch: &mut WriteBatch, region_id: u64, state: &ApplyState) {

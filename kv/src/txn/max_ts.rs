@@ -20,6 +20,10 @@
 //! of PD's, which lies above all of them: an old leader's lease has run out before
 //! a new leader serves.
 //!
+//! **Merges**: a region that absorbed another one knows nothing of the reads of that
+//! one's leader. Its version has grown, and `max_ts` is raised again before the first
+//! one-phase commit at that version: the other leader stopped serving before.
+//!
 //! Reads of the newest version (`TimeStamp::MAX`) take no part: a commit that is
 //! not applied yet is not acknowledged yet, so either answer is linearizable.
 
@@ -34,6 +38,8 @@ use cairn_types::TimeStamp;
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
+use crate::raftstore::{RegionSnapshot, epoch_of};
+
 /// `max_ts` and the in-memory locks of a store.
 #[derive(Default)]
 pub struct MaxTs {
@@ -41,8 +47,8 @@ pub struct MaxTs {
     /// Entries in `pending`: readers pass by when there are none.
     pending_count: AtomicUsize,
     pending: RwLock<BTreeMap<Bytes, Pending>>,
-    /// Region id to the term whose start `max_ts` covers.
-    synced_terms: DashMap<u64, u64>,
+    /// Region id to the term and the version whose start `max_ts` covers.
+    synced: DashMap<u64, (u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -129,15 +135,16 @@ impl MaxTs {
         blocking.map(|(key, entry)| *entry.to_info(key)).collect()
     }
 
-    /// Whether `max_ts` covers the reads of leaders before this term.
-    pub fn is_synced(&self, region_id: u64, term: u64) -> bool {
-        self.synced_terms.get(&region_id).is_some_and(|synced| *synced == term)
+    /// Whether `max_ts` covers the reads of all that was the region before the view's term
+    /// and version.
+    pub fn is_synced(&self, view: &RegionSnapshot) -> bool {
+        self.synced.get(&view.region.id).is_some_and(|synced| *synced == point_of(view))
     }
 
-    /// Notes that `pd_ts`, fetched during `term`, covers the earlier leaders.
-    pub fn sync(&self, region_id: u64, term: u64, pd_ts: TimeStamp) {
+    /// Notes that `pd_ts`, fetched after the view was taken, covers all of that.
+    pub fn sync(&self, view: &RegionSnapshot, pd_ts: TimeStamp) {
         self.observe(pd_ts);
-        self.synced_terms.insert(region_id, term);
+        self.synced.insert(view.region.id, point_of(view));
     }
 
     /// Enters a one-phase commit's keys and chooses its commit timestamp. The
@@ -173,6 +180,10 @@ impl MaxTs {
         }
         (PendingGuard { owner: Arc::clone(self), keys }, commit_ts)
     }
+}
+
+fn point_of(view: &RegionSnapshot) -> (u64, u64) {
+    (view.term, epoch_of(&view.region).version)
 }
 
 impl Pending {

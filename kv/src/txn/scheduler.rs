@@ -269,9 +269,9 @@ impl Scheduler {
         if !request.try_one_pc {
             return None;
         }
-        if !self.max_ts.is_synced(view.region.id, view.term) {
+        if !self.max_ts.is_synced(view) {
             let pd_ts = self.tso.as_ref()?.timestamp().await?;
-            self.max_ts.sync(view.region.id, view.term, pd_ts);
+            self.max_ts.sync(view, pd_ts);
         }
         let (guard, commit_ts) = self.max_ts.begin_one_pc(request);
         let start_ms = TimeStamp(request.start_ts).physical_ms();

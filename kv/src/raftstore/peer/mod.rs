@@ -12,6 +12,7 @@
 //!
 //! **Concurrency.** Owned by the Raft thread.
 
+mod merge;
 mod propose;
 mod reads;
 mod ready;
@@ -26,6 +27,7 @@ use cairn_proto::meta;
 use raft::eraftpb::{Entry, Message};
 use raft::{RawNode, Ready, StateRole};
 
+use merge::Merging;
 use propose::Proposal;
 pub use reads::PendingRead;
 use reads::ReadQueue;
@@ -34,6 +36,7 @@ pub use report::RegionSize;
 use storage::PeerStorage;
 pub use validate::snapshot_region;
 
+use super::apply::is_joint;
 use super::clock::MonotonicTime;
 use super::config::RaftStoreConfig;
 use super::error::{RaftStoreError, RegionError};
@@ -80,6 +83,7 @@ pub struct Peer {
     /// Term and role when the election timeout was drawn.
     timeout_drawn_for: (u64, StateRole),
     was_leader_in: u64,
+    pub(super) merging: Merging,
     pub(super) size: RegionSize,
     pub(super) last_report: Option<MonotonicTime>,
 }
@@ -128,6 +132,7 @@ impl Peer {
             leader_since: MonotonicTime(0),
             timeout_drawn_for: (u64::MAX, StateRole::Follower),
             was_leader_in: 0,
+            merging: Merging::default(),
             size: RegionSize::default(),
             last_report: None,
             node,
@@ -153,6 +158,7 @@ impl Peer {
     pub fn is_only_voter(&self) -> bool {
         let members = storage::conf_state(self.region());
         members.voters == [self.peer_id]
+            && members.voters_outgoing.iter().all(|id| *id == self.peer_id)
     }
 
     /// One tick. Election timeouts are drawn by `draw` in `[min, max)`.
@@ -202,11 +208,19 @@ impl Peer {
         outcome
     }
 
-    /// Hands leadership over.
+    /// Whether the region is in a joint state.
+    pub fn is_joint(&self) -> bool {
+        is_joint(self.region())
+    }
+
+    /// Hands leadership over, to a voter that stays one.
     pub fn transfer_leader(&mut self, peer_id: u64) {
+        let can_lead = |peer: &meta::Peer| {
+            matches!(peer.role(), meta::PeerRole::Voter | meta::PeerRole::IncomingVoter)
+        };
         if self.is_leader()
             && peer_id != self.peer_id
-            && find_peer(self.region(), peer_id).is_some()
+            && find_peer(self.region(), peer_id).is_some_and(can_lead)
         {
             self.lease.withdraw();
             self.publish();
@@ -218,8 +232,10 @@ impl Peer {
     pub fn on_applied(&mut self, apply_state: super::state::ApplyState) {
         let applied = apply_state.applied_index;
         self.node.mut_store().set_apply_state(apply_state);
-        self.node.advance_apply_to(applied);
+        // A source of a merge may be applied further than Raft knows it is committed.
+        self.node.advance_apply_to(applied.min(self.node.raft.raft_log.committed));
         self.lease.on_applied(applied);
+        self.merging.on_applied(applied);
         self.publish();
     }
 
@@ -290,7 +306,9 @@ impl Peer {
     pub fn publish(&self) {
         let leads = self.is_leader();
         let term = if leads { self.term() } else { 0 };
-        let ready = leads && self.node.store().apply_state().applied_term == term;
+        let ready = leads
+            && self.node.store().apply_state().applied_term == term
+            && self.check_not_merging().is_ok();
         self.delegate.set_lease(if ready { self.lease.valid_until() } else { MonotonicTime(0) });
         self.delegate.set_role(self.node.raft.leader_id, term, ready);
     }
@@ -303,6 +321,7 @@ impl Peer {
         let led = self.was_leader_in != 0;
         self.was_leader_in = leads_in;
         self.lease.reset();
+        self.merging.on_role_changed();
         if self.is_leader() {
             self.leader_since = now;
             // The entry that opens the term goes out with this round.

@@ -1,13 +1,14 @@
 //! Proposals: checked, put into the log, and paired with those who wait for them.
 
 use cairn_proto::meta;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry};
+use raft::eraftpb::Entry;
 
 use super::Peer;
+use super::storage::conf_state;
 use crate::raftstore::RegionContext;
-use crate::raftstore::apply::{Callback, CommittedEntries};
+use crate::raftstore::apply::{Callback, CommittedEntries, change_region, raft_change};
 use crate::raftstore::clock::{Deadline, MonotonicTime};
-use crate::raftstore::command;
+use crate::raftstore::command::{self, ConfChangeCommand, PeerChange};
 use crate::raftstore::error::RegionError;
 use crate::raftstore::ids::RegionId;
 use crate::raftstore::read::check_context;
@@ -34,6 +35,11 @@ impl Peer {
             callback.fail(error);
             return;
         }
+        if self.merging.is_pending() {
+            // Behind the beginning of a merge nothing fits any more.
+            callback.fail(RegionError::MergeInProgress(context.region_id));
+            return;
+        }
         let index = self.node.raft.raft_log.last_index() + 1;
         let is_split = command::is_split(&data);
         let outcome = self.node.propose(Vec::new(), data);
@@ -44,36 +50,27 @@ impl Peer {
         self.after_propose(outcome, index, context.deadline, callback, now);
     }
 
-    /// Proposes a membership change; `callback` is answered in any case.
+    /// Proposes a membership change (no changes: leaving a joint state); `callback` is
+    /// answered in any case.
     pub fn propose_conf_change(
         &mut self,
-        kind: command::ConfChangeKind,
-        peer: &meta::Peer,
+        changes: Vec<PeerChange>,
         callback: Callback,
         now: MonotonicTime,
     ) {
-        if let Err(error) = self.check_conf_change(kind, peer) {
+        let command = ConfChangeCommand { epoch: self.region().epoch, changes };
+        if let Err(error) = self.check_conf_change(&command, now) {
             callback.fail(error);
             return;
         }
-        let mut change = ConfChange { node_id: peer.id, ..ConfChange::default() };
-        change.set_change_type(match kind {
-            command::ConfChangeKind::AddVoter => ConfChangeType::AddNode,
-            command::ConfChangeKind::AddLearner => ConfChangeType::AddLearnerNode,
-            command::ConfChangeKind::Remove => ConfChangeType::RemoveNode,
-        });
-        let context = command::ConfChangeCommand {
-            epoch: self.region().epoch,
-            kind: kind as i32,
-            peer: Some(*peer),
-        };
-        let context = prost::Message::encode_to_vec(&context);
+        let change = raft_change(&command.changes);
+        let context = prost::Message::encode_to_vec(&command);
         let index = self.node.raft.raft_log.last_index() + 1;
         let outcome = self.node.propose_conf_change(context, change);
         self.after_propose(outcome, index, None, callback, now);
     }
 
-    fn after_propose(
+    pub(super) fn after_propose(
         &mut self,
         outcome: raft::Result<()>,
         index: u64,
@@ -111,35 +108,74 @@ impl Peer {
         if context.term != 0 && context.term != self.term() {
             return Err(RegionError::StaleCommand);
         }
-        Ok(())
+        self.check_not_merging()
     }
 
+    /// What a membership change must pass before it is proposed: it fits the region, it is
+    /// the only one under way, it leaves the leader a voter, and it leaves a majority of
+    /// voters that can go on at once.
     fn check_conf_change(
         &self,
-        kind: command::ConfChangeKind,
-        peer: &meta::Peer,
+        command: &ConfChangeCommand,
+        now: MonotonicTime,
     ) -> Result<(), RegionError> {
         if !self.is_leader() {
             return Err(self.not_leader());
         }
-        if kind == command::ConfChangeKind::Remove && peer.id == self.peer_id {
-            return Err(RegionError::busy("the leader hands over before it is removed"));
+        if self.node.raft.has_pending_conf() {
+            return Err(RegionError::busy("a membership change is under way"));
+        }
+        self.check_not_merging()?;
+        if self.merging.is_pending() {
+            return Err(RegionError::MergeInProgress(RegionId(self.region_id)));
         }
         let region = self.region();
-        let on_store = region.peers.iter().find(|member| member.store_id == peer.store_id);
-        let fits = match (kind, on_store) {
-            (command::ConfChangeKind::Remove, Some(member)) => member.id == peer.id,
-            (command::ConfChangeKind::Remove, None) => false,
-            (command::ConfChangeKind::AddVoter, Some(member)) => {
-                member.id == peer.id && member.role() == meta::PeerRole::Learner
-            }
-            (command::ConfChangeKind::AddLearner, Some(_)) => false,
-            (_, None) => find_peer(region, peer.id).is_none() && peer.id != 0,
+        let Some(after) = change_region(region, command) else {
+            return Err(RegionError::EpochNotMatch { current_regions: vec![(**region).clone()] });
         };
-        if fits {
-            Ok(())
-        } else {
-            Err(RegionError::EpochNotMatch { current_regions: vec![(**region).clone()] })
+        let votes_on = |peer: &meta::Peer| {
+            matches!(peer.role(), meta::PeerRole::Voter | meta::PeerRole::DemotingVoter)
+        };
+        if !find_peer(&after, self.peer_id).is_some_and(votes_on) {
+            return Err(RegionError::busy("the leader hands over before it stops voting"));
+        }
+        if command.changes.is_empty() {
+            // Half-way is no place to stay, whoever is healthy.
+            return Ok(());
+        }
+        for peer in command.changes.iter().filter_map(|change| change.peer.as_ref()) {
+            let was_learner = find_peer(region, peer.id)
+                .is_some_and(|member| member.role() == meta::PeerRole::Learner);
+            let votes = find_peer(&after, peer.id)
+                .is_some_and(|member| member.role() != meta::PeerRole::Learner);
+            if was_learner && votes && !self.is_healthy(peer.id, now) {
+                return Err(RegionError::busy("the learner has not caught up"));
+            }
+        }
+        let members = conf_state(&after);
+        for voters in [&members.voters, &members.voters_outgoing] {
+            let healthy = voters.iter().filter(|id| self.is_healthy(**id, now)).count();
+            if !voters.is_empty() && healthy <= voters.len() / 2 {
+                return Err(RegionError::busy("no majority of healthy voters would be left"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands leadership to the voter that has most of the log, for good voters only: not
+    /// to one that is being demoted.
+    pub fn hand_over(&mut self) {
+        let stays = |role| matches!(role, meta::PeerRole::Voter | meta::PeerRole::IncomingVoter);
+        let region = self.region().clone();
+        let best = region
+            .peers
+            .iter()
+            .filter(|member| member.id != self.peer_id && stays(member.role()))
+            .filter_map(|member| Some((member.id, self.node.raft.prs().get(member.id)?)))
+            .max_by_key(|(_, progress)| (progress.recent_active, progress.matched))
+            .map(|(id, _)| id);
+        if let Some(best) = best {
+            self.transfer_leader(best);
         }
     }
 

@@ -159,7 +159,7 @@ impl Peer {
             message: Bytes::from(message.write_to_bytes().ok()?),
             start_key: region.start_key.clone(),
             end_key: region.end_key.clone(),
-            is_tombstone: false,
+            ..kv::RaftMessage::default()
         })
     }
 }

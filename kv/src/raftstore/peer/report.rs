@@ -16,6 +16,8 @@ use crate::raftstore::state::find_peer;
 const PENDING_PEER_LAG: u64 = 1024;
 /// A follower unheard of for so long is reported as down.
 const DOWN_PEER_AFTER: Duration = Duration::from_secs(10);
+/// A learner that heard nobody for so long asks whether it was removed.
+const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Size of a region, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +36,24 @@ pub struct RegionSize {
     pub checking: bool,
 }
 
+impl RegionSize {
+    /// The region was split into so many parts; which holds what is not known yet.
+    pub fn divide(&mut self, parts: u64) {
+        self.measured_bytes /= parts;
+        self.measured_keys /= parts;
+        self.written_bytes /= parts;
+    }
+
+    /// The region took over another one.
+    pub fn absorb(&mut self, other: &RegionSize) {
+        self.measured_bytes += other.measured_bytes;
+        self.measured_keys += other.measured_keys;
+        self.written_bytes += other.written_bytes;
+        self.files_bytes += other.files_bytes;
+        self.check_at_written = 0;
+    }
+}
+
 impl Peer {
     /// Size estimate for PD and for the split check.
     pub fn approximate_bytes(&self) -> u64 {
@@ -43,21 +63,13 @@ impl Peer {
     /// A leader's report to PD.
     pub fn heartbeat(&self, now: MonotonicTime) -> pd::RegionHeartbeatRequest {
         let region = self.region();
-        let commit_index = self.node.raft.raft_log.committed;
         let mut down_peers = Vec::new();
         let mut pending_peers = Vec::new();
         for peer in region.peers.iter().filter(|peer| peer.id != self.peer_id) {
-            let progress = self.node.raft.prs().get(peer.id);
-            let lags = progress.is_none_or(|progress| {
-                progress.matched + PENDING_PEER_LAG < commit_index
-                    || progress.matched == 0
-                    || progress.state == ProgressState::Snapshot
-            });
-            if lags {
+            if self.lags(peer.id) {
                 pending_peers.push(*peer);
             }
-            let heard = self.last_heard.get(&peer.id).copied().unwrap_or_default();
-            let silent = now.since(heard.max(self.leader_since));
+            let silent = self.silent_for(peer.id, now);
             if silent >= DOWN_PEER_AFTER {
                 let down = pd::PeerStats { peer: Some(*peer), down_s: silent.as_secs() };
                 down_peers.push(down);
@@ -73,6 +85,36 @@ impl Peer {
             pending_peers,
             ..pd::RegionHeartbeatRequest::default()
         }
+    }
+
+    /// Whether a peer is far behind this leader.
+    fn lags(&self, peer_id: u64) -> bool {
+        let commit_index = self.node.raft.raft_log.committed;
+        self.node.raft.prs().get(peer_id).is_none_or(|progress| {
+            progress.matched + PENDING_PEER_LAG < commit_index
+                || progress.matched == 0
+                || progress.state == ProgressState::Snapshot
+        })
+    }
+
+    /// How long this leader has not heard from a peer.
+    fn silent_for(&self, peer_id: u64, now: MonotonicTime) -> Duration {
+        let heard = self.last_heard.get(&peer_id).copied().unwrap_or_default();
+        now.since(heard.max(self.leader_since))
+    }
+
+    /// Whether a peer can be counted on: it is this leader, or it answers and keeps up.
+    pub fn is_healthy(&self, peer_id: u64, now: MonotonicTime) -> bool {
+        peer_id == self.peer_id
+            || (!self.lags(peer_id) && self.silent_for(peer_id, now) < DOWN_PEER_AFTER)
+    }
+
+    /// Whether this is a learner that nobody has spoken to for long.
+    pub fn is_forsaken(&self, now: MonotonicTime) -> bool {
+        let last = self.last_heard.values().max().copied().unwrap_or_default();
+        !self.node.raft.promotable()
+            && self.node.store().is_initialized()
+            && now.since(last) >= FORSAKEN_AFTER
     }
 
     /// This peer for `ctl` and tests.

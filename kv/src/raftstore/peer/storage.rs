@@ -16,6 +16,7 @@ use prost::Message;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::raftstore::apply::is_joint;
 use crate::raftstore::config::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM};
 use crate::raftstore::error::RaftStoreError;
 use crate::raftstore::state::{self, ApplyState, PeerState};
@@ -256,15 +257,24 @@ fn cached_bytes(entry: &Entry) -> usize {
     ENTRY_BYTES + entry.data.len() + entry.context.len()
 }
 
-/// Raft's membership of a region.
+/// Raft's membership of a region; joint if the roles of its peers say so.
 pub fn conf_state(region: &meta::Region) -> ConfState {
+    let joint = is_joint(region);
     let mut conf_state = ConfState::default();
     for peer in &region.peers {
         match peer.role() {
             meta::PeerRole::Learner => conf_state.learners.push(peer.id),
-            meta::PeerRole::Voter
-            | meta::PeerRole::IncomingVoter
-            | meta::PeerRole::DemotingVoter => conf_state.voters.push(peer.id),
+            meta::PeerRole::Voter => {
+                conf_state.voters.push(peer.id);
+                if joint {
+                    conf_state.voters_outgoing.push(peer.id);
+                }
+            }
+            meta::PeerRole::IncomingVoter => conf_state.voters.push(peer.id),
+            meta::PeerRole::DemotingVoter => {
+                conf_state.voters_outgoing.push(peer.id);
+                conf_state.learners_next.push(peer.id);
+            }
         }
     }
     conf_state

@@ -102,7 +102,13 @@ fn check_snapshot(node: &RawNode<PeerStorage>, message: &Message) -> Result<(), 
     }
     let region = snapshot_region(message).ok_or("snapshot's region")?;
     let members = conf_state(&region);
-    if &members != metadata.get_conf_state() || members.voters.is_empty() {
+    let is_doubled = |(at, peer): (usize, &meta::Peer)| {
+        region.peers[..at].iter().any(|other| other.id == peer.id)
+    };
+    if &members != metadata.get_conf_state()
+        || members.voters.is_empty()
+        || region.peers.iter().enumerate().any(is_doubled)
+    {
         return Err("snapshot's members");
     }
     if region.id != node.store().region().id

@@ -11,17 +11,19 @@ use crate::raftstore::RegionContext;
 use crate::raftstore::apply::{ApplyTask, Callback};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::command::{
-    self, CompactLogCommand, ConfChangeKind, SplitCommand, SplitPiece,
+    self, CompactLogCommand, ConfChangeKind, PeerChange, SplitCommand, SplitPiece,
 };
 use crate::raftstore::error::RegionError;
 use crate::raftstore::ids::{RegionEpoch, epoch_of};
-use crate::raftstore::peer::Peer;
 use crate::raftstore::split::SplitCheck;
+use crate::raftstore::state::find_peer;
 
 /// Between looks at sizes and logs, in ticks.
 const ADMIN_TICKS: u64 = 10;
 /// Between purges of the log's files, in ticks.
 const PURGE_TICKS: u64 = 100;
+/// Between questions of a learner whether it was removed, in ticks.
+const FORSAKEN_TICKS: u64 = 600;
 /// Between reports of a region at most, and at least for stores with few regions.
 const REPORT_MAX: Duration = Duration::from_secs(30);
 const REPORT_MIN: Duration = Duration::from_secs(1);
@@ -37,7 +39,7 @@ impl StoreCore {
     /// election.
     pub fn hand_over_all(&mut self) {
         for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
-            hand_over(peer);
+            peer.hand_over();
             self.dirty.insert(peer.region_id);
         }
     }
@@ -55,6 +57,7 @@ impl StoreCore {
             return;
         }
         self.outbox.background.push(BackgroundJob::WatchStall);
+        self.ask_for_the_forsaken(now);
         self.check_sizes();
         self.propose_compactions(now);
         if !self.compaction_runs && !self.compactions.is_empty() {
@@ -64,6 +67,16 @@ impl StoreCore {
         }
         if self.ticks.is_multiple_of(PURGE_TICKS) {
             self.outbox.background.push(BackgroundJob::PurgeLog);
+        }
+    }
+
+    /// Peers that never stand for election ask whether they were removed while they were
+    /// away; the others hear of it when they do.
+    fn ask_for_the_forsaken(&mut self, now: MonotonicTime) {
+        let forsaken: Vec<u64> =
+            self.peers.values().filter(|peer| peer.is_forsaken(now)).map(|p| p.region_id).collect();
+        for region_id in forsaken {
+            self.ask_fate(region_id, FORSAKEN_TICKS);
         }
     }
 
@@ -190,18 +203,10 @@ impl StoreCore {
         }
         match response.step {
             Some(pd::region_heartbeat_response::Step::ChangePeer(change)) => {
-                let Some(target) = change.peer else { return };
-                let kind = match change.kind() {
-                    pd::ChangePeerKind::AddVoter => ConfChangeKind::AddVoter,
-                    pd::ChangePeerKind::AddLearner => ConfChangeKind::AddLearner,
-                    pd::ChangePeerKind::Remove => ConfChangeKind::Remove,
-                };
-                if kind == ConfChangeKind::Remove && target.id == peer.peer_id {
-                    hand_over(peer);
-                } else {
-                    peer.propose_conf_change(kind, &target, Callback::None, now);
-                }
-                self.dirty.insert(response.region_id);
+                self.change_peers(response.region_id, &[change], now);
+            }
+            Some(pd::region_heartbeat_response::Step::ChangePeerV2(step)) => {
+                self.change_peers(response.region_id, &step.changes, now);
             }
             Some(pd::region_heartbeat_response::Step::TransferLeader(transfer)) => {
                 if let Some(target) = transfer.peer {
@@ -218,11 +223,60 @@ impl StoreCore {
                     self.outbox.pd.push(PdEvent::AskSplit(peer.own_context(), region, keys));
                 }
             }
-            Some(
-                pd::region_heartbeat_response::Step::ChangePeerV2(_)
-                | pd::region_heartbeat_response::Step::Merge(_),
-            ) => tracing::warn!(region = response.region_id, "a step this version does not know"),
+            Some(pd::region_heartbeat_response::Step::Merge(merge)) => {
+                if let Some(target) = merge.target {
+                    self.begin_merge(response.region_id, &target, now);
+                }
+            }
             None => {}
+        }
+    }
+
+    /// Proposes what PD wants of the members. One change that would take the leader's vote
+    /// makes it hand over first; PD asks the next leader again.
+    fn change_peers(&mut self, region_id: u64, wanted: &[pd::ChangePeer], now: MonotonicTime) {
+        let Some(peer) = self.peer_mut(region_id) else { return };
+        let mut changes = Vec::with_capacity(wanted.len());
+        for change in wanted {
+            let Some(target) = change.peer else { return };
+            let kind = match change.kind() {
+                pd::ChangePeerKind::AddVoter => ConfChangeKind::AddVoter,
+                pd::ChangePeerKind::AddLearner => ConfChangeKind::AddLearner,
+                pd::ChangePeerKind::Remove => ConfChangeKind::Remove,
+            };
+            changes.push(PeerChange::new(kind, target));
+        }
+        match changes.as_slice() {
+            // Leaving a joint state needs no order: see `drive_joint`.
+            [] => {}
+            [one]
+                if one.kind() != ConfChangeKind::AddVoter
+                    && one.peer.is_some_and(|target| target.id == peer.peer_id) =>
+            {
+                peer.hand_over();
+            }
+            _ => peer.propose_conf_change(changes, Callback::None, now),
+        }
+    }
+
+    /// Brings regions in a joint state out of it, once entering it is applied here. A
+    /// leader that is being demoted hands over; its successor leaves the state.
+    pub(super) fn drive_joint(&mut self, now: MonotonicTime) {
+        for region_id in self.joint.clone() {
+            let Some(peer) = self.peers.get_mut(&region_id).filter(|peer| peer.is_joint()) else {
+                self.joint.remove(&region_id);
+                continue;
+            };
+            if !peer.is_leader() || peer.node.raft.has_pending_conf() {
+                continue;
+            }
+            let own = find_peer(peer.region(), peer.peer_id).map(meta::Peer::role);
+            if own == Some(meta::PeerRole::DemotingVoter) {
+                peer.hand_over();
+            } else {
+                peer.propose_conf_change(Vec::new(), Callback::None, now);
+            }
+            self.dirty.insert(region_id);
         }
     }
 
@@ -257,20 +311,5 @@ impl StoreCore {
             let command = command::encode_compact_log(&CompactLogCommand { index, term });
             peer.propose(&context, command, Callback::None, now);
         }
-    }
-}
-
-/// Gives leadership to the voter that has most of the log.
-fn hand_over(peer: &mut Peer) {
-    let own_id = peer.peer_id;
-    let voters = peer.region().peers.iter().filter(|member| member.role() == meta::PeerRole::Voter);
-    let best = voters
-        .filter(|member| member.id != own_id)
-        .max_by_key(|member| {
-            peer.node.raft.prs().get(member.id).map_or(0, |progress| progress.matched)
-        })
-        .map(|member| member.id);
-    if let Some(best) = best {
-        peer.transfer_leader(best);
     }
 }

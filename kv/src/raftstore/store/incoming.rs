@@ -46,6 +46,9 @@ impl StoreCore {
         if self.destroying.contains(&region_id) {
             return Err("peer is being removed");
         }
+        if message.notice() != kv::RaftNotice::NoNotice {
+            return self.on_notice(&message, &from, &to, now);
+        }
         let epoch = message.epoch.as_ref().map(RegionEpoch::from).unwrap_or_default();
         if let Some(peer) = self.peers.get(&region_id) {
             if to.id < peer.peer_id {
@@ -54,7 +57,7 @@ impl StoreCore {
             let own_epoch = epoch_of(peer.region());
             if to.id > peer.peer_id && (epoch.conf_ver > own_epoch.conf_ver) {
                 // Removed and added again while we heard nothing.
-                self.destroy(region_id, epoch);
+                self.destroy(region_id, epoch, None);
                 return Err("peer was replaced");
             }
             if message.is_tombstone {
@@ -116,8 +119,7 @@ impl StoreCore {
         if to.store_id != self.store_id || self.destroying.contains(&region_id) {
             return Err(("addresses", data));
         }
-        let overlapping = self.regions.overlapping(region_id, &region.start_key, &region.end_key);
-        if !overlapping.is_empty() {
+        if !self.obstructing(region_id, &region.start_key, &region.end_key).is_empty() {
             return Err(("overlaps a region that is here", data));
         }
         if !self.peers.contains_key(&region_id)
@@ -168,8 +170,22 @@ impl StoreCore {
         if !is_vote && !from_leader {
             return Err("no such peer");
         }
-        let overlapping = self.regions.overlapping(region_id, &message.start_key, &message.end_key);
-        if !overlapping.is_empty() {
+        let epoch = message.epoch.as_ref().map(RegionEpoch::from).unwrap_or_default();
+        let view = self.engines.kv.snapshot();
+        let known = state::load_region_state(view.as_ref(), region_id)
+            .map_err(|_| "the region's state is unreadable")?;
+        if let Some(known) = known {
+            if let Some(from) = message.from_peer.filter(|_| known.merged_into.is_some()) {
+                self.tell_merged(region_id, &from, to);
+                return Err("region was merged");
+            }
+            let buried = known.region.as_ref().map(epoch_of).unwrap_or_default();
+            let newer = to.id > known.peer_id && epoch.conf_ver >= buried.conf_ver;
+            if known.state != PeerState::Tombstone as i32 || !newer {
+                return Err("peer was removed");
+            }
+        }
+        if !self.obstructing(region_id, &message.start_key, &message.end_key).is_empty() {
             if is_vote {
                 // A split on its way here will create the peer; its vote counts then.
                 self.pending_votes.push_back(message.clone());
@@ -179,22 +195,16 @@ impl StoreCore {
             }
             return Err("overlaps a region that is here");
         }
-        let epoch = message.epoch.as_ref().map(RegionEpoch::from).unwrap_or_default();
-        let view = self.engines.kv.snapshot();
-        let known = state::load_region_state(view.as_ref(), region_id)
-            .map_err(|_| "the region's state is unreadable")?;
-        if let Some(known) = known {
-            let buried = known.region.as_ref().map(epoch_of).unwrap_or_default();
-            let newer = to.id > known.peer_id && epoch.conf_ver >= buried.conf_ver;
-            if known.state != PeerState::Tombstone as i32 || !newer {
-                return Err("peer was removed");
-            }
-        }
         self.create_uninitialized(region_id, to.id)
     }
 
     /// Tells a peer that its region goes on without it.
-    fn tell_removed(&mut self, message: &kv::RaftMessage, from: &meta::Peer, to: &meta::Peer) {
+    pub(super) fn tell_removed(
+        &mut self,
+        message: &kv::RaftMessage,
+        from: &meta::Peer,
+        to: &meta::Peer,
+    ) {
         let Some(peer) = self.peers.get(&message.region_id) else { return };
         if from.store_id == self.store_id {
             return;
@@ -220,7 +230,7 @@ impl StoreCore {
             return Err("old tombstone");
         }
         tracing::info!(region = region_id, peer = to.id, "peer was removed while it was away");
-        self.destroy(region_id, epoch);
+        self.destroy(region_id, epoch, None);
         Ok(())
     }
 }

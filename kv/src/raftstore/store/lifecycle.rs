@@ -8,25 +8,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::meta;
-use raft::eraftpb::ConfChange;
+use raft::eraftpb::ConfChangeV2;
 
 use super::{Effects, OutgoingSnapshot, PdEvent, StoreCore};
-use crate::raftstore::apply::{ApplyTask, Callback};
+use crate::raftstore::apply::{ApplyTask, Callback, is_joint};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::error::RaftStoreError;
 use crate::raftstore::ids::{RegionEpoch, epoch_of};
 use crate::raftstore::metrics::add;
 use crate::raftstore::peer::storage::{PeerStorage, initial_hard_state};
-use crate::raftstore::peer::{Peer, snapshot_region};
+use crate::raftstore::peer::{Peer, RegionSize, snapshot_region};
 use crate::raftstore::snapshot::{self, Installation, SnapshotData};
-use crate::raftstore::state::{self, ApplyState, PeerState, RegionLocalState, find_peer};
+use crate::raftstore::state::{
+    self, ApplyState, MergeState, PeerState, RegionLocalState, find_peer,
+};
 
 impl StoreCore {
     /// Loads every region the engine knows. Regions whose only voter is here lead at once.
     pub fn load(&mut self, now: MonotonicTime) -> Result<(), RaftStoreError> {
         let view = self.engines.kv.snapshot();
         for local in state::load_regions(view.as_ref())? {
-            let RegionLocalState { region: Some(region), peer_id, .. } = local.clone() else {
+            let RegionLocalState { region: Some(region), peer_id, merge, .. } = local.clone()
+            else {
                 return Err(RaftStoreError::Corrupted("region state without a region"));
             };
             match PeerState::try_from(local.state) {
@@ -37,9 +40,11 @@ impl StoreCore {
                 }
                 Ok(PeerState::Applying) => {
                     let region = self.finish_install(region, peer_id)?;
-                    self.load_peer(region, peer_id, now)?;
+                    self.load_peer(region, peer_id, None, now)?;
                 }
-                Ok(PeerState::Normal) => self.load_peer(region, peer_id, now)?,
+                Ok(PeerState::Normal | PeerState::Merging) => {
+                    self.load_peer(region, peer_id, merge, now)?;
+                }
                 Err(_) => return Err(RaftStoreError::Corrupted("region state")),
             }
         }
@@ -60,6 +65,7 @@ impl StoreCore {
         &mut self,
         region: meta::Region,
         peer_id: u64,
+        merge: Option<MergeState>,
         now: MonotonicTime,
     ) -> Result<(), RaftStoreError> {
         let view = self.engines.kv.snapshot();
@@ -71,7 +77,14 @@ impl StoreCore {
             peer_id,
             region: region.clone(),
             state: apply_state,
+            merge: merge.clone(),
         });
+        if merge.is_some()
+            && let Some(peer) = self.peers.get_mut(&region.id)
+        {
+            peer.merging.state = merge;
+            self.merging.insert(region.id);
+        }
         self.vote_quiet_until = now.plus(self.config.vote_quiet());
         if let Some(peer) = self.peer_mut(region.id)
             && peer.is_only_voter()
@@ -101,6 +114,8 @@ impl StoreCore {
             index: pending.index,
             term: pending.term,
             data: SnapshotData::File(dir.join(pending.file)),
+            // Their tombstones were written with the first step.
+            absorbed: Vec::new(),
         };
         snapshot::install(self.engines.kv.as_ref(), installation)?;
         Ok(region)
@@ -120,6 +135,9 @@ impl StoreCore {
         }
         let peer = Peer::new(&self.config, self.store_id, peer_id, storage)?;
         self.regions.set_range(region);
+        if peer.is_joint() {
+            self.joint.insert(region.id);
+        }
         self.insert(peer);
         Ok(())
     }
@@ -168,18 +186,17 @@ impl StoreCore {
         callback: Callback,
         now: MonotonicTime,
     ) {
-        let Some(parent) = self.peer_mut(region_id) else {
-            callback.finish(regions);
-            return;
-        };
-        parent.set_region(Arc::new(regions[0].clone()));
-        parent.size.measured_bytes /= regions.len() as u64;
-        parent.size.measured_keys /= regions.len() as u64;
-        parent.size.written_bytes /= regions.len() as u64;
-        parent.last_report = None;
-        let leads = parent.is_leader();
-        let size = parent.size;
-        self.regions.set_range(&regions[0]);
+        let mut leads = false;
+        let mut size = RegionSize::default();
+        // Without the parent's peer, which was removed meanwhile, the new ones still live.
+        if let Some(parent) = self.peer_mut(region_id) {
+            parent.set_region(Arc::new(regions[0].clone()));
+            parent.size.divide(regions.len() as u64);
+            parent.last_report = None;
+            leads = parent.is_leader();
+            size = parent.size;
+            self.regions.set_range(&regions[0]);
+        }
         for region in regions.iter().filter(|region| created.contains(&region.id)) {
             self.create_by_split(region, leads, size);
         }
@@ -190,13 +207,12 @@ impl StoreCore {
         callback.finish(regions);
     }
 
-    fn create_by_split(
-        &mut self,
-        region: &meta::Region,
-        parent_leads: bool,
-        size: crate::raftstore::peer::RegionSize,
-    ) {
+    fn create_by_split(&mut self, region: &meta::Region, parent_leads: bool, size: RegionSize) {
         let Some(own) = state::find_peer_on_store(region, self.store_id).cloned() else { return };
+        if self.destroying.contains(&region.id) {
+            // Somebody told that it was removed before we knew that it was born.
+            return;
+        }
         if let Some(mut waiting) = self.peers.remove(&region.id) {
             // It was created by a message and has no data; a vote it gave is in the log.
             waiting.fail_all();
@@ -208,7 +224,7 @@ impl StoreCore {
             return;
         }
         if let Some(peer) = self.peer_mut(region.id) {
-            peer.size = crate::raftstore::peer::RegionSize { checking: false, ..size };
+            peer.size = RegionSize { checking: false, ..size };
             if parent_leads {
                 campaign(peer);
             }
@@ -231,7 +247,7 @@ impl StoreCore {
     pub(super) fn on_conf_change(
         &mut self,
         region_id: u64,
-        change: &ConfChange,
+        change: &ConfChangeV2,
         region: meta::Region,
         callback: Callback,
     ) {
@@ -243,6 +259,9 @@ impl StoreCore {
                 tracing::error!(region = region_id, %error, "raft refused a membership change");
             }
             peer.last_report = None;
+            if is_joint(&region) {
+                self.joint.insert(region_id);
+            }
         }
         callback.finish(vec![region]);
     }
@@ -269,6 +288,7 @@ impl StoreCore {
             index: accepted.get_metadata().index,
             term: accepted.get_metadata().term,
             data,
+            absorbed: Vec::new(),
         };
         // Apply may still hold entries of the time before: it lets go first.
         self.installations.insert(region_id, installation);
@@ -306,10 +326,16 @@ impl StoreCore {
         }
         let rest = peer.advance();
         peer.after_install();
-        peer.size = crate::raftstore::peer::RegionSize::default();
-        let register = ApplyTask::Register { peer_id: peer.peer_id, region, state: apply_state };
+        if is_joint(&region) {
+            self.joint.insert(region_id);
+        }
+        peer.size = RegionSize::default();
+        peer.merging.state = None;
+        let peer_id = peer.peer_id;
+        let register = ApplyTask::Register { peer_id, region, state: apply_state, merge: None };
         self.outbox.apply.push(register);
         add(&self.metrics.snapshots_applied, 1);
+        self.finish_absorbed(region_id);
         self.take_effects(region_id, rest);
         self.dirty.insert(region_id);
     }
@@ -321,32 +347,49 @@ impl StoreCore {
         if !region.peers.is_empty() && find_peer(region, peer.peer_id).is_none() {
             let epoch = epoch_of(region);
             tracing::info!(region = region_id, peer = peer.peer_id, "peer was removed");
-            self.destroy(region_id, epoch);
+            self.destroy(region_id, epoch, None);
         }
     }
 
     /// Removes a peer, its data and its log; a tombstone stays.
-    pub(super) fn destroy(&mut self, region_id: u64, epoch: RegionEpoch) {
-        if self.peers.get(&region_id).is_some_and(|peer| peer.installing) {
+    pub(super) fn destroy(
+        &mut self,
+        region_id: u64,
+        epoch: RegionEpoch,
+        merged_into: Option<meta::Region>,
+    ) {
+        let installs = self.peers.get(&region_id).is_some_and(|peer| peer.installing);
+        match self.installations.remove(&region_id) {
+            Some(waiting) => waiting.data.discard(),
             // The background thread writes its data: the next message tells again.
-            return;
+            None if installs => return,
+            None => {}
         }
-        let Some(mut peer) = self.peers.remove(&region_id) else { return };
-        peer.fail_all();
-        self.regions.remove(region_id);
-        self.regions.remove_range(region_id);
-        self.dirty.remove(&region_id);
-        self.compactions.remove(&region_id);
-        if let Some(data) = self.received.remove(&region_id) {
-            data.discard();
-        }
+        let Some(peer) = self.forget_peer(region_id) else { return };
         self.destroying.insert(region_id);
         self.outbox.apply.push(ApplyTask::Destroy {
             peer_id: peer.peer_id,
             region: (**peer.region()).clone(),
             epoch,
+            merged_into,
         });
+    }
+
+    /// Removes all that the Raft thread keeps of a peer.
+    pub(super) fn forget_peer(&mut self, region_id: u64) -> Option<Peer> {
+        let mut peer = self.peers.remove(&region_id)?;
+        peer.fail_all();
+        self.regions.remove(region_id);
+        self.regions.remove_range(region_id);
+        self.dirty.remove(&region_id);
+        self.joint.remove(&region_id);
+        self.merging.remove(&region_id);
+        self.compactions.remove(&region_id);
+        if let Some(data) = self.received.remove(&region_id) {
+            data.discard();
+        }
         self.count_peers();
+        Some(peer)
     }
 
     /// Sends it, or tells Raft to try again later.

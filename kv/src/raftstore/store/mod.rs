@@ -10,12 +10,12 @@
 //!   argument and outputs go through [`Effects`].
 //! - A follower's answer leaves only after what it promises is durable.
 //!
-//! **Left out.** Regions without traffic still tick and send heartbeats; joint membership
-//! changes; merge.
+//! **Left out.** Regions without traffic still tick and send heartbeats.
 
 mod admin;
 mod incoming;
 mod lifecycle;
+mod merge;
 
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
 
@@ -71,13 +71,11 @@ pub enum StoreMessage {
     /// One step PD wants.
     PdStep(pd::RegionHeartbeatResponse),
     /// A membership change that tests or tools want.
-    ChangePeer {
+    ChangePeers {
         /// The region.
         region_id: u64,
-        /// What.
-        kind: super::command::ConfChangeKind,
-        /// Whom.
-        peer: meta::Peer,
+        /// All at once.
+        changes: Vec<super::command::PeerChange>,
         /// Who waits.
         callback: Callback,
     },
@@ -198,6 +196,14 @@ pub struct StoreCore {
     peers: HashMap<u64, Peer>,
     /// Peers that may be ready.
     dirty: BTreeSet<u64>,
+    /// Regions in a joint state of their membership.
+    joint: BTreeSet<u64>,
+    /// Regions that are the source of a merge, or were merged elsewhere.
+    merging: BTreeSet<u64>,
+    /// Regions whose Raft snapshot cannot be installed yet: a region is in its way.
+    blocked_installs: BTreeSet<u64>,
+    /// Regions that are replaced by the Raft snapshot of the region that absorbed them.
+    absorbing: HashMap<u64, Vec<u64>>,
     /// Peers that apply is removing: no message may create them anew meanwhile.
     destroying: BTreeSet<u64>,
     /// Raft snapshots that arrived and are not yet accepted by Raft.
@@ -248,6 +254,10 @@ impl StoreCore {
             metrics,
             peers: HashMap::new(),
             dirty: BTreeSet::new(),
+            joint: BTreeSet::new(),
+            merging: BTreeSet::new(),
+            blocked_installs: BTreeSet::new(),
+            absorbing: HashMap::new(),
             destroying: BTreeSet::new(),
             received: HashMap::new(),
             installations: HashMap::new(),
@@ -287,9 +297,9 @@ impl StoreCore {
                 self.propose_split(&context, pieces, callback, now);
             }
             StoreMessage::PdStep(step) => self.take_pd_step(step, now),
-            StoreMessage::ChangePeer { region_id, kind, peer, callback } => {
+            StoreMessage::ChangePeers { region_id, changes, callback } => {
                 match self.peer_mut(region_id) {
-                    Some(leader) => leader.propose_conf_change(kind, &peer, callback, now),
+                    Some(leader) => leader.propose_conf_change(changes, callback, now),
                     None => callback.fail(RegionError::RegionNotFound(RegionId(region_id))),
                 }
             }
@@ -355,6 +365,8 @@ impl StoreCore {
                 self.dirty.insert(id);
             }
         }
+        self.drive_joint(now);
+        self.drive_merges(now);
         self.admin_tick(now);
     }
 
@@ -500,22 +512,15 @@ impl StoreCore {
     fn on_report(&mut self, report: ApplyReport, now: MonotonicTime) {
         match report {
             ApplyReport::Applied { region_id, state, written_bytes, outcomes } => {
-                let Some(peer) = self.peer_mut(region_id) else { return };
-                let truncated = state.truncated_index;
-                let compacted = truncated > peer.node.store().apply_state().truncated_index;
-                peer.size.written_bytes += written_bytes;
-                // In the log's order: each brings the region as of its entry.
+                // In the log's order: each brings the region as of its entry. Also when the
+                // peer itself is gone by now: others may have come of it.
                 for outcome in outcomes {
-                    match outcome {
-                        Outcome::ConfChange { change, region, callback } => {
-                            self.on_conf_change(region_id, &change, region, callback);
-                        }
-                        Outcome::Split { regions, created, callback } => {
-                            self.on_split(region_id, regions, &created, callback, now);
-                        }
-                    }
+                    self.on_outcome(region_id, outcome, now);
                 }
-                if let Some(peer) = self.peers.get_mut(&region_id) {
+                let truncated = state.truncated_index;
+                if let Some(peer) = self.peer_mut(region_id) {
+                    let compacted = truncated > peer.node.store().apply_state().truncated_index;
+                    peer.size.written_bytes += written_bytes;
                     peer.on_applied(state);
                     if compacted {
                         self.compactions.insert(region_id, truncated);
@@ -527,11 +532,7 @@ impl StoreCore {
                 self.destroying.remove(&region_id);
                 self.log.clean(region_id);
             }
-            ApplyReport::Paused { region_id } => {
-                if let Some(installation) = self.installations.remove(&region_id) {
-                    self.outbox.background.push(BackgroundJob::Install(Box::new(installation)));
-                }
-            }
+            ApplyReport::Paused { region_id } => self.start_install(region_id),
             ApplyReport::WalSynced(indexes) => {
                 self.compaction_runs = false;
                 for (region_id, index) in indexes {
@@ -539,6 +540,29 @@ impl StoreCore {
                         self.log.compact_to(region_id, index + 1);
                     }
                 }
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, region_id: u64, outcome: Outcome, now: MonotonicTime) {
+        match outcome {
+            Outcome::ConfChange { change, region, callback } => {
+                self.on_conf_change(region_id, &change, region, callback);
+            }
+            Outcome::Split { regions, created, callback } => {
+                self.on_split(region_id, regions, &created, callback, now);
+            }
+            Outcome::PrepareMerge { region, merge, callback } => {
+                self.on_prepare_merge(region_id, region, merge, callback, now);
+            }
+            Outcome::RollbackMerge { region, callback } => {
+                self.on_rollback_merge(region_id, region, callback);
+            }
+            Outcome::CommitMerge { region, source_id, source_outcomes, callback } => {
+                for outcome in source_outcomes {
+                    self.on_outcome(source_id, outcome, now);
+                }
+                self.on_commit_merge(region_id, region, source_id, callback);
             }
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::cluster::{Cluster, context_of, region_of};
 use crate::keys;
 use crate::raftstore::apply::Callback;
-use crate::raftstore::command::{ConfChangeKind, SplitPiece};
+use crate::raftstore::command::{ConfChangeKind, PeerChange, SplitPiece};
 use crate::raftstore::store::StoreMessage;
 use crate::raftstore::{RegionError, RegionSnapshot};
 
@@ -208,9 +208,7 @@ impl Chaos {
                 (ConfChangeKind::Remove, *peer)
             }
         };
-        let callback = Callback::None;
-        let message = StoreMessage::ChangePeer { region_id: region.id, kind, peer, callback };
-        self.cluster.tell(store_id, message);
+        drop(self.cluster.propose_changes(store_id, region.id, vec![PeerChange::new(kind, peer)]));
     }
 
     fn split(&mut self) {

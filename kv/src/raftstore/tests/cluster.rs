@@ -149,11 +149,12 @@ impl Cluster {
         let kv = Arc::new(store.kv.clone());
         let log: Arc<dyn RaftLog> = store.log.clone();
         store.regions = Arc::new(Regions::default());
-        let engines = Engines { kv: kv.clone(), log };
+        let engines = Engines { kv, log };
+        let applier = Applier::new(store_id, engines.clone(), store.metrics.clone());
         let mut core =
             StoreCore::new(config, store_id, engines, store.regions.clone(), store.metrics.clone());
         core.load(now).unwrap();
-        store.running = Some((core, Applier::new(store_id, kv, store.metrics.clone())));
+        store.running = Some((core, applier));
     }
 
     /// Power is lost: what was not synced is gone.
@@ -171,6 +172,11 @@ impl Cluster {
             self.cut.insert((store_id, other));
             self.cut.insert((other, store_id));
         }
+    }
+
+    /// The store is reached again; other cuts stay.
+    pub fn heal_store(&mut self, store_id: u64) {
+        self.cut.retain(|(from, to)| *from != store_id && *to != store_id);
     }
 
     pub fn heal(&mut self) {
@@ -259,14 +265,19 @@ impl Cluster {
     /// Time passes, tick by tick.
     pub fn run_ticks(&mut self, count: usize) {
         for _ in 0..count {
-            self.clock.advance(self.config.tick);
-            let now = self.clock.now();
-            for store in self.stores.values_mut() {
-                if let Some((core, _)) = store.running.as_mut() {
-                    core.tick(now);
-                }
-            }
+            self.tick_stores();
             self.settle();
+        }
+    }
+
+    /// One tick passes, and nothing else happens yet.
+    pub fn tick_stores(&mut self) {
+        self.clock.advance(self.config.tick);
+        let now = self.clock.now();
+        for store in self.stores.values_mut() {
+            if let Some((core, _)) = store.running.as_mut() {
+                core.tick(now);
+            }
         }
     }
 
@@ -386,6 +397,35 @@ impl Cluster {
         value.unwrap().map(|value| String::from_utf8(value.to_vec()).unwrap())
     }
 
+    /// Splits a region at a key; the new one has ids made of `new_id`.
+    pub fn split(&mut self, store_id: u64, region: &meta::Region, key: &str, new_id: u64) {
+        let piece = command::SplitPiece {
+            start_key: Bytes::copy_from_slice(key.as_bytes()),
+            region_id: new_id,
+            peer_ids: region.peers.iter().map(|peer| new_id * 10 + peer.store_id).collect(),
+        };
+        let message = StoreMessage::Split {
+            context: context_of(region),
+            pieces: vec![piece],
+            callback: Callback::None,
+        };
+        self.tell(store_id, message);
+        self.settle();
+    }
+
+    /// Proposes membership changes; the answer comes when it comes.
+    pub fn propose_changes(
+        &mut self,
+        store_id: u64,
+        region_id: u64,
+        changes: Vec<command::PeerChange>,
+    ) -> oneshot::Receiver<Result<Vec<meta::Region>, RegionError>> {
+        let (answer, answered) = oneshot::channel();
+        let callback = Callback::Regions(answer);
+        self.tell(store_id, StoreMessage::ChangePeers { region_id, changes, callback });
+        answered
+    }
+
     pub fn change_peer(
         &mut self,
         store_id: u64,
@@ -393,9 +433,8 @@ impl Cluster {
         kind: command::ConfChangeKind,
         peer: meta::Peer,
     ) -> Result<meta::Region, RegionError> {
-        let (answer, mut answered) = oneshot::channel();
-        let callback = Callback::Regions(answer);
-        self.tell(store_id, StoreMessage::ChangePeer { region_id, kind, peer, callback });
+        let changes = vec![command::PeerChange::new(kind, peer)];
+        let mut answered = self.propose_changes(store_id, region_id, changes);
         self.run_ticks(3);
         answered.try_recv().unwrap().map(|regions| regions[0].clone())
     }

@@ -2,6 +2,8 @@
 
 mod chaos;
 mod cluster;
+mod joint;
+mod merge;
 mod replication;
 mod restart;
 mod threads;

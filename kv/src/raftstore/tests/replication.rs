@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use cairn_proto::meta;
 use proptest::prelude::*;
 
-use super::cluster::{Cluster, context_of, region_of};
-use crate::raftstore::apply::Callback;
+use super::cluster::{Cluster, region_of};
 use crate::raftstore::clock::Clock;
-use crate::raftstore::command::{ConfChangeKind, SplitPiece};
+use crate::raftstore::command::ConfChangeKind;
 use crate::raftstore::store::{PdEvent, StoreMessage};
 use crate::raftstore::{RegionError, epoch_of};
 
@@ -25,21 +23,6 @@ fn three() -> (Cluster, meta::Region, u64) {
 
 fn others(leader: u64) -> Vec<u64> {
     (1..=3).filter(|id| *id != leader).collect()
-}
-
-fn split(cluster: &mut Cluster, store_id: u64, region: &meta::Region, key: &str, new_id: u64) {
-    let piece = SplitPiece {
-        start_key: Bytes::copy_from_slice(key.as_bytes()),
-        region_id: new_id,
-        peer_ids: region.peers.iter().map(|peer| new_id * 10 + peer.store_id).collect(),
-    };
-    let message = StoreMessage::Split {
-        context: context_of(region),
-        pieces: vec![piece],
-        callback: Callback::None,
-    };
-    cluster.tell(store_id, message);
-    cluster.settle();
 }
 
 #[test]
@@ -226,7 +209,7 @@ fn a_split_under_writes() {
         cluster.put(leader, &region, key, "1");
     }
     let mut racing = cluster.propose(leader, &region, "q", "2");
-    split(&mut cluster, leader, &region, "m", 2);
+    cluster.split(leader, &region, "m", 2);
     let mut late = cluster.propose(leader, &region, "r", "3");
     cluster.settle();
     assert_eq!(racing.try_recv().unwrap(), Ok(()), "proposed before the split");
@@ -273,7 +256,7 @@ fn no_local_reads_while_a_split_is_under_way() {
     let (mut cluster, region, leader) = three();
     cluster.put(leader, &region, "z", "old");
     cluster.stores.get_mut(&leader).unwrap().apply_paused = true;
-    split(&mut cluster, leader, &region, "m", 2);
+    cluster.split(leader, &region, "m", 2);
     assert!(cluster.local_view(leader, &region).unwrap().is_none());
     let mut view = cluster.read_index(leader, &region);
     // Followers have applied the split and may elect a leader of the new region.

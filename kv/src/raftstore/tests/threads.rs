@@ -11,7 +11,7 @@ use cairn_proto::meta;
 
 use super::cluster::{context_of, region_of};
 use crate::keys;
-use crate::raftstore::command::ConfChangeKind;
+use crate::raftstore::command::{ConfChangeKind, PeerChange};
 use crate::raftstore::state::bootstrap_region;
 use crate::raftstore::transport::{LocalNetwork, LocalTransport, NoTransport, Transport};
 use crate::raftstore::{
@@ -123,7 +123,8 @@ async fn three_stores_replicate_and_survive_the_leader() {
             let peer = meta::Peer { id: peer_id, store_id, role: 0 };
             let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
             region = loop {
-                match stores[0].router().change_peer(RegionId(1), kind, peer).await {
+                let changes = vec![PeerChange::new(kind, peer)];
+                match stores[0].router().change_peers(RegionId(1), changes).await {
                     Ok(region) => break region,
                     Err(RegionError::ServerIsBusy { .. }) => {
                         tokio::time::sleep(Duration::from_millis(10)).await;
