@@ -338,7 +338,7 @@ impl Cluster {
             }
             match step.progress(&view) {
                 Progress::Done => running.step += 1,
-                Progress::Due => break Outcome::Step(step.response(region, leader)),
+                Progress::Due => break Outcome::Step(Box::new(step.response(region, leader))),
                 Progress::NotYet => break Outcome::Wait,
                 Progress::Moot => break Outcome::Cancelled,
             }
@@ -356,7 +356,7 @@ impl Cluster {
         match outcome {
             Outcome::Step(response) => {
                 self.operators.insert(region_id, running);
-                return Some(response);
+                return Some(*response);
             }
             Outcome::Wait => {
                 self.operators.insert(region_id, running);
@@ -400,7 +400,7 @@ impl Cluster {
 
 /// How a heartbeat left an operator.
 enum Outcome {
-    Step(RegionHeartbeatResponse),
+    Step(Box<RegionHeartbeatResponse>),
     Wait,
     Finished,
     Cancelled,
