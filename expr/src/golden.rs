@@ -282,7 +282,7 @@ fn check_vectors(text: &str, folded: &Result<Datum, crate::ExprError>) -> Result
 }
 
 fn run(name: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testscripts").join(name);
+    let path = std::path::Path::new("src/testscripts").join(name);
     let script = std::fs::read_to_string(&path).unwrap();
     let mut rewritten = String::new();
     let mut failures = String::new();

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Real drivers and ORMs against a Cairn server: `run.sh` runs all, `run.sh NAME...` some.
 #
-# CAIRN_BIN names the server's binary. What a program needs and does not find is installed into
-# ignored folders beside this file, by the language's own client; a program whose tools are missing fails.
+# CAIRN_BIN names the server's binary. What a program needs and does not find is installed: system packages
+# by apt-get (Debian, Ubuntu), libraries into ignored folders beside this file by the language's own client.
 # Prints `ok NAME` or `FAILED NAME` for each, the failed ones' output after it; exits 1 if any failed.
 set -uo pipefail
 cd "$(dirname "$0")"
@@ -39,6 +39,24 @@ start_server() {
     fi
     sleep 0.1
   done
+}
+
+as_root() { if [[ "$(id -u)" == 0 ]]; then "$@"; else sudo "$@"; fi; }
+
+# The languages themselves, and the client library that mysqlclient is built against.
+install_packages() {
+  local missing=()
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  pkg-config --exists libmariadb 2>/dev/null || missing+=(build-essential libmariadb-dev pkg-config python3-dev)
+  command -v npm >/dev/null || missing+=(nodejs npm)
+  command -v go >/dev/null || missing+=(golang-go)
+  command -v mvn >/dev/null || missing+=(maven)
+  command -v javac >/dev/null || missing+=(default-jdk-headless)
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null || { echo "please install: ${missing[*]}" >&2; return 1; }
+  echo "installing ${missing[*]}"
+  as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # Once per change of the file of versions.
@@ -91,10 +109,10 @@ run_program() {
 }
 export -f run_program run_python run_go run_java python_ready node_ready
 
-
 programs=("$@")
 ((${#programs[@]})) || programs=("${ALL[@]}")
 
+install_packages || exit 1
 python_ready requirements.txt || exit 1
 start_server
 run_python prepare.py || { echo "FAILED to create the users" >&2; exit 1; }

@@ -91,7 +91,7 @@ impl AsyncDB for Session {
 
 /// All scripts, sorted; `CAIRN_SLT` picks those whose name contains it.
 fn scripts() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("slt");
+    let dir = Path::new("slt");
     let wanted = std::env::var("CAIRN_SLT").unwrap_or_default();
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .expect("the folder of scripts")

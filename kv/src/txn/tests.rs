@@ -483,7 +483,7 @@ impl goldenscript::Runner for Store {
 
 #[test]
 fn golden_scripts() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/txn/testscripts");
+    let folder = "src/txn/testscripts";
     let mut paths: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();

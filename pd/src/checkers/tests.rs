@@ -34,6 +34,6 @@ impl Runner for Scripts {
 
 #[test]
 fn replica_checker() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/checkers/testscripts/replica");
+    let path = "src/checkers/testscripts/replica";
     goldenscript::run(&mut Scripts(Situation::new()), path).expect("the script holds");
 }

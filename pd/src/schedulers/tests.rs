@@ -34,6 +34,6 @@ impl Runner for Scripts {
 
 #[test]
 fn balance() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/schedulers/testscripts/balance");
+    let path = "src/schedulers/testscripts/balance";
     goldenscript::run(&mut Scripts(Situation::new()), path).expect("the script holds");
 }

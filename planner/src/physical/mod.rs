@@ -15,6 +15,7 @@
 //! | `access.rs` | choice of table, index or point read |
 //! | `cop.rs` | the operators of stores |
 //! | `aggregate.rs`, `join.rs`, `order.rs` | those nodes |
+//! | `narrow.rs` | projections that vanish into the access below |
 //! | `cost.rs`, `estimate.rs` | costs and row counts |
 
 mod access;
@@ -23,6 +24,7 @@ mod cop;
 pub mod cost;
 pub mod estimate;
 mod join;
+mod narrow;
 mod order;
 
 use std::collections::BTreeMap;
@@ -275,10 +277,10 @@ impl<'p> Physical<'p> {
     }
 
     /// A projection on the SQL node.
-    pub(crate) fn project(&mut self, root: Root, exprs: &[(Col, Expr)]) -> Result<Root> {
+    pub(crate) fn project(&mut self, mut root: Root, exprs: &[(Col, Expr)]) -> Result<Root> {
         let layout: Vec<Col> = exprs.iter().map(|(col, _)| *col).collect();
         let same = exprs.iter().all(|(col, expr)| expr.as_column() == Some(*col));
-        if same && layout == root.layout {
+        if same && layout == root.layout || narrow::narrow(&mut root, exprs) {
             return Ok(root);
         }
         let mut resolved = Vec::with_capacity(exprs.len());

@@ -110,8 +110,29 @@ fn decode(text: &[u8]) -> Option<(char, usize)> {
 
 /// Appends the weights, big endian.
 pub(super) fn sort_key(method: Method, text: &[u8], out: &mut Vec<u8>) {
-    out.reserve(text.len() * 2);
-    for_each(method, text, |weight| out.extend_from_slice(&weight.to_be_bytes()));
+    let ascii_len = match method {
+        Method::Uca | Method::UcaBmp => text.iter().take_while(|byte| byte.is_ascii()).count(),
+        _ => 0,
+    };
+    let (ascii, rest) = text.split_at(ascii_len);
+    ascii_sort_key(ascii, out);
+    out.reserve(rest.len() * 2);
+    for_each(method, rest, |weight| out.extend_from_slice(&weight.to_be_bytes()));
+}
+
+/// [`sort_key`] of ASCII text by the UCA: most text is, and keys of strings are made for
+/// every row that is sorted or grouped. Characters without a weight leave no room.
+fn ascii_sort_key(text: &[u8], out: &mut Vec<u8>) {
+    let weights = uca::ascii();
+    let start = out.len();
+    out.resize(start + text.len() * 2, 0);
+    let mut end = start;
+    for byte in text {
+        let weight = weights[usize::from(byte & 0x7F)];
+        out[end..end + 2].copy_from_slice(&weight.to_be_bytes());
+        end += if weight == 0 { 0 } else { 2 };
+    }
+    out.truncate(end);
 }
 
 /// Orders two texts by their weights.

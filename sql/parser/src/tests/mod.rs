@@ -103,9 +103,7 @@ macro_rules! scripts {
         $(
             #[test]
             fn $name() -> std::io::Result<()> {
-                let file = concat!(
-                    env!("CARGO_MANIFEST_DIR"), "/src/testscripts/", stringify!($name)
-                );
+                let file = concat!("src/testscripts/", stringify!($name));
                 goldenscript::run(&mut Runner, file)
             }
         )*
