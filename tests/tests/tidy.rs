@@ -4,7 +4,7 @@
 //! An exception is listed here with its reason, and only here; the lists may only shrink.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Longest file of code.
 const LINES_MAX: usize = 1_000;
