@@ -7,7 +7,7 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 
 use crate::error::StartError;
-use crate::options::{CtlArgs, CtlCommand};
+use crate::options::{CtlArgs, CtlCommand, MemberAction};
 use crate::roles::{announce, connect_pd};
 
 /// Regions asked for at a time.
@@ -17,7 +17,7 @@ const REGIONS_PAGE: u32 = 1_000;
 pub async fn run(args: CtlArgs) -> Result<(), StartError> {
     let pd = connect_pd(&args.pd).await?;
     let rows = match &args.command {
-        CtlCommand::Member => members(&pd).await?,
+        CtlCommand::Member { action } => members(&pd, action.as_ref()).await?,
         CtlCommand::Store { id } => stores(&pd, *id).await?,
         CtlCommand::Region { id } => regions(&pd, *id).await?,
         CtlCommand::Tso { timestamp } => timestamp_parts(&pd, *timestamp).await?,
@@ -53,15 +53,33 @@ fn table_text(rows: &[Value]) -> String {
     table.to_string()
 }
 
-async fn members(pd: &GrpcPdClient) -> Result<Vec<Value>, StartError> {
+async fn members(
+    pd: &GrpcPdClient,
+    action: Option<&MemberAction>,
+) -> Result<Vec<Value>, StartError> {
+    match action {
+        Some(MemberAction::Remove { member }) => {
+            let warning = pd.remove_member(member).await?;
+            if !warning.is_empty() {
+                tracing::warn!("{warning}");
+            }
+        }
+        Some(MemberAction::Transfer { member }) => pd.transfer_member(member).await?,
+        Some(MemberAction::Leader) | None => {}
+    }
     let (members, leader) = pd.members().await?;
     let leader_id = leader.map_or(0, |leader| leader.member_id);
-    let rows = members.iter().map(|member| {
+    let only_leader = matches!(action, Some(MemberAction::Leader));
+    let shown = members.iter().filter(|member| !only_leader || member.member_id == leader_id);
+    let rows = shown.map(|member| {
         json!({
             "name": member.name,
             "id": member.member_id,
             "address": member.client_url,
+            "role": if member.learner { "learner" } else { "voter" },
             "leader": member.member_id == leader_id,
+            "healthy": member.healthy,
+            "log_index": member.log_index,
         })
     });
     Ok(rows.collect())

@@ -104,7 +104,7 @@ layered_options! {
     PlaygroundArgs {
         /// Stores; three or more keep three replicas of everything. Default 1.
         kv: usize, "CAIRN_PLAYGROUND_KV";
-        /// Placement drivers; one is what this version runs. Default 1.
+        /// Members of the placement driver: 1, 3 or 5. Default 1.
         pd: usize, "CAIRN_PLAYGROUND_PD";
         /// SQL nodes; the second listens on the next port, and so on. Default 1.
         sql: usize, "CAIRN_PLAYGROUND_SQL";
@@ -114,7 +114,8 @@ layered_options! {
         port: u16, "CAIRN_PLAYGROUND_PORT";
         /// Port of the first SQL node's status; 0 takes a free one. Default 10080.
         status_port: u16, "CAIRN_PLAYGROUND_STATUS_PORT";
-        /// Port of the placement driver with --processes; 0 takes a free one. Default 2379.
+        /// Port of the first member of the placement driver with --processes; the second
+        /// listens on the next port, and so on; 0 takes free ones. Default 2379.
         pd_port: u16, "CAIRN_PLAYGROUND_PD_PORT";
         /// Port of the first store with --processes; 0 takes free ones. Default 20160.
         kv_port: u16, "CAIRN_PLAYGROUND_KV_PORT";
@@ -142,6 +143,13 @@ layered_options! {
         data_dir: PathBuf, "CAIRN_PD_DATA_DIR";
         /// Address to listen on and be reached at. Default 127.0.0.1:2379.
         addr: SocketAddr, "CAIRN_PD_ADDR";
+        /// The members that begin a cluster together, this one among them, as
+        /// NAME=HOST:PORT,NAME=HOST:PORT,…; each is started with the same list. Later only
+        /// the addresses count. Default: it begins alone.
+        initial_cluster: String, "CAIRN_PD_INITIAL_CLUSTER";
+        /// Addresses of members of a running cluster, separated by commas: this one joins
+        /// it, at first without a vote.
+        join: String, "CAIRN_PD_JOIN";
         /// Address of `/metrics`, `/status` and `/health`. Default: none.
         status_addr: SocketAddr, "CAIRN_PD_STATUS_ADDR";
         /// Replicas of every region. Default 3.
@@ -195,24 +203,40 @@ impl PlaygroundArgs {
     }
 
     /// How many nodes of each role, checked.
-    pub fn counts(&self) -> Result<(usize, usize), StartError> {
+    pub fn counts(&self) -> Result<Counts, StartError> {
         /// More nodes than anybody tries on one machine.
         const NODES_MAX: usize = 64;
-        let (kv, sql, pd) = (self.kv.unwrap_or(1), self.sql.unwrap_or(1), self.pd.unwrap_or(1));
-        if pd != 1 {
+        let counts = Counts {
+            stores: self.kv.unwrap_or(1),
+            sql_nodes: self.sql.unwrap_or(1),
+            pd_members: self.pd.unwrap_or(1),
+        };
+        if ![1, 3, 5].contains(&counts.pd_members) {
             return Err(StartError::Config(format!(
-                "--pd {pd}: this version runs one placement driver"
+                "--pd {}: must be 1, 3 or 5; an even number survives no more losses",
+                counts.pd_members
             )));
         }
-        for (name, count) in [("--kv", kv), ("--sql", sql)] {
+        for (name, count) in [("--kv", counts.stores), ("--sql", counts.sql_nodes)] {
             if !(1..=NODES_MAX).contains(&count) {
                 return Err(StartError::Config(format!(
                     "{name} {count}: must be 1 to {NODES_MAX}"
                 )));
             }
         }
-        Ok((kv, sql))
+        Ok(counts)
     }
+}
+
+/// How many nodes of each role a playground has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Stores.
+    pub stores: usize,
+    /// SQL nodes.
+    pub sql_nodes: usize,
+    /// Members of the placement driver.
+    pub pd_members: usize,
 }
 
 /// `cairn ctl`.
@@ -232,8 +256,12 @@ pub struct CtlArgs {
 /// What `ctl` does.
 #[derive(Debug, Subcommand)]
 pub enum CtlCommand {
-    /// Members of the placement driver.
-    Member,
+    /// Members of the placement driver; without an action, a list of them.
+    Member {
+        /// What to do with one.
+        #[command(subcommand)]
+        action: Option<MemberAction>,
+    },
     /// Stores of the cluster.
     Store {
         /// Only this one.
@@ -256,16 +284,33 @@ pub enum CtlCommand {
     },
 }
 
+/// What `ctl member` does.
+#[derive(Debug, Subcommand)]
+pub enum MemberAction {
+    /// The member that leads.
+    Leader,
+    /// Take a member out for good.
+    Remove {
+        /// Name or id.
+        member: String,
+    },
+    /// Let another member lead.
+    Transfer {
+        /// Name or id.
+        member: String,
+    },
+}
+
 /// Splits a list of addresses.
 pub fn endpoints(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
-/// Parses `key=value,key=value`.
-pub fn labels(text: &str) -> Result<Vec<(String, String)>, StartError> {
+/// Parses `key=value,key=value`, the value of that option.
+pub fn pairs(option: &str, text: &str) -> Result<Vec<(String, String)>, StartError> {
     let parse = |part: &str| {
         let (key, value) = part.split_once('=').ok_or_else(|| {
-            StartError::Config(format!("--labels: '{part}' is not of the form key=value"))
+            StartError::Config(format!("{option}: '{part}' is not of the form key=value"))
         })?;
         Ok((key.trim().to_owned(), value.trim().to_owned()))
     };
@@ -304,8 +349,32 @@ mod tests {
 
     #[test]
     fn labels_are_pairs() {
-        let parsed = labels("zone=z1, host=h1").expect("two labels");
+        let parsed = pairs("--labels", "zone=z1, host=h1").expect("two labels");
         assert_eq!(parsed[1], ("host".to_owned(), "h1".to_owned()));
-        assert!(labels("zone").is_err());
+        let error = pairs("--labels", "zone").expect_err("no value");
+        assert!(error.to_string().contains("--labels"), "{error}");
+    }
+
+    #[test]
+    fn members_of_the_placement_driver_are_odd() {
+        let counts = |pd: &str| match parse(&["playground", "--pd", pd]) {
+            Command::Playground(args) => args.counts(),
+            _ => panic!("the role stays"),
+        };
+        assert_eq!(counts("3").expect("three").pd_members, 3);
+        assert!(counts("2").is_err() && counts("0").is_err());
+    }
+
+    #[test]
+    fn members_are_listed_or_acted_upon() {
+        let member = |words: &[&str]| match parse(&[&["ctl", "member"], words].concat()) {
+            Command::Ctl(CtlArgs { command: CtlCommand::Member { action }, .. }) => action,
+            _ => panic!("the role stays"),
+        };
+        assert!(member(&[]).is_none());
+        let Some(MemberAction::Remove { member: named }) = member(&["remove", "pd-2"]) else {
+            panic!("an action")
+        };
+        assert_eq!(named, "pd-2");
     }
 }

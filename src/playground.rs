@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use cairn_kv::{LocalNetwork, StoreConfig, StoreNode};
 use cairn_kv_client::{ClientConfig, KvClient, LocalConnector};
-use cairn_pd::{PdConfig, PdServer};
+use cairn_pd::replication::LocalNetwork as PdNetwork;
+use cairn_pd::{LocalPdClient, PdConfig, PdParts, PdServer};
+use cairn_pd_client::PdClient;
 use cairn_sql::{SqlConfig, SqlServer};
 use tempfile::TempDir;
 
 use crate::error::StartError;
-use crate::options::PlaygroundArgs;
+use crate::options::{Counts, PlaygroundArgs};
 use crate::roles::{CLIENT_STOP_TIMEOUT, announce, wait_for_replicas};
 use crate::signals::StopSignals;
 
@@ -55,10 +57,36 @@ impl DataDir {
         }
     }
 
+    /// Refuses another number of placement drivers than the data was made with: new ones
+    /// would take themselves for a cluster of their own.
+    pub fn check_pd_members(&self, count: usize) -> Result<(), StartError> {
+        /// As many as anybody runs.
+        const MEMBERS_MAX: usize = 7;
+        let there = (0..MEMBERS_MAX).filter(|n| self.of(&pd_folder(*n)).exists()).count();
+        if there == 0 || there == count {
+            return Ok(());
+        }
+        Err(StartError::Config(format!(
+            "--pd {count}: the data in {} is of {there}; start with --pd {there} --processes and \
+             add members by cairn pd --join",
+            self.path().display()
+        )))
+    }
+
     /// The folder of one node.
     pub fn of(&self, node: &str) -> PathBuf {
         self.path().join(node)
     }
+}
+
+/// Name of the n-th member of the placement driver.
+pub fn pd_name(n: usize) -> String {
+    format!("pd-{}", n + 1)
+}
+
+/// Folder of the n-th member. The first one's is that of a time with one member.
+pub fn pd_folder(n: usize) -> String {
+    if n == 0 { "pd".to_owned() } else { pd_name(n) }
 }
 
 /// How a client reaches a node that listens on `addr`.
@@ -76,13 +104,11 @@ pub fn nth_addr(host: IpAddr, first_port: u16, n: usize) -> SocketAddr {
 /// `cairn playground` in one process.
 pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
     let mut signals = StopSignals::listen()?;
-    let (stores, sql_nodes) = args.counts()?;
+    let Counts { stores, sql_nodes, pd_members } = args.counts()?;
     let data = DataDir::open(args.data_dir.clone())?;
     let replicas = if stores >= 3 { 3 } else { 1 };
-    let pd_config =
-        PdConfig { max_replicas: replicas, ..PdConfig::new("pd-1", data.of("pd"), "local") };
-    let pd = PdServer::open(pd_config).await.map_err(|error| StartError::Pd(error.to_string()))?;
-    let pd_client = pd.local_client();
+    let members = open_pd_members(&data, pd_members, replicas).await?;
+    let pd_client: Arc<dyn PdClient> = Arc::new(LocalPdClient::new(members.clone()));
     let network = LocalNetwork::new();
     let connector = LocalConnector::new();
     let mut nodes = Vec::with_capacity(stores);
@@ -123,6 +149,37 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
     for node in nodes {
         node.stop().await;
     }
-    pd.stop().await;
+    for member in members {
+        member.stop().await;
+    }
     Ok(())
+}
+
+/// Opens the members of the placement driver; messages between them stay in the process.
+async fn open_pd_members(
+    data: &DataDir,
+    count: usize,
+    replicas: usize,
+) -> Result<Vec<Arc<PdServer>>, StartError> {
+    let failed = |error: cairn_pd::OpenError| StartError::Pd(error.to_string());
+    data.check_pd_members(count)?;
+    let names: Vec<String> = (0..count).map(pd_name).collect();
+    let initial_cluster: Vec<(String, String)> = match count {
+        // As it was before there were several.
+        1 => Vec::new(),
+        _ => names.iter().map(|name| (name.clone(), format!("local-{name}"))).collect(),
+    };
+    let network = PdNetwork::new();
+    let mut members = Vec::with_capacity(count);
+    for (n, name) in names.into_iter().enumerate() {
+        let address = if count == 1 { "local".to_owned() } else { format!("local-{name}") };
+        let config = PdConfig {
+            max_replicas: replicas,
+            initial_cluster: initial_cluster.clone(),
+            ..PdConfig::new(name, data.of(&pd_folder(n)), address)
+        };
+        let parts = PdParts::on_disk(&config, network.clone()).map_err(failed)?;
+        members.push(PdServer::open_with(config, parts).await.map_err(failed)?);
+    }
+    Ok(members)
 }

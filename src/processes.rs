@@ -11,8 +11,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::error::StartError;
-use crate::options::PlaygroundArgs;
-use crate::playground::{DataDir, client_command, nth_addr};
+use crate::options::{Counts, PlaygroundArgs};
+use crate::playground::{DataDir, client_command, nth_addr, pd_folder, pd_name};
 use crate::roles::{announce, connect_pd, wait_for_replicas};
 use crate::signals::StopSignals;
 
@@ -66,33 +66,60 @@ fn address(words: &[String], at: usize) -> Result<SocketAddr, StartError> {
     word.ok_or_else(|| StartError::Config("a node did not tell its address".to_owned()))
 }
 
+/// Addresses of so many nodes; free ports are found by taking them for a moment.
+fn known_addrs(ip: IpAddr, first_port: u16, count: usize) -> Result<Vec<SocketAddr>, StartError> {
+    let io = |error| StartError::io("cannot find a free port", error);
+    // All at once, so that no port is found twice.
+    let held = (0..count)
+        .map(|n| std::net::TcpListener::bind(nth_addr(ip, first_port, n)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io)?;
+    held.iter().map(|listener| listener.local_addr().map_err(io)).collect()
+}
+
 /// `cairn playground --processes`.
 pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
     let mut signals = StopSignals::listen()?;
-    let (stores, sql_nodes) = args.counts()?;
+    let Counts { stores, sql_nodes, pd_members } = args.counts()?;
     let data = DataDir::open(args.data_dir.clone())?;
+    data.check_pd_members(pd_members)?;
     let host = args.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let inner = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut nodes = Vec::new();
     let words = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
     let path = |node: &str| data.of(node).display().to_string();
 
-    let pd_addr = nth_addr(inner, args.pd_port.unwrap_or(2379), 0).to_string();
     let replicas = if stores >= 3 { 3 } else { 1 };
-    let pd_args = words(&[
-        "pd",
-        "--name",
-        "pd-1",
-        "--data-dir",
-        &path("pd"),
-        "--addr",
-        &pd_addr,
-        "--max-replicas",
-        &replicas.to_string(),
-    ]);
-    let (node, ready) = start("pd-1", &pd_args).await?;
-    nodes.push(node);
-    let pd_addr = address(&ready, 2)?.to_string();
+    let first_port = args.pd_port.unwrap_or(2379);
+    let pd_addrs = match pd_members {
+        1 => vec![nth_addr(inner, first_port, 0)],
+        // They must know of each other before they start.
+        _ => known_addrs(inner, first_port, pd_members)?,
+    };
+    let listed = pd_addrs.iter().enumerate().map(|(n, addr)| format!("{}={addr}", pd_name(n)));
+    let initial_cluster = listed.collect::<Vec<_>>().join(",");
+    let mut pd_served = Vec::with_capacity(pd_members);
+    for (n, addr) in pd_addrs.iter().enumerate() {
+        let name = pd_name(n);
+        let mut pd_args = words(&[
+            "pd",
+            "--name",
+            &name,
+            "--data-dir",
+            &path(&pd_folder(n)),
+            "--addr",
+            &addr.to_string(),
+            "--max-replicas",
+            &replicas.to_string(),
+        ]);
+        if pd_members > 1 {
+            pd_args.extend(words(&["--initial-cluster", &initial_cluster]));
+        }
+        let (node, ready) = start(&name, &pd_args).await?;
+        nodes.push(node);
+        pd_served.push(address(&ready, 2)?.to_string());
+    }
+    let pd_addr = pd_served.join(",");
 
     for n in 0..stores {
         let name = format!("kv-{}", n + 1);

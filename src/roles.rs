@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::StartError;
-use crate::options::{KvArgs, PdArgs, SqlArgs, endpoints, labels};
+use crate::options::{KvArgs, PdArgs, SqlArgs, endpoints, pairs};
 use crate::signals::StopSignals;
 
 /// How long a starting role waits for the placement driver and the first region.
@@ -114,10 +114,26 @@ pub async fn run_pd(args: PdArgs) -> Result<(), StartError> {
     let listener = listen(args.addr.unwrap_or(default_addr(2379))).await?;
     let addr = local_addr(&listener)?;
     let name = args.name.unwrap_or_else(|| "pd-1".to_owned());
+    let initial = args.initial_cluster.as_deref().unwrap_or_default();
+    let initial_cluster = pairs("--initial-cluster", initial)?;
+    // Behind an address like 0.0.0.0 a member is reached as the list says.
+    let told = initial_cluster.iter().find(|(listed, _)| *listed == name);
+    let reached_at = told.map_or_else(|| addr.to_string(), |(_, address)| address.clone());
     let config = PdConfig {
         max_replicas: args.max_replicas.unwrap_or(3),
-        ..PdConfig::new(name, data_dir, addr.to_string())
+        join: endpoints(args.join.as_deref().unwrap_or_default()),
+        initial_cluster,
+        ..PdConfig::new(name, data_dir, reached_at)
     };
+    if !config.join.is_empty() && !config.initial_cluster.is_empty() {
+        return Err(StartError::Config("--join and --initial-cluster exclude each other".into()));
+    }
+    if config.initial_cluster.len() > 1 && config.initial_cluster.len().is_multiple_of(2) {
+        tracing::warn!(
+            members = config.initial_cluster.len(),
+            "an even number of members survives the loss of no more than one fewer would"
+        );
+    }
     let server = PdServer::open(config).await.map_err(|error| StartError::Pd(error.to_string()))?;
     let stop = CancellationToken::new();
     if let Some(status_addr) = args.status_addr {
@@ -135,11 +151,19 @@ pub async fn run_pd(args: PdArgs) -> Result<(), StartError> {
     let outcome = tokio::select! {
         outcome = &mut serving => outcome,
         () = signals.wait() => {
-            stop.cancel();
-            serving.await
+            // While the others can still be heard.
+            let resign = async {
+                server.resign().await;
+                stop.cancel();
+            };
+            let (outcome, ()) = tokio::join!(&mut serving, resign);
+            outcome
         }
     };
     server.stop().await;
+    if server.shared().status().removed {
+        return Err(StartError::Pd(cairn_pd::OpenError::Removed.to_string()));
+    }
     outcome.map_err(|error| StartError::Pd(error.to_string()))
 }
 
@@ -150,7 +174,7 @@ pub async fn run_kv(args: KvArgs) -> Result<(), StartError> {
     let listener = listen(args.addr.unwrap_or(default_addr(20160))).await?;
     let addr = local_addr(&listener)?;
     let mut config = StoreConfig::new(data_dir, addr.to_string());
-    config.labels = labels(args.labels.as_deref().unwrap_or_default())?;
+    config.labels = pairs("--labels", args.labels.as_deref().unwrap_or_default())?;
     if let Some(bytes) = args.region_split_bytes {
         config.region_split_bytes = bytes;
     }

@@ -31,7 +31,15 @@ pub enum OpenError {
     /// The Raft group failed.
     #[error("the Raft group of the placement driver: {0}")]
     Raft(#[from] raft::Error),
-    /// The first proposal failed.
+    /// The settings do not fit together.
+    #[error("{0}")]
+    Config(String),
+    /// The member was taken out of the group.
+    #[error(
+        "this member was removed from the cluster; to come back it needs an empty folder and --join"
+    )]
+    Removed,
+    /// The first proposal failed, or a cluster does not take the member in.
     #[error(transparent)]
     Proposal(#[from] cairn_pd_client::PdError),
 }

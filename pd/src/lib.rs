@@ -2,28 +2,31 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`server`], [`regions`] | every operation, without a network |
+//! | [`server`], [`regions`], [`members`] | every operation, without a network |
+//! | [`allocation`], [`tso`] | timestamps and ids below durable bounds |
+//! | [`membership`], [`leadership`] | how a member begins; taking over and giving up |
 //! | [`service`], [`local`], [`status`] | gRPC, direct calls, HTTP pages |
 //! | [`state`] | the durable state machine, a pure function of its commands |
-//! | [`replication`] | the Raft log in front of it |
-//! | [`tso`] | timestamps below a durable bound |
+//! | [`replication`] | the Raft group in front of it |
 //! | [`cluster`] | what heartbeats tell, operators under way |
 //! | [`view`], [`operator`] | what decisions see, what they give |
 //! | [`checkers`], [`schedulers`] | the decisions, pure functions |
 //! | [`clock`] | injected time |
 //!
-//! **Invariants.** No timestamp or id is handed out twice, across restarts and
-//! clock jumps. What an operation answered is durable, unless it is said to be
-//! learned from heartbeats.
-//!
-//! **Left out.** More than one member: the log is a Raft group of one today, and
-//! [`replication`] is the only module that knows.
+//! **Invariants.** No timestamp or id is handed out twice, across leaders, restarts and
+//! clock jumps. What an operation answered is durable on a majority of members, unless
+//! it is said to be learned from heartbeats. Only the leader answers, while its lease
+//! holds; questions about routes may be put to any member that is told so.
 
+pub(crate) mod allocation;
 pub mod checkers;
 pub mod clock;
 pub mod cluster;
 pub mod error;
+pub(crate) mod leadership;
 pub mod local;
+pub mod members;
+pub(crate) mod membership;
 pub mod operator;
 pub mod regions;
 pub mod replication;

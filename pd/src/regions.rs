@@ -34,19 +34,19 @@ impl PdServer {
         if !region.peers.iter().any(leads) {
             return Err(PdError::InvalidArgument("the leader is no peer of its region".into()));
         }
-        let freshness = self.replication.state().read().regions.freshness(region);
+        let freshness = self.shared().state().read().regions.freshness(region);
         match freshness {
             Freshness::Stale => return Ok(RegionHeartbeatResponse::default()),
             Freshness::Known => {}
             Freshness::New => {
                 self.replication.propose(Command::put_regions(vec![region.clone()])).await?;
-                let state = self.replication.state().read();
+                let state = self.shared().state().read();
                 self.cluster.lock().retain_regions(&state);
             }
         }
         let now_ms = self.clock.monotonic_ms();
         let wanted = {
-            let state = self.replication.state().read();
+            let state = self.shared().state().read();
             let mut cluster = self.cluster.lock();
             if !cluster.region_heartbeat(&request) {
                 return Ok(RegionHeartbeatResponse::default());
@@ -76,7 +76,7 @@ impl PdServer {
         self.cluster.lock().expire(now_ms);
         for _ in 0..OPERATORS_PER_LOOK_MAX {
             let wanted = {
-                let state = self.replication.state().read();
+                let state = self.shared().state().read();
                 self.cluster.lock().schedule(&state, now_ms)
             };
             match wanted {
@@ -90,7 +90,7 @@ impl PdServer {
     /// Stores that were to be emptied and are empty now are gone for good.
     pub(crate) async fn bury_empty_stores(&self) -> Result<(), PdError> {
         let empty: Vec<Store> = {
-            let state = self.replication.state().read();
+            let state = self.shared().state().read();
             let leaving = state.stores.values().filter(|one| one.state() == StoreState::Offline);
             leaving.filter(|one| state.regions.peer_count(one.id) == 0).cloned().collect()
         };
@@ -103,7 +103,7 @@ impl PdServer {
 
     /// The region that holds the key.
     pub fn get_region(&self, key: &[u8]) -> Result<RegionRoute, PdError> {
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         match state.regions.find(key) {
             Some(region) => Ok(self.cluster.lock().route(region)),
             None if !state.bootstrapped => Err(PdError::NotBootstrapped),
@@ -113,7 +113,7 @@ impl PdServer {
 
     /// The region of an id.
     pub fn get_region_by_id(&self, region_id: u64) -> Result<RegionRoute, PdError> {
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         match state.regions.get(region_id) {
             Some(region) => Ok(self.cluster.lock().route(region)),
             None => Err(PdError::RegionNotFound(format!("region {region_id}"))),
@@ -126,7 +126,7 @@ impl PdServer {
             0 => SCAN_REGIONS_MAX,
             limit => SCAN_REGIONS_MAX.min(limit as usize),
         };
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let cluster = self.cluster.lock();
         let regions = state.regions.overlapping(start, end);
         regions.take(limit).map(|region| cluster.route(region)).collect()

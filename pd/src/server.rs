@@ -2,11 +2,14 @@
 //!
 //! **Flow.** Questions are answered from memory. Changes are proposed to the log
 //! and answered when they are durable. What concerns regions is in
-//! [`crate::regions`]. A background task renews the
-//! timestamp bound ahead of need and lets the schedulers run.
+//! [`crate::regions`], timestamps and ids in [`crate::allocation`], taking over and
+//! giving up leadership in [`crate::leadership`], the members themselves in
+//! [`crate::members`]. A background task of the leader renews the timestamp bound ahead
+//! of need and lets the schedulers run.
 //!
 //! **Invariants.** Locks are taken in the order state → cluster and never held
-//! over an await.
+//! over an await. Only an open gate ([`crate::replication::shared::Gate`]) lets a request
+//! in; who calls an operation here has asked it ([`PdServer::check_leads`]).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,18 +27,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::allocation::Ids;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::error::OpenError;
 use crate::local::LocalPdClient;
-use crate::replication::{Replication, ReplicationParts};
+use crate::membership;
+use crate::replication::transport::NoTransport;
+use crate::replication::{
+    DirFiles, Driver, GrpcTransport, Inbox, MemberFiles, MemoryFiles, Replication,
+    ReplicationParts, Shared, Transport,
+};
 use crate::state::{Command, Kind, State};
-use crate::tso::{Allocated, TsoAllocator};
+use crate::tso::TsoAllocator;
 
-/// Ids made durable at once.
-const ID_BATCH: u64 = 1_000;
-/// Ids of one request.
-const IDS_MAX: u32 = 100_000;
 /// How often the background task looks around.
 const BACKGROUND_EVERY: Duration = Duration::from_millis(500);
 
@@ -50,8 +55,15 @@ pub struct PdConfig {
     pub addr: String,
     /// Replicas a region shall have.
     pub max_replicas: usize,
-    /// Seed of the cluster's identity; `None`: from the system.
+    /// Seed of identities and election timeouts; `None`: from the system.
     pub seed: Option<u64>,
+    /// Names and addresses of the members that begin the cluster together, this one
+    /// among them; empty: it begins alone. When the folder has data, only the addresses
+    /// count.
+    pub initial_cluster: Vec<(String, String)>,
+    /// Addresses of members of a cluster to join; empty: none. Ignored when the folder
+    /// has data.
+    pub join: Vec<String>,
 }
 
 impl PdConfig {
@@ -67,6 +79,8 @@ impl PdConfig {
             addr: addr.into(),
             max_replicas: 3,
             seed: None,
+            initial_cluster: Vec::new(),
+            join: Vec::new(),
         }
     }
 
@@ -78,95 +92,138 @@ impl PdConfig {
             addr: String::new(),
             max_replicas: 3,
             seed: None,
+            initial_cluster: Vec::new(),
+            join: Vec::new(),
         }
     }
 }
 
-/// What the driver stands on; tests replace it.
+/// What the driver stands on; tests and simulations replace it.
 pub struct PdParts {
     /// The log of commands.
     pub log: Arc<dyn RaftLog>,
+    /// Identity and snapshots.
+    pub files: Arc<dyn MemberFiles>,
     /// Wall and monotonic time.
     pub clock: Arc<dyn Clock>,
+    /// The way to other members.
+    pub transport: Arc<dyn Transport>,
+    /// Where the loop of the log runs.
+    pub driver: Driver,
 }
 
-struct Ids {
-    next: u64,
-    bound: u64,
+impl PdParts {
+    /// A member without others that forgets everything when it stops.
+    pub fn in_memory(clock: Arc<dyn Clock>) -> PdParts {
+        PdParts {
+            log: Arc::new(MemoryRaftLog::new()),
+            files: Arc::new(MemoryFiles::new()),
+            clock,
+            transport: Arc::new(NoTransport),
+            driver: Driver::default(),
+        }
+    }
+
+    /// What the settings ask for, with a transport of the caller's.
+    pub fn on_disk(config: &PdConfig, transport: Arc<dyn Transport>) -> Result<PdParts, OpenError> {
+        let mut parts = PdParts::in_memory(Arc::new(SystemClock::new()));
+        parts.transport = transport;
+        if let Some(dir) = &config.data_dir {
+            std::fs::create_dir_all(dir)
+                .map_err(|source| OpenError::Io { path: dir.clone(), source })?;
+            let options = RaftEngineOptions::default();
+            parts.log = Arc::new(RaftEngineLog::open(&dir.join("log"), &options)?);
+            parts.files = Arc::new(DirFiles::new(dir.clone()));
+        }
+        Ok(parts)
+    }
 }
 
 /// A placement driver.
 pub struct PdServer {
-    config: PdConfig,
-    cluster_id: u64,
+    pub(crate) config: PdConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replication: Replication,
-    tso: TsoAllocator,
+    pub(crate) tso: TsoAllocator,
     /// One renewal of the timestamp bound at a time.
-    tso_renewal: tokio::sync::Mutex<()>,
-    ids: Mutex<Ids>,
-    id_renewal: tokio::sync::Mutex<()>,
+    pub(crate) tso_renewal: tokio::sync::Mutex<()>,
+    pub(crate) ids: Mutex<Ids>,
+    pub(crate) id_renewal: tokio::sync::Mutex<()>,
     pub(crate) cluster: Mutex<Cluster>,
-    schema: watch::Sender<i64>,
+    /// Drawn once per data folder.
+    pub(crate) token: u64,
+    pub(crate) rng: Mutex<StdRng>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl PdServer {
-    /// Opens the driver's data (or begins a new cluster) and leads at once. Must be
-    /// called within a tokio runtime.
+    /// Opens the member's data, or begins or joins a cluster; other members are reached
+    /// over gRPC. A sole member leads on return. Must be called within a tokio runtime.
     pub async fn open(config: PdConfig) -> Result<Arc<PdServer>, OpenError> {
-        let log: Arc<dyn RaftLog> = match &config.data_dir {
-            Some(dir) => {
-                std::fs::create_dir_all(dir)
-                    .map_err(|source| OpenError::Io { path: dir.clone(), source })?;
-                Arc::new(RaftEngineLog::open(&dir.join("log"), &RaftEngineOptions::default())?)
-            }
-            None => Arc::new(MemoryRaftLog::new()),
-        };
-        let clock = Arc::new(SystemClock::new());
-        PdServer::open_with(config, PdParts { log, clock }).await
+        let transport = Arc::new(GrpcTransport::new(tokio::runtime::Handle::current()));
+        let parts = PdParts::on_disk(&config, transport)?;
+        PdServer::open_with(config, parts).await
     }
 
     /// As [`PdServer::open`], on parts given.
     pub async fn open_with(config: PdConfig, parts: PdParts) -> Result<Arc<PdServer>, OpenError> {
-        let PdParts { log, clock } = parts;
-        let replication =
-            Replication::open(ReplicationParts { log, snapshot_dir: config.data_dir.clone() })?;
-        let (known_id, id_bound, tso_bound_ms, schema_version) = {
-            let state = replication.state().read();
-            (state.cluster_id, state.id_bound, state.tso_bound_ms, state.schema_version)
-        };
-        if known_id == 0 {
-            let seeded = config.seed.map(StdRng::seed_from_u64);
-            let fresh = seeded.unwrap_or_else(StdRng::from_os_rng).random_range(1..=u64::MAX >> 1);
-            replication.propose(Kind::InitCluster(fresh)).await?;
+        let PdParts { log, files, clock, transport, driver } = parts;
+        let seeded = config.seed.map(StdRng::seed_from_u64);
+        let mut rng = seeded.unwrap_or_else(StdRng::from_os_rng);
+        let begun = membership::begin(&config, &*log, &*files, &mut rng).await?;
+        let replication = Replication::open(ReplicationParts {
+            identity: begun.identity,
+            founders: begun.founders,
+            log,
+            files,
+            clock: clock.clone(),
+            transport,
+            driver,
+            seed: rng.random(),
+            name: config.name.clone(),
+            address: config.addr.clone(),
+        })?;
+        let shared = replication.shared().clone();
+        for (member_id, address) in begun.addresses {
+            shared.note_address(member_id, &address);
         }
-        let cluster_id = replication.state().read().cluster_id;
+        let sole = shared.state().read().members.voters() == [begun.identity.member_id];
         let server = Arc::new(PdServer {
-            cluster_id,
-            tso: TsoAllocator::new(clock.clone(), tso_bound_ms),
+            tso: TsoAllocator::new(clock.clone(), 0),
             tso_renewal: tokio::sync::Mutex::new(()),
-            ids: Mutex::new(Ids { next: id_bound + 1, bound: id_bound }),
+            ids: Mutex::new(Ids::default()),
             id_renewal: tokio::sync::Mutex::new(()),
             cluster: Mutex::new(Cluster::new(config.max_replicas.max(1), clock.monotonic_ms())),
-            schema: watch::Sender::new(schema_version),
+            token: begun.identity.token,
+            rng: Mutex::new(rng),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
             clock,
             replication,
         });
-        // The first caller need not wait for a bound.
-        server.get_ts(1).await?;
+        let leading = server.clone();
+        server.tasks.spawn(async move { leading.run_leadership().await });
         let background = server.clone();
         server.tasks.spawn(async move { background.run_background().await });
+        if sole {
+            // The first caller need not wait.
+            let mut status = shared.watch_status();
+            let ready = status.wait_for(|status| status.open || status.stopped).await;
+            if !ready.is_ok_and(|status| status.open) {
+                server.stop().await;
+                return Err(OpenError::Proposal(PdError::Unavailable(
+                    "the log does not take the first command".into(),
+                )));
+            }
+        }
         Ok(server)
     }
 
     /// A client that calls this object directly.
     pub fn local_client(self: &Arc<PdServer>) -> Arc<dyn PdClient> {
-        Arc::new(LocalPdClient::new(self.clone()))
+        Arc::new(LocalPdClient::new(vec![self.clone()]))
     }
 
     /// The driver's settings.
@@ -174,9 +231,19 @@ impl PdServer {
         &self.config
     }
 
-    /// Identity of the cluster.
+    /// Identity of the cluster; zero until this member knows it.
     pub fn cluster_id(&self) -> u64 {
-        self.cluster_id
+        self.shared().cluster_id()
+    }
+
+    /// State, role and addresses.
+    pub fn shared(&self) -> &Arc<Shared> {
+        self.replication.shared()
+    }
+
+    /// Where messages of other members come in.
+    pub fn inbox(&self) -> &Inbox {
+        self.replication.inbox()
     }
 
     /// Cancelled when the driver stops: what depends on it ends then.
@@ -184,17 +251,13 @@ impl PdServer {
         &self.stopping
     }
 
-    /// Ends background work and the log; what was answered is durable.
+    /// Ends background work and the log; what was answered is durable. Who wants the
+    /// others to go on without a pause calls [`PdServer::resign`] first.
     pub async fn stop(self: &Arc<PdServer>) {
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        let server = self.clone();
-        // Joining a thread blocks; a task that cannot run any more has stopped too.
-        let joined = tokio::task::spawn_blocking(move || server.replication.stop()).await;
-        if let Err(error) = joined {
-            tracing::warn!(%error, "stopping the log");
-        }
+        self.replication.stop().await;
     }
 
     async fn run_background(self: Arc<PdServer>) {
@@ -203,10 +266,16 @@ impl PdServer {
                 () = self.stopping.cancelled() => return,
                 () = tokio::time::sleep(BACKGROUND_EVERY) => {}
             }
+            if self.check_leads().is_err() {
+                continue;
+            }
             if let Some(bound_ms) = self.tso.renewal()
                 && let Err(error) = self.make_bound_durable(bound_ms).await
             {
                 tracing::warn!(%error, "renewing the timestamp bound");
+            }
+            if let Err(error) = self.tend_members().await {
+                tracing::warn!(%error, "tending members");
             }
             if let Err(error) = self.run_schedulers().await {
                 tracing::warn!(%error, "scheduling");
@@ -217,67 +286,6 @@ impl PdServer {
         }
     }
 
-    // ---- timestamps and ids ----
-
-    /// `count` consecutive timestamps without waiting; answers the last.
-    pub fn try_get_ts(&self, count: u32) -> Option<TimeStamp> {
-        match self.tso.try_alloc(count) {
-            Allocated::Last(ts) => Some(ts),
-            Allocated::NeedsBound(_) => None,
-        }
-    }
-
-    /// `count` consecutive timestamps; answers the last.
-    pub async fn get_ts(&self, count: u32) -> Result<TimeStamp, PdError> {
-        loop {
-            let bound_ms = match self.tso.try_alloc(count) {
-                Allocated::Last(ts) => return Ok(ts),
-                Allocated::NeedsBound(bound_ms) => bound_ms,
-            };
-            let _renewing = self.tso_renewal.lock().await;
-            // Somebody else may have renewed it while we waited for our turn.
-            if let Allocated::Last(ts) = self.tso.try_alloc(count) {
-                return Ok(ts);
-            }
-            self.make_bound_durable(bound_ms).await?;
-        }
-    }
-
-    async fn make_bound_durable(&self, bound_ms: u64) -> Result<(), PdError> {
-        self.replication.propose(Kind::TsoBound(bound_ms)).await?;
-        self.tso.raise_bound(bound_ms);
-        Ok(())
-    }
-
-    /// `count` consecutive ids; answers the first.
-    pub async fn alloc_ids(&self, count: u32) -> Result<u64, PdError> {
-        if count == 0 || count > IDS_MAX {
-            return Err(PdError::InvalidArgument(format!("{count} ids at once")));
-        }
-        loop {
-            if let Some(first) = self.ids_from_memory(u64::from(count)) {
-                return Ok(first);
-            }
-            let _renewing = self.id_renewal.lock().await;
-            if let Some(first) = self.ids_from_memory(u64::from(count)) {
-                return Ok(first);
-            }
-            let bound = self.ids.lock().bound + u64::from(count) + ID_BATCH;
-            self.replication.propose(Kind::IdBound(bound)).await?;
-            self.ids.lock().bound = bound;
-        }
-    }
-
-    fn ids_from_memory(&self, count: u64) -> Option<u64> {
-        let mut ids = self.ids.lock();
-        let first = ids.next;
-        if first + count - 1 > ids.bound {
-            return None;
-        }
-        ids.next += count;
-        Some(first)
-    }
-
     // ---- stores ----
 
     /// Creates the first store and region.
@@ -286,15 +294,13 @@ impl PdServer {
         let used = peer_ids.chain([store.id, region.id]).max().unwrap_or(0);
         self.replication.propose(Command::bootstrap(store, region)).await?;
         // Ids that the first store chose itself must not be handed out again.
-        let mut ids = self.ids.lock();
-        ids.next = ids.next.max(used.saturating_add(1));
-        ids.bound = ids.bound.max(used);
+        self.ids.lock().skip(used);
         Ok(())
     }
 
     /// Whether the first region exists.
     pub fn is_bootstrapped(&self) -> bool {
-        self.replication.state().read().bootstrapped
+        self.shared().state().read().bootstrapped
     }
 
     /// Registers or changes a store.
@@ -306,7 +312,7 @@ impl PdServer {
     /// Two living stores on one address would answer each other's requests.
     fn check_address(&self, store: &Store) -> Result<(), PdError> {
         let now_ms = self.clock.monotonic_ms();
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let cluster = self.cluster.lock();
         let taken = state.stores.values().find(|other| {
             other.id != store.id
@@ -327,7 +333,7 @@ impl PdServer {
     /// A store with its state as of now, and its last report.
     pub fn get_store(&self, store_id: u64) -> Result<(Store, StoreStats), PdError> {
         let now_ms = self.clock.monotonic_ms();
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let store = state.stores.get(&store_id);
         let store = store.ok_or_else(|| PdError::StoreNotFound(format!("store {store_id}")))?;
         Ok(self.cluster.lock().shown(store, now_ms))
@@ -336,7 +342,7 @@ impl PdServer {
     /// Every store that is no tombstone.
     pub fn get_all_stores(&self) -> Vec<(Store, StoreStats)> {
         let now_ms = self.clock.monotonic_ms();
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let cluster = self.cluster.lock();
         let present = state.stores.values().filter(|store| store.state() != StoreState::Tombstone);
         present.map(|store| cluster.shown(store, now_ms)).collect()
@@ -344,7 +350,7 @@ impl PdServer {
 
     /// A store's own report.
     pub fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError> {
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let id = stats.store_id;
         match state.stores.get(&id).map(Store::state) {
             None => Err(PdError::StoreNotFound(format!("store {id}"))),
@@ -361,7 +367,7 @@ impl PdServer {
 
     /// Versions below it may be collected.
     pub fn gc_safe_point(&self) -> TimeStamp {
-        TimeStamp(self.replication.state().read().gc_safe_point)
+        TimeStamp(self.shared().state().read().gc_safe_point)
     }
 
     /// Moves the safe point forwards; answers the one in force.
@@ -374,7 +380,7 @@ impl PdServer {
 
     /// Settings whose key begins with the prefix.
     pub fn get_config(&self, prefix: &str) -> Vec<ConfigEntry> {
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let entries = state.config.range(prefix.to_owned()..);
         entries
             .take_while(|(key, _)| key.starts_with(prefix))
@@ -389,19 +395,12 @@ impl PdServer {
 
     /// The newest schema version, now and when it changes.
     pub fn watch_schema(&self) -> watch::Receiver<i64> {
-        self.schema.subscribe()
+        self.shared().watch_schema()
     }
 
     /// Announces a schema version.
     pub async fn notify_schema(&self, schema_version: i64) -> Result<(), PdError> {
-        self.replication.propose(Kind::SchemaVersion(schema_version)).await?;
-        let newest = self.replication.state().read().schema_version;
-        self.schema.send_if_modified(|version| {
-            let grown = newest > *version;
-            *version = newest.max(*version);
-            grown
-        });
-        Ok(())
+        self.replication.propose(Kind::SchemaVersion(schema_version)).await
     }
 
     // ---- for the status pages ----
@@ -409,7 +408,7 @@ impl PdServer {
     /// Reads the durable and the living state together.
     pub fn inspect<R>(&self, read: impl FnOnce(&State, &Cluster, u64) -> R) -> R {
         let now_ms = self.clock.monotonic_ms();
-        let state = self.replication.state().read();
+        let state = self.shared().state().read();
         let cluster = self.cluster.lock();
         read(&state, &cluster, now_ms)
     }

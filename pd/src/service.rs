@@ -1,13 +1,15 @@
 //! The gRPC face of [`PdServer`]: messages in, messages out.
 //!
 //! Errors of an operation travel in the response's header; the RPC itself then
-//! succeeds, so that clients can tell PD's answers from network trouble.
+//! succeeds, so that clients can tell PD's answers from network trouble. A member that
+//! does not lead answers NOT_LEADER with the leader's address; clients go there.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use cairn_pd_client::PdError;
+use cairn_proto::pd::pd_raft_server::{PdRaft, PdRaftServer};
 use cairn_proto::pd::pd_server::{Pd, PdServer as PdRpc};
 use cairn_proto::pd::*;
 use cairn_types::TimeStamp;
@@ -18,6 +20,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::replication::transport::{WIRE_BYTES_MAX, serve_exchange};
 use crate::server::PdServer;
 
 /// Answers to timestamp requests that wait for the socket.
@@ -41,7 +44,8 @@ impl PdServer {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
         let closing = self.stopping().child_token();
-        let service = PdRpc::new(PdService { server: self.clone(), closing: closing.clone() });
+        let service = PdService { server: self.clone(), closing: closing.clone() };
+        let raft = PdRaftServer::new(service.clone()).max_decoding_message_size(WIRE_BYTES_MAX);
         let end = async move {
             tokio::select! {
                 () = shutdown => {}
@@ -51,7 +55,8 @@ impl PdServer {
         };
         tonic::transport::Server::builder()
             .tcp_nodelay(true)
-            .add_service(service)
+            .add_service(PdRpc::new(service))
+            .add_service(raft)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), end)
             .await
     }
@@ -63,31 +68,46 @@ impl PdService {
         Some(ResponseHeader { cluster_id, error: error.map(Error::from) })
     }
 
-    fn check(&self, header: Option<&Header>) -> Result<(), PdError> {
+    /// Whether the request belongs to this cluster.
+    fn check_cluster(&self, header: Option<&Header>) -> Result<(), PdError> {
         let ours = self.server.cluster_id();
         match header.map_or(0, |header| header.cluster_id) {
             0 => Ok(()),
             theirs if theirs == ours => Ok(()),
+            // A new member that has not heard of its cluster yet.
+            _ if ours == 0 => Err(PdError::NotLeader(self.server.shared().leader_address())),
             theirs => Err(PdError::ClusterMismatch(format!(
                 "the request is for cluster {theirs}, this is cluster {ours}"
             ))),
         }
     }
 
-    fn member(&self) -> Member {
-        let config = self.server.config();
-        let client_url = config.addr.clone();
-        Member { name: config.name.clone(), member_id: 1, client_url }
+    /// Whether this member may answer: the leader may.
+    fn check(&self, header: Option<&Header>) -> Result<(), PdError> {
+        self.check_cluster(header)?;
+        self.server.check_leads()
+    }
+
+    /// As [`PdService::check`], for what any member may answer if the caller says so.
+    fn check_read(&self, header: Option<&Header>) -> Result<(), PdError> {
+        self.check_cluster(header)?;
+        if header.is_some_and(|header| header.allow_follower) && self.server.cluster_id() != 0 {
+            return Ok(());
+        }
+        self.server.check_leads()
     }
 }
 
 /// Runs the body after the header was checked, and puts its error into the header
 /// of the response.
 macro_rules! answer {
-    ($self:ident, $request:ident, $response:ident, $body:expr) => {{
+    ($self:ident, $request:ident, $response:ident, $body:expr) => {
+        answer!($self, $request, $response, check, $body)
+    };
+    ($self:ident, $request:ident, $response:ident, $check:ident, $body:expr) => {{
         let $request = $request.into_inner();
         let result: Result<$response, PdError> = async {
-            $self.check($request.header.as_ref())?;
+            $self.$check($request.header.as_ref())?;
             $body
         }
         .await;
@@ -109,13 +129,9 @@ impl Pd for PdService {
         &self,
         request: Request<GetMembersRequest>,
     ) -> Result<Response<GetMembersResponse>, Status> {
-        answer!(self, request, GetMembersResponse, {
-            let member = self.member();
-            Ok(GetMembersResponse {
-                header: None,
-                members: vec![member.clone()],
-                leader: Some(member),
-            })
+        answer!(self, request, GetMembersResponse, check_cluster, {
+            let (members, leader) = self.server.members();
+            Ok(GetMembersResponse { header: None, members, leader })
         })
     }
 
@@ -177,7 +193,7 @@ impl Pd for PdService {
         &self,
         request: Request<IsBootstrappedRequest>,
     ) -> Result<Response<IsBootstrappedResponse>, Status> {
-        answer!(self, request, IsBootstrappedResponse, {
+        answer!(self, request, IsBootstrappedResponse, check_read, {
             let bootstrapped = self.server.is_bootstrapped();
             Ok(IsBootstrappedResponse { header: None, bootstrapped })
         })
@@ -197,7 +213,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetStoreRequest>,
     ) -> Result<Response<GetStoreResponse>, Status> {
-        answer!(self, request, GetStoreResponse, {
+        answer!(self, request, GetStoreResponse, check_read, {
             let (store, stats) = self.server.get_store(request.store_id)?;
             Ok(GetStoreResponse { header: None, store: Some(store), stats: Some(stats) })
         })
@@ -207,7 +223,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetAllStoresRequest>,
     ) -> Result<Response<GetAllStoresResponse>, Status> {
-        answer!(self, request, GetAllStoresResponse, {
+        answer!(self, request, GetAllStoresResponse, check_read, {
             let stores = self.server.get_all_stores().into_iter();
             let stores = stores.map(|(store, stats)| GetStoreResponse {
                 header: None,
@@ -241,7 +257,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetRegionRequest>,
     ) -> Result<Response<GetRegionResponse>, Status> {
-        answer!(self, request, GetRegionResponse, {
+        answer!(self, request, GetRegionResponse, check_read, {
             Ok(self.server.get_region(&request.key)?.into())
         })
     }
@@ -250,7 +266,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetRegionByIdRequest>,
     ) -> Result<Response<GetRegionResponse>, Status> {
-        answer!(self, request, GetRegionResponse, {
+        answer!(self, request, GetRegionResponse, check_read, {
             Ok(self.server.get_region_by_id(request.region_id)?.into())
         })
     }
@@ -259,7 +275,7 @@ impl Pd for PdService {
         &self,
         request: Request<ScanRegionsRequest>,
     ) -> Result<Response<ScanRegionsResponse>, Status> {
-        answer!(self, request, ScanRegionsResponse, {
+        answer!(self, request, ScanRegionsResponse, check_read, {
             let ScanRegionsRequest { start_key, end_key, limit, .. } = request;
             let routes = self.server.scan_regions(&start_key, &end_key, limit);
             let regions = routes.into_iter().map(GetRegionResponse::from).collect();
@@ -292,7 +308,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetGcSafePointRequest>,
     ) -> Result<Response<GetGcSafePointResponse>, Status> {
-        answer!(self, request, GetGcSafePointResponse, {
+        answer!(self, request, GetGcSafePointResponse, check_read, {
             let safe_point = self.server.gc_safe_point().0;
             Ok(GetGcSafePointResponse { header: None, safe_point })
         })
@@ -313,7 +329,7 @@ impl Pd for PdService {
         &self,
         request: Request<GetConfigRequest>,
     ) -> Result<Response<GetConfigResponse>, Status> {
-        answer!(self, request, GetConfigResponse, {
+        answer!(self, request, GetConfigResponse, check_read, {
             let entries = self.server.get_config(&request.prefix);
             Ok(GetConfigResponse { header: None, entries })
         })
@@ -334,17 +350,27 @@ impl Pd for PdService {
         request: Request<WatchSchemaRequest>,
     ) -> Result<Response<Self::WatchSchemaStream>, Status> {
         let header = request.into_inner().header;
-        if let Err(error) = self.check(header.as_ref()) {
-            return Err(Status::failed_precondition(error.to_string()));
+        match self.check(header.as_ref()) {
+            Ok(()) => {}
+            Err(error @ PdError::NotLeader(_)) => {
+                return Err(Status::unavailable(error.to_string()));
+            }
+            Err(error) => return Err(Status::failed_precondition(error.to_string())),
         }
         let service = self.clone();
         let closing = self.closing.clone();
+        let mut status = self.server.shared().watch_status();
+        // A member that leads no more may be cut off from the news.
+        let end = async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                _ = status.wait_for(|status| !status.open) => {}
+            }
+        };
         let versions = WatchStream::new(self.server.watch_schema());
-        let answers = versions.take_until(async move { closing.cancelled().await }).map(
-            move |schema_version| {
-                Ok(WatchSchemaResponse { header: service.header(None), schema_version })
-            },
-        );
+        let answers = versions.take_until(end).map(move |schema_version| {
+            Ok(WatchSchemaResponse { header: service.header(None), schema_version })
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -356,5 +382,51 @@ impl Pd for PdService {
             self.server.notify_schema(request.schema_version).await?;
             Ok(NotifySchemaResponse::default())
         })
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<AddMemberRequest>,
+    ) -> Result<Response<AddMemberResponse>, Status> {
+        answer!(self, request, AddMemberResponse, {
+            let AddMemberRequest { name, address, token, .. } = request;
+            self.server.add_member(name, address, token).await
+        })
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<RemoveMemberRequest>,
+    ) -> Result<Response<RemoveMemberResponse>, Status> {
+        answer!(self, request, RemoveMemberResponse, {
+            let warning = self.server.remove_member(&request.member).await?;
+            Ok(RemoveMemberResponse { header: None, warning })
+        })
+    }
+
+    async fn transfer_member(
+        &self,
+        request: Request<TransferMemberRequest>,
+    ) -> Result<Response<TransferMemberResponse>, Status> {
+        answer!(self, request, TransferMemberResponse, {
+            self.server.transfer_member(&request.member).await?;
+            Ok(TransferMemberResponse::default())
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl PdRaft for PdService {
+    async fn exchange(
+        &self,
+        request: Request<Streaming<RaftFrame>>,
+    ) -> Result<Response<RaftDone>, Status> {
+        let frames = request.into_inner();
+        tokio::select! {
+            () = self.closing.cancelled() => Err(Status::unavailable("this member stops")),
+            outcome = serve_exchange(self.server.inbox(), frames) => {
+                outcome.map(|()| Response::new(RaftDone {}))
+            }
+        }
     }
 }

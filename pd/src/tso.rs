@@ -1,20 +1,23 @@
-//! Timestamps: never repeated and never going back, across restarts and clock jumps.
+//! Timestamps: never repeated and never going back, across restarts, leaders and clock
+//! jumps.
 //!
 //! **Data.** A timestamp is physical milliseconds << 18 | counter. The physical
 //! part follows the wall clock while that moves forward and stands still when it
 //! jumps back; when the counter overflows, the physical part runs ahead by one.
 //!
 //! **Invariants.** Every timestamp's physical part is below the bound, and the
-//! bound is durable before it is used. A restarted allocator begins at the bound,
-//! so it cannot meet a timestamp of its former life, however the clock was set.
+//! bound is durable on a majority before it is used. A new leader begins at the bound of
+//! its predecessors, so it cannot meet a timestamp of theirs or of its own former life,
+//! however the clock was set. *Who* may hand out timestamps is the leader's lease, which
+//! the caller checks first.
 //!
-//! **Concurrency.** One mutex held for some tens of nanoseconds; a request for
+//! **Concurrency.** Lock-free: one compare-and-swap on the last timestamp. A request for
 //! `count` timestamps costs the same as a request for one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cairn_types::TimeStamp;
-use parking_lot::Mutex;
 
 use crate::clock::Clock;
 
@@ -28,17 +31,11 @@ pub const COUNT_MAX: u32 = 1 << 17;
 /// Hands out timestamps below a durable bound.
 pub struct TsoAllocator {
     clock: Arc<dyn Clock>,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    physical_ms: u64,
-    /// Counter values of `physical_ms` already used.
-    logical: u64,
-    /// Physical parts stay below it.
-    bound_ms: u64,
-    used_since_renewal: bool,
+    /// The last timestamp handed out, as its number.
+    last: AtomicU64,
+    /// Physical parts stay below it. Only grows.
+    bound_ms: AtomicU64,
+    used_since_renewal: AtomicBool,
 }
 
 /// Answer to a request for timestamps.
@@ -50,58 +47,83 @@ pub enum Allocated {
     NeedsBound(u64),
 }
 
+/// The number before the first timestamp of a millisecond.
+fn before(physical_ms: u64) -> u64 {
+    TimeStamp::compose(physical_ms, 0).0.saturating_sub(1)
+}
+
 impl TsoAllocator {
     /// Begins at the bound of the former life; the first request will ask for a
     /// new one.
     pub fn new(clock: Arc<dyn Clock>, durable_bound_ms: u64) -> TsoAllocator {
-        let inner = Inner {
-            physical_ms: durable_bound_ms,
-            logical: 0,
-            bound_ms: durable_bound_ms,
-            used_since_renewal: true,
-        };
-        TsoAllocator { clock, inner: Mutex::new(inner) }
+        TsoAllocator {
+            clock,
+            last: AtomicU64::new(before(durable_bound_ms)),
+            bound_ms: AtomicU64::new(durable_bound_ms),
+            used_since_renewal: AtomicBool::new(true),
+        }
+    }
+
+    /// Others may have handed out everything below their durable bound.
+    pub fn begin_at(&self, durable_bound_ms: u64) {
+        self.last.fetch_max(before(durable_bound_ms), Ordering::AcqRel);
+        self.bound_ms.fetch_max(durable_bound_ms, Ordering::AcqRel);
     }
 
     /// `count` consecutive timestamps.
     pub fn try_alloc(&self, count: u32) -> Allocated {
         let count = u64::from(count.clamp(1, COUNT_MAX));
         let now_ms = self.clock.unix_ms();
-        let mut inner = self.inner.lock();
-        let (mut physical_ms, mut logical) = if now_ms > inner.physical_ms {
-            (now_ms, 0)
-        } else {
-            (inner.physical_ms, inner.logical)
-        };
-        if logical + count > LOGICAL_MAX {
-            physical_ms += 1;
-            logical = 0;
+        let mut seen = self.last.load(Ordering::Acquire);
+        loop {
+            let last = TimeStamp(seen);
+            let (mut physical_ms, mut used) = if now_ms > last.physical_ms() {
+                (now_ms, 0)
+            } else {
+                (last.physical_ms(), last.logical() + 1)
+            };
+            if used + count > LOGICAL_MAX {
+                physical_ms += 1;
+                used = 0;
+            }
+            // Reading an old bound is only too careful.
+            if physical_ms >= self.bound_ms.load(Ordering::Acquire) {
+                return Allocated::NeedsBound(physical_ms + WINDOW_MS);
+            }
+            let ts = TimeStamp::compose(physical_ms, used + count - 1);
+            match self.last.compare_exchange_weak(seen, ts.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    // Read first: the flag is nearly always set, and a write would move
+                    // its cache line between cores.
+                    if !self.used_since_renewal.load(Ordering::Relaxed) {
+                        self.used_since_renewal.store(true, Ordering::Relaxed);
+                    }
+                    return Allocated::Last(ts);
+                }
+                Err(newer) => seen = newer,
+            }
         }
-        if physical_ms >= inner.bound_ms {
-            return Allocated::NeedsBound(physical_ms + WINDOW_MS);
-        }
-        inner.physical_ms = physical_ms;
-        inner.logical = logical + count;
-        inner.used_since_renewal = true;
-        Allocated::Last(TimeStamp::compose(physical_ms, inner.logical - 1))
     }
 
     /// The bound is durable now.
     pub fn raise_bound(&self, bound_ms: u64) {
-        let mut inner = self.inner.lock();
-        inner.bound_ms = inner.bound_ms.max(bound_ms);
+        self.bound_ms.fetch_max(bound_ms, Ordering::AcqRel);
+    }
+
+    /// A bound far enough ahead for the next timestamps.
+    pub fn next_bound_ms(&self) -> u64 {
+        let last = TimeStamp(self.last.load(Ordering::Acquire));
+        // The next one may be of the millisecond behind it.
+        self.clock.unix_ms().max(last.physical_ms() + 1) + WINDOW_MS
     }
 
     /// The bound to make durable ahead of need: when less than half the window is
     /// left and somebody asked for timestamps since the last time.
     pub fn renewal(&self) -> Option<u64> {
-        let now_ms = self.clock.unix_ms();
-        let mut inner = self.inner.lock();
-        let current_ms = now_ms.max(inner.physical_ms);
-        let due = inner.used_since_renewal && current_ms + WINDOW_MS / 2 >= inner.bound_ms;
-        if due {
-            inner.used_since_renewal = false;
-        }
+        let last = TimeStamp(self.last.load(Ordering::Acquire));
+        let current_ms = self.clock.unix_ms().max(last.physical_ms());
+        let late = current_ms + WINDOW_MS / 2 >= self.bound_ms.load(Ordering::Acquire);
+        let due = late && self.used_since_renewal.swap(false, Ordering::Relaxed);
         due.then_some(current_ms + WINDOW_MS)
     }
 }
@@ -171,6 +193,46 @@ mod tests {
                 assert_eq!(ts.physical_ms(), physical_ms);
             }
         }
+    }
+
+    #[test]
+    fn callers_at_the_same_time_share_nothing() {
+        let clock = Arc::new(ManualClock::at(1_000));
+        let tso = TsoAllocator::new(clock, 0);
+        tso.raise_bound(1_000_000);
+        let mut all: Vec<u64> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let alloc = |_| match tso.try_alloc(3) {
+                            Allocated::Last(ts) => ts.0,
+                            Allocated::NeedsBound(_) => panic!("the bound is far"),
+                        };
+                        (0..20_000).map(alloc).collect::<Vec<u64>>()
+                    })
+                })
+                .collect();
+            workers.into_iter().flat_map(|worker| worker.join().expect("runs")).collect()
+        });
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[1] - pair[0] >= 3));
+    }
+
+    #[test]
+    fn a_new_leader_begins_above_its_predecessor() {
+        let clock = Arc::new(ManualClock::at(1_000));
+        let tso = TsoAllocator::new(clock.clone(), 0);
+        let mut durable = 0;
+        alloc(&tso, &mut durable, 5);
+        // Another led in between, with a clock that ran ahead.
+        tso.begin_at(90_000);
+        assert_eq!(tso.try_alloc(1), Allocated::NeedsBound(90_000 + WINDOW_MS));
+        assert_eq!(tso.next_bound_ms(), 90_000 + WINDOW_MS);
+        tso.raise_bound(tso.next_bound_ms());
+        assert_eq!(tso.try_alloc(1), Allocated::Last(TimeStamp::compose(90_000, 0)));
+        // Beginning at an old bound again changes nothing.
+        tso.begin_at(50_000);
+        assert_eq!(tso.try_alloc(1), Allocated::Last(TimeStamp::compose(90_000, 1)));
     }
 
     #[test]

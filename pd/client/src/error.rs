@@ -6,8 +6,9 @@ use thiserror::Error as ThisError;
 /// Why a call to PD failed.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 pub enum PdError {
-    /// The asked member does not lead; another one may.
-    #[error("placement driver: not the leader: {0}")]
+    /// The asked member does not lead. Holds the leader's address, empty when the member
+    /// knows of none.
+    #[error("placement driver: not the leader{}", led_by(.0))]
     NotLeader(String),
     /// The cluster has no store and no region yet.
     #[error("placement driver: the cluster is not bootstrapped")]
@@ -47,6 +48,11 @@ pub enum PdError {
     Internal(String),
 }
 
+/// Who leads, as the end of a sentence.
+fn led_by(address: &str) -> String {
+    if address.is_empty() { "; nobody leads yet".into() } else { format!("; {address} leads") }
+}
+
 impl PdError {
     /// Whether the same call may succeed later or at another member.
     pub fn is_retryable(&self) -> bool {
@@ -81,6 +87,7 @@ impl From<Error> for PdError {
             ErrorKind::StoreNotFound => PdError::StoreNotFound(message),
             ErrorKind::ClusterMismatch => PdError::ClusterMismatch(message),
             ErrorKind::InvalidArgument => PdError::InvalidArgument(message),
+            ErrorKind::Unavailable => PdError::Unavailable(message),
             ErrorKind::Ok | ErrorKind::Unknown => PdError::Internal(message),
         }
     }
@@ -98,8 +105,9 @@ impl From<&PdError> for Error {
             PdError::ClusterMismatch(message) => (ErrorKind::ClusterMismatch, message.clone()),
             PdError::InvalidArgument(message) => (ErrorKind::InvalidArgument, message.clone()),
             PdError::Internal(message) => (ErrorKind::Unknown, message.clone()),
-            PdError::Unavailable(_) | PdError::DeadlineExceeded { .. } | PdError::Overloaded => {
-                (ErrorKind::Unknown, error.to_string())
+            PdError::Unavailable(message) => (ErrorKind::Unavailable, message.clone()),
+            PdError::DeadlineExceeded { .. } | PdError::Overloaded => {
+                (ErrorKind::Unavailable, error.to_string())
             }
         };
         Error { kind: kind.into(), message }
@@ -113,7 +121,8 @@ mod tests {
     #[test]
     fn errors_survive_the_wire() {
         let errors = [
-            PdError::NotLeader("a".into()),
+            PdError::NotLeader("a:1".into()),
+            PdError::Unavailable("b".into()),
             PdError::NotBootstrapped,
             PdError::AlreadyBootstrapped,
             PdError::StoreTombstone("store 3".into()),

@@ -24,14 +24,21 @@ const NO_VERSION: i64 = -1;
 
 /// Calls the leader with a request made of the fields and our header.
 macro_rules! unary {
-    ($self:ident, $method:ident, $request:ident { $($field:ident : $value:expr),* $(,)? }) => {{
-        let request = $request { header: $self.channel.header(), $($field: $value),* };
-        $self.channel.call(move |mut stub| {
-            let request = request.clone();
+    ($self:ident, $method:ident, $request:ident { $($field:ident : $value:expr),* $(,)? }) => {
+        unary!($self, call, $method, $request { $($field: $value),* })
+    };
+    ($self:ident, $way:ident, $method:ident, $request:ident {
+        $($field:ident : $value:expr),* $(,)?
+    }) => {{
+        let request = $request { header: None, $($field: $value),* };
+        $self.channel.$way(move |mut stub, header| {
+            let mut request = request.clone();
+            request.header = header;
             async move { stub.$method(request).await }
         })
     }};
 }
+
 /// A client of a remote placement driver.
 pub struct GrpcPdClient {
     channel: Arc<LeaderChannel>,
@@ -61,6 +68,33 @@ impl GrpcPdClient {
         let response = unary!(self, get_members, GetMembersRequest {}).await?;
         Ok((response.members, response.leader))
     }
+
+    /// Takes a member of the placement driver in, as a learner at first. The token tells
+    /// a repeated call from another member's of the same name.
+    pub async fn add_member(
+        &self,
+        name: &str,
+        address: &str,
+        token: u64,
+    ) -> Result<AddMemberResponse, PdError> {
+        let (name, address) = (name.to_owned(), address.to_owned());
+        unary!(self, add_member, AddMemberRequest { name: name, address: address, token: token })
+            .await
+    }
+
+    /// Takes a member of the placement driver out for good. Answers what the operator
+    /// should know, if anything.
+    pub async fn remove_member(&self, name_or_id: &str) -> Result<String, PdError> {
+        let member = name_or_id.to_owned();
+        let call = unary!(self, remove_member, RemoveMemberRequest { member: member });
+        Ok(call.await?.warning)
+    }
+
+    /// Lets that member of the placement driver lead.
+    pub async fn transfer_member(&self, name_or_id: &str) -> Result<(), PdError> {
+        let member = name_or_id.to_owned();
+        unary!(self, transfer_member, TransferMemberRequest { member: member }).await.map(drop)
+    }
 }
 
 #[async_trait]
@@ -89,7 +123,7 @@ impl PdClient for GrpcPdClient {
     }
 
     async fn is_bootstrapped(&self) -> Result<bool, PdError> {
-        let response = unary!(self, is_bootstrapped, IsBootstrappedRequest {}).await?;
+        let response = unary!(self, read, is_bootstrapped, IsBootstrappedRequest {}).await?;
         Ok(response.bootstrapped)
     }
 
@@ -98,12 +132,13 @@ impl PdClient for GrpcPdClient {
     }
 
     async fn get_store(&self, store_id: u64) -> Result<Store, PdError> {
-        let response = unary!(self, get_store, GetStoreRequest { store_id: store_id }).await?;
+        let response =
+            unary!(self, read, get_store, GetStoreRequest { store_id: store_id }).await?;
         response.store.ok_or_else(|| PdError::StoreNotFound(format!("store {store_id}")))
     }
 
     async fn get_all_stores(&self) -> Result<Vec<(Store, StoreStats)>, PdError> {
-        let response = unary!(self, get_all_stores, GetAllStoresRequest {}).await?;
+        let response = unary!(self, read, get_all_stores, GetAllStoresRequest {}).await?;
         let stores = response.stores.into_iter();
         Ok(stores
             .map(|one| (one.store.unwrap_or_default(), one.stats.unwrap_or_default()))
@@ -116,11 +151,10 @@ impl PdClient for GrpcPdClient {
 
     async fn region_heartbeat(
         &self,
-        mut request: RegionHeartbeatRequest,
+        request: RegionHeartbeatRequest,
     ) -> Result<RegionHeartbeatResponse, PdError> {
-        request.header = self.channel.header();
-        let send = move |mut stub: crate::channel::Stub| {
-            let request = request.clone();
+        let send = move |mut stub: crate::channel::Stub, header| {
+            let request = RegionHeartbeatRequest { header, ..request.clone() };
             async move { stub.region_heartbeat(request).await }
         };
         self.channel.call(send).await
@@ -128,11 +162,12 @@ impl PdClient for GrpcPdClient {
 
     async fn get_region(&self, raw_key: &[u8]) -> Result<RegionRoute, PdError> {
         let key = Bytes::copy_from_slice(raw_key);
-        Ok(unary!(self, get_region, GetRegionRequest { key: key }).await?.into())
+        Ok(unary!(self, read, get_region, GetRegionRequest { key: key }).await?.into())
     }
 
     async fn get_region_by_id(&self, region_id: u64) -> Result<RegionRoute, PdError> {
-        let call = unary!(self, get_region_by_id, GetRegionByIdRequest { region_id: region_id });
+        let call =
+            unary!(self, read, get_region_by_id, GetRegionByIdRequest { region_id: region_id });
         Ok(call.await?.into())
     }
 
@@ -146,6 +181,7 @@ impl PdClient for GrpcPdClient {
             (Bytes::copy_from_slice(start_key), Bytes::copy_from_slice(end_key));
         let call = unary!(
             self,
+            read,
             scan_regions,
             ScanRegionsRequest { start_key: start_key, end_key: end_key, limit: limit }
         );
@@ -166,7 +202,7 @@ impl PdClient for GrpcPdClient {
     }
 
     async fn get_gc_safe_point(&self) -> Result<TimeStamp, PdError> {
-        let response = unary!(self, get_gc_safe_point, GetGcSafePointRequest {}).await?;
+        let response = unary!(self, read, get_gc_safe_point, GetGcSafePointRequest {}).await?;
         Ok(TimeStamp(response.safe_point))
     }
 
@@ -180,7 +216,7 @@ impl PdClient for GrpcPdClient {
     }
 
     async fn get_config(&self, prefix: &str) -> Result<Vec<ConfigEntry>, PdError> {
-        let call = unary!(self, get_config, GetConfigRequest { prefix: prefix.to_owned() });
+        let call = unary!(self, read, get_config, GetConfigRequest { prefix: prefix.to_owned() });
         Ok(call.await?.entries)
     }
 
@@ -208,10 +244,7 @@ async fn watch_schema(channel: Arc<LeaderChannel>, versions: watch::Sender<i64>)
     while !versions.is_closed() {
         match follow_schema(&channel, &versions).await {
             Ok(()) => backoff = channel.backoff(),
-            Err(error) => {
-                tracing::debug!(%error, "schema watch");
-                channel.forget_leader();
-            }
+            Err(error) => tracing::debug!(%error, "schema watch"),
         }
         tokio::select! {
             () = versions.closed() => return,
@@ -225,26 +258,28 @@ async fn follow_schema(
     channel: &LeaderChannel,
     versions: &watch::Sender<i64>,
 ) -> Result<(), PdError> {
-    let mut stub = channel.leader().await?;
+    let mut leader = channel.leader().await?;
     let request = WatchSchemaRequest { header: channel.header() };
-    let opened = stub.watch_schema(request).await;
-    let mut stream = opened.map_err(|status| unavailable(&status))?.into_inner();
-    loop {
-        let message = tokio::select! {
-            () = versions.closed() => return Ok(()),
-            message = stream.next() => message,
-        };
-        match message {
-            None => return Ok(()),
-            Some(Err(status)) => return Err(unavailable(&status)),
-            Some(Ok(response)) => {
-                PdError::from_header(response.header.as_ref())?;
-                versions.send_if_modified(|version| {
-                    let grown = response.schema_version > *version;
-                    *version = response.schema_version.max(*version);
-                    grown
-                });
-            }
+    let followed = async {
+        let opened = leader.stub.watch_schema(request).await;
+        let mut stream = opened.map_err(|status| unavailable(&status))?.into_inner();
+        while let Some(message) = stream.next().await {
+            let response = message.map_err(|status| unavailable(&status))?;
+            PdError::from_header(response.header.as_ref())?;
+            versions.send_if_modified(|version| {
+                let grown = response.schema_version > *version;
+                *version = response.schema_version.max(*version);
+                grown
+            });
         }
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        () = versions.closed() => return Ok(()),
+        outcome = followed => outcome,
+    };
+    if let Err(error) = &outcome {
+        channel.forget(&leader, error);
     }
+    outcome
 }

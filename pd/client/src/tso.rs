@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::channel::{CALL_TIMEOUT, LeaderChannel, unavailable};
+use crate::channel::{CALL_TIMEOUT, Leader, LeaderChannel, unavailable};
 use crate::error::PdError;
 
 /// Callers that wait; more are refused.
@@ -30,9 +30,10 @@ const BATCH_MAX: usize = 16_384;
 /// Requests without an answer.
 const BATCHES_UNDER_WAY_MAX: usize = 4;
 /// Time to open a stream.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time until an answer must come.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time until an answer must come. An election takes less: whoever takes longer is worth
+/// asking the others about.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Caller = oneshot::Sender<Result<TimeStamp, PdError>>;
 
@@ -65,8 +66,11 @@ impl TsoBatcher {
 
 /// The open stream.
 struct Stream {
+    leader: Leader,
     requests: mpsc::Sender<TsoRequest>,
     responses: Streaming<TsoResponse>,
+    /// Whether timestamps have come.
+    answered: bool,
 }
 
 struct Task {
@@ -85,13 +89,16 @@ impl Task {
                 return;
             }
             match self.open().await {
-                Ok(mut stream) => {
-                    backoff = self.channel.backoff();
-                    match self.serve(&mut stream).await {
-                        Some(error) => self.broken(&error),
-                        None => return,
+                Ok(mut stream) => match self.serve(&mut stream).await {
+                    Some(error) => {
+                        if stream.answered {
+                            backoff = self.channel.backoff();
+                        }
+                        self.channel.forget(&stream.leader, &error);
+                        self.broken(&error);
                     }
-                }
+                    None => return,
+                },
                 Err(error) => self.broken(&error),
             }
             tokio::time::sleep(backoff.next_delay()).await;
@@ -107,14 +114,21 @@ impl Task {
     }
 
     async fn open(&self) -> Result<Stream, PdError> {
-        let mut stub = self.channel.leader().await?;
+        let mut leader = self.channel.leader().await?;
         let (requests, outgoing) = mpsc::channel(BATCHES_UNDER_WAY_MAX);
-        let opening = tokio::time::timeout(OPEN_TIMEOUT, stub.tso(ReceiverStream::new(outgoing)));
-        let responses = opening
-            .await
-            .map_err(|_| PdError::Unavailable("opening the timestamp stream".into()))?
-            .map_err(|status| unavailable(&status))?;
-        Ok(Stream { requests, responses: responses.into_inner() })
+        let stream = leader.stub.tso(ReceiverStream::new(outgoing));
+        let opened = match tokio::time::timeout(OPEN_TIMEOUT, stream).await {
+            Ok(Ok(responses)) => Ok(responses.into_inner()),
+            Ok(Err(status)) => Err(unavailable(&status)),
+            Err(_) => Err(PdError::Unavailable("opening the timestamp stream".into())),
+        };
+        match opened {
+            Ok(responses) => Ok(Stream { leader, requests, responses, answered: false }),
+            Err(error) => {
+                self.channel.forget(&leader, &error);
+                Err(error)
+            }
+        }
     }
 
     /// Sends and receives until the stream breaks; `None`: the batcher is gone.
@@ -139,6 +153,7 @@ impl Task {
                     if let Err(error) = result {
                         return Some(error);
                     }
+                    stream.answered = true;
                 }
                 open = self.gather(), if may_send => if !open {
                     return None;
@@ -182,7 +197,6 @@ impl Task {
     /// The stream is gone. What may pass is asked again; other errors are told.
     fn broken(&mut self, error: &PdError) {
         tracing::debug!(%error, "timestamp stream");
-        self.channel.forget_leader();
         self.under_way = 0;
         if !error.is_retryable() {
             for caller in self.batches.drain(..).flatten() {

@@ -9,7 +9,7 @@ use cairn_proto::pd::ConfigEntry;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23")]
     pub kind: Option<Kind>,
 }
 
@@ -43,6 +43,38 @@ pub enum Kind {
     /// Announces a schema version.
     #[prost(int64, tag = "9")]
     SchemaVersion(i64),
+    /// What is known of a member: name, address, token.
+    #[prost(message, tag = "20")]
+    PutMember(MemberInfo),
+    /// A new member that does not vote yet. Comes as a change of Raft's configuration.
+    #[prost(message, tag = "21")]
+    AddLearner(MemberInfo),
+    /// The learner votes from now on. Comes as a change of Raft's configuration.
+    #[prost(uint64, tag = "22")]
+    PromoteMember(u64),
+    /// The member goes for good. Comes as a change of Raft's configuration.
+    #[prost(uint64, tag = "23")]
+    RemoveMember(u64),
+}
+
+/// A member of the placement driver.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct MemberInfo {
+    /// Its id in the Raft group; never used again once removed.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// What people call it.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Where it is reached, `host:port`.
+    #[prost(string, tag = "3")]
+    pub address: String,
+    /// Drawn once per data folder; zero until the member was heard of.
+    #[prost(fixed64, tag = "4")]
+    pub token: u64,
+    /// It receives the log and does not vote.
+    #[prost(bool, tag = "5")]
+    pub learner: bool,
 }
 
 /// The first store and region.
@@ -93,6 +125,12 @@ pub(super) struct StateImage {
     pub gc_safe_point: u64,
     #[prost(int64, tag = "9")]
     pub schema_version: i64,
+    #[prost(message, repeated, tag = "20")]
+    pub founders: Vec<MemberInfo>,
+    #[prost(message, repeated, tag = "21")]
+    pub members: Vec<MemberInfo>,
+    #[prost(uint64, tag = "22")]
+    pub last_member_id: u64,
 }
 
 impl From<Kind> for Command {

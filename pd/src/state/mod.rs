@@ -1,7 +1,7 @@
 //! What the placement driver must never forget: the state machine behind its log.
 //!
-//! **Data.** Cluster identity, id and timestamp bounds, stores, regions, settings,
-//! GC safe point, schema version. Leaders, loads and heartbeats are not here: they
+//! **Data.** Cluster identity, members, id and timestamp bounds, stores, regions,
+//! settings, GC safe point, schema version. Leaders, loads and heartbeats are not here: they
 //! are learned anew from heartbeats ([`crate::cluster`]).
 //!
 //! **Invariants.** [`State::apply`] is a pure function of state and command: every
@@ -9,6 +9,7 @@
 //! changes nothing. Bounds, the safe point and the schema version only grow.
 
 mod command;
+pub mod members;
 pub mod region_tree;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ use cairn_proto::pd::ConfigEntry;
 use prost::Message;
 
 use command::StateImage;
-pub use command::{Command, Kind};
+pub use command::{Command, Kind, MemberInfo};
+use members::Members;
 use region_tree::RegionTree;
 
 /// Keys and values of settings together.
@@ -31,6 +33,8 @@ const CONFIG_ENTRIES_MAX: usize = 10_000;
 pub struct State {
     /// Identity of the cluster; zero until the first command.
     pub cluster_id: u64,
+    /// Members of the placement driver itself.
+    pub members: Members,
     /// Whether the first region exists.
     pub bootstrapped: bool,
     /// Ids up to this one may have been handed out.
@@ -82,6 +86,10 @@ impl State {
             Kind::SchemaVersion(version) => {
                 self.schema_version = self.schema_version.max(version);
             }
+            Kind::PutMember(member) => self.members.put(member)?,
+            Kind::AddLearner(member) => self.members.add(member)?,
+            Kind::PromoteMember(id) => self.members.promote(id)?,
+            Kind::RemoveMember(id) => self.members.remove(id)?,
         }
         Ok(())
     }
@@ -172,6 +180,9 @@ impl State {
                 .collect(),
             gc_safe_point: self.gc_safe_point,
             schema_version: self.schema_version,
+            founders: self.members.founders().to_vec(),
+            members: self.members.iter().cloned().collect(),
+            last_member_id: self.members.last_used_id(),
         };
         image.encode_to_vec()
     }
@@ -193,6 +204,7 @@ impl State {
             config: image.config.into_iter().map(|entry| (entry.key, entry.value)).collect(),
             gc_safe_point: image.gc_safe_point,
             schema_version: image.schema_version,
+            members: Members::restore(image.founders, image.members, image.last_member_id),
         })
     }
 }

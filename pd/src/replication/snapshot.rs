@@ -1,68 +1,25 @@
-//! The whole state in one file, so that the log can be cut.
+//! The whole state as bytes, so that the log can be cut and a member far behind or new
+//! gets everything at once.
 //!
 //! **Data.** `magic (8) | index (8) | term (8) | length (8) | crc32 (4) | state`,
-//! little-endian; the checksum covers everything else. The file is written under
-//! another name, synced, and renamed: a crash leaves the old one or the new one.
+//! little-endian; the checksum covers everything else.
 
-use std::fs::{File, rename};
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-
-use crate::error::OpenError;
 use crate::state::State;
 
 const MAGIC: [u8; 8] = *b"CAIRNPD1";
 const HEAD_BYTES: usize = 36;
-const FILE_NAME: &str = "state.snapshot";
-const NEW_FILE_NAME: &str = "state.snapshot.new";
 
 /// A place in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Position {
+pub struct Position {
+    /// Index of the entry.
     pub index: u64,
+    /// Its term.
     pub term: u64,
 }
 
-/// The snapshot file of a folder.
-pub(super) struct SnapshotFile {
-    dir: PathBuf,
-}
-
-impl SnapshotFile {
-    pub fn new(dir: PathBuf) -> SnapshotFile {
-        SnapshotFile { dir }
-    }
-
-    /// The state and the last command it holds; an empty one when there is no file.
-    pub fn load(&self) -> Result<(State, Position), OpenError> {
-        let path = self.dir.join(FILE_NAME);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok((State::default(), Position::default()));
-            }
-            Err(source) => return Err(OpenError::Io { path, source }),
-        };
-        decode(&bytes).map_err(|reason| OpenError::Corrupted { path, reason })
-    }
-
-    /// Replaces the file.
-    pub fn save(&self, state: &State, at: Position) -> Result<(), OpenError> {
-        let new_path = self.dir.join(NEW_FILE_NAME);
-        write_synced(&new_path, &encode(state, at))
-            .and_then(|()| rename(&new_path, self.dir.join(FILE_NAME)))
-            .and_then(|()| File::open(&self.dir)?.sync_all())
-            .map_err(|source| OpenError::Io { path: new_path, source })
-    }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn encode(state: &State, at: Position) -> Vec<u8> {
+/// The state that holds everything up to the position.
+pub fn encode(state: &State, at: Position) -> Vec<u8> {
     let body = state.encode();
     let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
     bytes.extend_from_slice(&MAGIC);
@@ -82,7 +39,8 @@ fn checksum(head: &[u8], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn decode(bytes: &[u8]) -> Result<(State, Position), &'static str> {
+/// Reads what [`encode`] wrote, or tells what is damaged.
+pub fn decode(bytes: &[u8]) -> Result<(State, Position), &'static str> {
     let Some((head, body)) = bytes.split_at_checked(HEAD_BYTES) else {
         return Err("shorter than its head");
     };

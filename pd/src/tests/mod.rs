@@ -17,7 +17,11 @@ use tokio::net::TcpListener;
 
 use crate::clock::ManualClock;
 use crate::cluster::{DISCONNECTED_AFTER_MS, DOWN_AFTER_MS};
+use crate::replication::MemoryFiles;
 use crate::{PdConfig, PdParts, PdServer};
+
+mod failover;
+mod over_grpc;
 
 fn store(id: u64) -> Store {
     Store { id, address: format!("127.0.0.1:{id}"), ..Store::default() }
@@ -39,17 +43,23 @@ fn first_region() -> Region {
 /// A server on parts that outlive it.
 struct Bench {
     log: Arc<MemoryRaftLog>,
+    files: Arc<MemoryFiles>,
     clock: Arc<ManualClock>,
 }
 
 impl Bench {
     fn new() -> Bench {
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
-        Bench { log: Arc::new(MemoryRaftLog::new()), clock }
+        let (log, files) = (Arc::new(MemoryRaftLog::new()), Arc::new(MemoryFiles::new()));
+        Bench { log, files, clock }
     }
 
     async fn open(&self) -> Arc<PdServer> {
-        let parts = PdParts { log: self.log.clone(), clock: self.clock.clone() };
+        let parts = PdParts {
+            log: self.log.clone(),
+            files: self.files.clone(),
+            ..PdParts::in_memory(self.clock.clone())
+        };
         PdServer::open_with(PdConfig::in_memory("pd"), parts).await.expect("opens")
     }
 }
