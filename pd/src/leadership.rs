@@ -10,6 +10,7 @@
 //! - What is proposed while a term is taken over is proposed in that term or not at all.
 //! - A new leader has heard of no store and calls none down: silence counts from here.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_pd_client::PdError;
@@ -83,7 +84,9 @@ impl PdServer {
         self.tso.raise_bound(bound_ms);
         self.ids.lock().skip(id_bound);
         let replicas = self.config.max_replicas.max(1);
-        *self.cluster.lock() = Cluster::new(replicas, self.clock.monotonic_ms());
+        let now_ms = self.clock.monotonic_ms();
+        *self.cluster.lock() = Cluster::new(replicas, now_ms);
+        self.led_since_ms.store(now_ms, Ordering::Relaxed);
         self.replication.open_gate(term)
     }
 

@@ -3,6 +3,8 @@
 //! A new member begins as a learner, which the leader lets vote once it has nearly
 //! everything. Members change one at a time.
 
+use std::sync::atomic::Ordering;
+
 use cairn_pd_client::PdError;
 use cairn_proto::pd::{AddMemberResponse, Member};
 
@@ -128,6 +130,7 @@ impl PdServer {
             return Err(PdError::InvalidArgument(format!("{} does not vote yet", member.name)));
         }
         if !self.is_well(member.id) {
+            self.check_heard_long_enough()?;
             return Err(PdError::InvalidArgument(format!(
                 "{} was not heard for {} s",
                 member.name,
@@ -157,6 +160,15 @@ impl PdServer {
         self.shared().progress().get(&member_id).is_some_and(|known| known.is_well(now_ms))
     }
 
+    /// A new leader cannot tell yet who is well: the question may be asked again.
+    fn check_heard_long_enough(&self) -> Result<(), PdError> {
+        let led_since_ms = self.led_since_ms.load(Ordering::Relaxed);
+        if self.clock.monotonic_ms().saturating_sub(led_since_ms) < SILENT_AFTER_MS {
+            return Err(PdError::Unavailable("the new leader has not heard everybody yet".into()));
+        }
+        Ok(())
+    }
+
     /// Those who stay must be able to decide without whoever goes.
     fn check_quorum_without(&self, member: &MemberInfo) -> Result<(), PdError> {
         let mut voters = self.shared().state().read().members.voters();
@@ -170,6 +182,7 @@ impl PdServer {
         if well > voters.len() / 2 {
             return Ok(());
         }
+        self.check_heard_long_enough()?;
         Err(PdError::InvalidArgument(format!(
             "without {} only {well} of {} voting members would be reachable, which is no majority; \
              bring the others back or remove them first",

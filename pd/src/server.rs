@@ -13,6 +13,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use cairn_engine::{MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLog};
@@ -153,6 +154,8 @@ pub struct PdServer {
     /// Drawn once per data folder.
     pub(crate) token: u64,
     pub(crate) rng: Mutex<StdRng>,
+    /// When this member took its last term over.
+    pub(crate) led_since_ms: AtomicU64,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -197,6 +200,7 @@ impl PdServer {
             cluster: Mutex::new(Cluster::new(config.max_replicas.max(1), clock.monotonic_ms())),
             token: begun.identity.token,
             rng: Mutex::new(rng),
+            led_since_ms: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
