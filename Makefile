@@ -5,7 +5,7 @@ SHELL := /bin/bash
 ENV := . scripts/env.sh &&
 ARGS ?=
 
-.PHONY: run build test lint bench test-drivers setup clean
+.PHONY: run build test lint bench test-drivers test-faults setup clean
 
 ## Builds and starts the playground; options in ARGS="--kv 3 --port 4001".
 run: build
@@ -17,6 +17,8 @@ build: setup
 
 ## Every test.
 test: setup
+	@# Firewall rules for tests on hosts of their own; without them those say that they are skipped.
+	@PATH="$$PATH:/usr/sbin" command -v nft >/dev/null || scripts/setup.sh nftables || true
 	@$(ENV) cargo build --locked && cargo test --workspace --locked
 
 ## Format, lints, documentation: what CI checks before the tests.
@@ -33,6 +35,12 @@ bench: build
 ## Real drivers and ORMs against the playground.
 test-drivers: build
 	@$(ENV) CAIRN_BIN="$$CARGO_TARGET_DIR/release/cairn" tests/drivers/run.sh
+
+## Kills, partitions, slow and broken disks for a cluster of real processes; ARGS="--minutes 5 slow-sync".
+test-faults: build
+	@PATH="$$PATH:/usr/sbin" command -v nft >/dev/null || scripts/setup.sh nftables
+	@$(ENV) cargo build --release --locked -p cairn-tests --bin cairn-faults
+	@$(ENV) CAIRN_BIN="$$CARGO_TARGET_DIR/release/cairn" "$$CARGO_TARGET_DIR/release/cairn-faults" $(ARGS)
 
 setup:
 	@scripts/setup.sh

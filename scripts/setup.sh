@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building Cairn needs and is missing: system packages (Debian, Ubuntu),
 # Rust, and the RocksDB archive that all builds share. Says what it does; does nothing
-# when everything is there.
+# when everything is there. Packages named as arguments are installed too.
 set -euo pipefail
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -11,7 +11,7 @@ as_root() {
 }
 
 install_packages() {
-    local missing=()
+    local missing=("$@")
     command -v g++ >/dev/null || missing+=(build-essential)
     command -v make >/dev/null || missing+=(make)
     command -v git >/dev/null || missing+=(git)
@@ -48,7 +48,7 @@ build_rocksdb() {
 }
 
 cd "$(dirname "$0")/.."
-install_packages
+install_packages "$@"
 install_rust
 # shellcheck source=scripts/env.sh
 . scripts/env.sh

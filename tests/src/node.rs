@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::{HarnessError, eventually};
+use crate::{HarnessError, eventually, tool};
 
 /// How long a process may take until it serves.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -19,9 +19,12 @@ pub fn cairn_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CAIRN_BIN") {
         return PathBuf::from(path);
     }
-    let own = std::env::current_exe().expect("a test knows its own path");
-    let deps = own.parent().expect("a test lies in a folder");
-    deps.parent().expect("which lies in the profile's folder").join("cairn")
+    let own = std::env::current_exe().expect("a program knows its own path");
+    let folder = own.parent().expect("it lies in a folder");
+    // Tests lie in a folder of the profile's folder, programs in that itself.
+    let is_test = folder.file_name().is_some_and(|name| name == "deps");
+    let folder = if is_test { folder.parent().expect("the profile's folder") } else { folder };
+    folder.join("cairn")
 }
 
 /// A process that was started by this harness and serves.
@@ -36,14 +39,23 @@ impl Served {
     /// Starts the binary and waits for its `ready` line. Its output goes to `{log}.out` and
     /// `{log}.err`, so that it never blocks on a reader.
     pub async fn start(args: &[String], log: &Path) -> Result<Self, HarnessError> {
-        let what = args.join(" ");
+        let mut command = Command::new(cairn_binary());
+        command.args(args);
+        Self::start_command(command, args.join(" "), log).await
+    }
+
+    /// As [`Served::start`], for a command that becomes the binary.
+    pub async fn start_command(
+        mut command: Command,
+        what: String,
+        log: &Path,
+    ) -> Result<Self, HarnessError> {
         let (out, err) = (log.with_extension("out"), log.with_extension("err"));
         let create = |path: &Path| {
             File::create(path)
                 .map_err(|error| HarnessError::io(format!("create {}", path.display()), error))
         };
-        let mut child = Command::new(cairn_binary())
-            .args(args)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(create(&out)?)
             .stderr(create(&err)?)
@@ -79,6 +91,16 @@ impl Served {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) -> Result<(), HarnessError> {
+        tool("kill", &[&format!("-{name}"), &self.pid().to_string()], "").map(drop)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 }
 

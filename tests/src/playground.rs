@@ -1,13 +1,14 @@
 //! A whole cluster on this machine, with its data in a temporary folder. `CAIRN_TEST_LOG` sets
 //! how much it logs.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
 
 use crate::node::{Node, Served, cairn_binary, tail};
-use crate::{HarnessError, eventually};
+use crate::{HarnessError, client, eventually};
 
 /// How long a fresh cluster may take until it answers its first statement.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -179,13 +180,7 @@ impl Drop for Playground {
 
 /// Connects as root to the server on `port` of this machine.
 pub async fn connect(port: u16, database: &str) -> Result<Conn, mysql_async::Error> {
-    let options = OptsBuilder::default()
-        .ip_or_hostname("127.0.0.1")
-        .tcp_port(port)
-        .user(Some("root"))
-        .db_name((!database.is_empty()).then_some(database))
-        .prefer_socket(false);
-    Conn::new(options).await
+    client::connect(SocketAddr::from(([127, 0, 0, 1], port)), database).await
 }
 
 /// The number after `-P` in `ready mysql -h … -P … -u root`.
