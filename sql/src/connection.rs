@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::errno;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
@@ -27,6 +28,10 @@ use crate::sink::{ClientSink, ClientWriter, OkInfo, ResultSink};
 
 /// How long a client may take to log in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client whose host vanished is asked whether it is there after this much silence, and then
+/// again and again: its session, and what it holds, would else stay for ever.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Second byte of an extra-data packet of `caching_sha2_password`: the fast path worked.
 const SHA2_FAST_OK: u8 = 3;
 /// Same: send the password itself.
@@ -38,8 +43,8 @@ type Reader = PacketReader<Box<dyn AsyncRead + Send + Unpin>>;
 
 /// Serves one socket until it closes.
 pub async fn serve(domain: Arc<Domain>, socket: TcpStream, address: SocketAddr) {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
+    if let Err(error) = set_up(&socket) {
+        tracing::debug!(%error, "no TCP_NODELAY or keep-alive");
     }
     let (read_half, write_half) = socket.into_split();
     let reader: Reader = PacketReader::new(Box::new(read_half));
@@ -72,6 +77,13 @@ pub async fn serve(domain: Arc<Domain>, socket: TcpStream, address: SocketAddr) 
             let _ = connection.writer.flush().await;
         }
     }
+}
+
+/// Answers leave at once, and a client that vanished is noticed.
+fn set_up(socket: &TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    let probes = TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER).with_interval(KEEP_ALIVE_EVERY);
+    SockRef::from(socket).set_tcp_keepalive(&probes)
 }
 
 struct Connection {

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_pd_client::{PdClient, PdError, RegionRoute};
@@ -210,12 +211,23 @@ impl Regions {
     }
 }
 
+/// Time PD gets to tell where a store is that was somewhere before.
+const RECHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Routes and store connections of one client.
 pub struct RegionCache {
     pd: Arc<dyn PdClient>,
     connector: Arc<dyn StoreConnector>,
     regions: RwLock<Regions>,
-    stores: DashMap<u64, Arc<dyn KvStoreService>>,
+    stores: DashMap<u64, KnownStore>,
+}
+
+/// The way to a store.
+#[derive(Clone)]
+struct KnownStore {
+    address: String,
+    service: Arc<dyn KvStoreService>,
+    may_have_moved: bool,
 }
 
 impl RegionCache {
@@ -363,23 +375,44 @@ impl RegionCache {
 
     /// The connection to a store, if there is one already.
     pub fn cached_store(&self, store_id: u64) -> Option<Arc<dyn KvStoreService>> {
-        self.stores.get(&store_id).map(|store| store.clone())
+        self.stores.get(&store_id).map(|store| store.service.clone())
     }
 
-    /// The connection to a store; asks PD for its address when there is none.
+    /// The connection to a store; asks PD for its address when there is none, or when
+    /// the store may have moved.
     pub async fn store(&self, store_id: u64) -> Result<Arc<dyn KvStoreService>, PdError> {
-        if let Some(service) = self.cached_store(store_id) {
-            return Ok(service);
+        let known = self.stores.get(&store_id).map(|store| store.clone());
+        if let Some(known) = &known
+            && !known.may_have_moved
+        {
+            return Ok(known.service.clone());
         }
-        let store = self.pd.get_store(store_id).await?;
-        let service = self.connector.connect(&store);
-        self.stores.insert(store_id, service.clone());
+        let asking = self.pd.get_store(store_id);
+        let told = match &known {
+            None => asking.await?,
+            Some(known) => match tokio::time::timeout(RECHECK_TIMEOUT, asking).await {
+                Ok(Ok(told)) => told,
+                Ok(Err(error)) if !error.is_retryable() => return Err(error),
+                // PD is in trouble too: what is known is the best there is.
+                _ => return Ok(known.service.clone()),
+            },
+        };
+        let service = match known {
+            // It stays where it is, and so does what its connection knows of it.
+            Some(known) if known.address == told.address => known.service,
+            _ => self.connector.connect(&told),
+        };
+        let (address, may_have_moved) = (told.address, false);
+        self.stores
+            .insert(store_id, KnownStore { address, service: service.clone(), may_have_moved });
         Ok(service)
     }
 
-    /// Drops the connection to a store, so that the next request asks PD where it is.
-    pub fn forget_store(&self, store_id: u64) {
-        self.stores.remove(&store_id);
+    /// The next request to the store asks PD where it is.
+    pub fn recheck_store(&self, store_id: u64) {
+        if let Some(mut store) = self.stores.get_mut(&store_id) {
+            store.may_have_moved = true;
+        }
     }
 
     /// Number of cached regions, for metrics.

@@ -221,7 +221,7 @@ impl RegionCache {
         };
         if retrier.count_failure().is_multiple_of(ATTEMPTS_PER_RELOAD) {
             self.invalidate(region.id());
-            self.forget_store(region.leader.store_id);
+            self.recheck_store(region.leader.store_id);
         } else {
             self.try_next_peer(region);
         }
@@ -299,7 +299,7 @@ impl RegionCache {
                 Remedy::wait(BackoffKind::StaleRoute)
             }
             Some(Kind::StoreNotMatch(_)) => {
-                self.forget_store(region.leader.store_id);
+                self.recheck_store(region.leader.store_id);
                 self.invalidate(region.id());
                 Remedy::wait(BackoffKind::StaleRoute)
             }

@@ -36,6 +36,10 @@ const RESPONSES_PER_MESSAGE_MAX: usize = 128;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Time that answers under way get when the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+/// A client that went away without a word is noticed after these two together, and its
+/// streams end.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Flow-control windows of HTTP/2; the default of 64 KiB stalls bulk pages.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -106,6 +110,8 @@ impl GrpcService {
             }
         };
         let serving = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_service(service)

@@ -6,10 +6,15 @@
 //! batches grow by load alone and no timer delays a lone request. Answers come in
 //! any order and are matched by id.
 //!
+//! **Silence.** A store that is cut off or stopped sends no error: packets just
+//! stop coming. So connections are pinged often, and a stream whose pings are not
+//! answered is broken. From then on requests are refused at once, so that their
+//! callers ask other stores instead of queueing up behind a dead one, while the
+//! task knocks until the store answers again.
+//!
 //! **Invariants.** A broken stream fails every request that was sent on it with
-//! [`TransportError::ConnectionLost`]; requests still in the queue fail as
-//! unreachable only when the next connection cannot be made. Nothing is sent
-//! twice.
+//! [`TransportError::ConnectionLost`]; requests that were not sent fail as
+//! unreachable. Nothing is sent twice.
 //!
 //! **Concurrency.** One task owns a stream and the table of waiting callers.
 
@@ -17,7 +22,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use cairn_pd_client::backoff::Backoff;
 use cairn_proto::kv::kv_client::KvClient as KvStub;
 use cairn_proto::kv::{
     BatchCommandsRequest, BatchCommandsResponse, CoprocessorRequest, KvRequest, KvResponse,
@@ -42,14 +49,23 @@ const MESSAGES_WAITING_MAX: usize = 4;
 const UNANSWERED_MAX: usize = 65_536;
 /// Time to make a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time until a store must have opened a stream. A stopped process takes
+/// connections and says nothing.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same when a stream broke: requests wait for the next one, but not for long.
+const REOPEN_TIMEOUT: Duration = Duration::from_millis(200);
+/// First and longest pause between two tries to reach a store that is away; it is
+/// asked for nothing else meanwhile.
+const KNOCK_MS: (u64, u64) = (50, 1_000);
 /// Time a command gets that brings no limit of its own.
 const DEFAULT_TIMEOUT_MS: u32 = 20_000;
 /// Time a store is given beyond the limit it was told, so that its own answer
 /// wins over ours.
 const GRACE: Duration = Duration::from_millis(200);
-/// A dead peer is noticed after this and the time-out behind it.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A silent store is noticed after these two together: about when the others have
+/// elected a new leader, who must not wait for requests that hang.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Flow-control windows: a page of a scan must fit.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -73,10 +89,14 @@ struct Waiting {
     answer: oneshot::Sender<Answer>,
 }
 
+/// Why requests are refused at once, while they are.
+type Away = Arc<ArcSwapOption<String>>;
+
 /// One remote store. Its task ends when the last handle is dropped.
 pub struct GrpcStore {
     address: Arc<str>,
     channel: Result<Channel, String>,
+    away: Away,
     queue: mpsc::Sender<Waiting>,
 }
 
@@ -86,13 +106,24 @@ impl GrpcStore {
         let address: Arc<str> = address.into();
         let channel = endpoint(&address).map(|endpoint| endpoint.connect_lazy());
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
+        let away = Away::default();
         if let Ok(channel) = &channel {
-            tokio::spawn(run(address.clone(), channel.clone(), requests));
+            let task = Task {
+                address: address.clone(),
+                channel: channel.clone(),
+                away: away.clone(),
+                requests,
+            };
+            tokio::spawn(task.run());
         }
-        GrpcStore { address, channel, queue }
+        GrpcStore { address, channel, away, queue }
     }
 
+    /// The connection, unless it is known that nobody is at its other end.
     fn stub(&self) -> Result<KvStub<Channel>, TransportError> {
+        if let Some(reason) = &*self.away.load() {
+            return Err(self.unreachable(reason.as_str()));
+        }
         match &self.channel {
             Ok(channel) => Ok(stub(channel.clone())),
             Err(reason) => Err(self.unreachable(reason.clone())),
@@ -126,9 +157,7 @@ fn endpoint(address: &str) -> Result<Endpoint, String> {
 #[async_trait]
 impl KvStoreService for GrpcStore {
     async fn call(&self, request: KvRequest) -> Answer {
-        if let Err(reason) = &self.channel {
-            return Err(self.unreachable(reason.clone()));
-        }
+        self.stub()?;
         let timeout_ms = match &request.context {
             Some(context) if context.timeout_ms > 0 => context.timeout_ms,
             _ => DEFAULT_TIMEOUT_MS,
@@ -181,41 +210,84 @@ fn lost(address: &str, status: &tonic::Status) -> TransportError {
     }
 }
 
-/// The task of a store: opens a stream when there is something to send, serves it
-/// until it breaks, and begins anew.
-async fn run(address: Arc<str>, channel: Channel, mut requests: mpsc::Receiver<Waiting>) {
-    while let Some(first) = requests.recv().await {
-        let (outgoing, messages) = mpsc::channel(MESSAGES_WAITING_MAX);
-        let opened = {
-            let mut stub = stub(channel.clone());
-            stub.batch_commands(ReceiverStream::new(messages)).await
-        };
-        match opened {
-            Ok(incoming) => {
-                let mut stream = Stream {
-                    address: address.clone(),
-                    outgoing,
-                    incoming: incoming.into_inner(),
-                    waiting: HashMap::default(),
-                    next_id: 1,
-                };
-                let reason = stream.serve(first, &mut requests).await;
-                stream.fail_waiting(&reason);
+/// The task of a store.
+struct Task {
+    address: Arc<str>,
+    channel: Channel,
+    away: Away,
+    requests: mpsc::Receiver<Waiting>,
+}
+
+impl Task {
+    /// Opens a stream when there is something to send, serves it until it breaks,
+    /// and opens the next one.
+    async fn run(mut self) {
+        let Some(first) = self.requests.recv().await else { return };
+        let mut batch = vec![first];
+        let mut patience = OPEN_TIMEOUT;
+        loop {
+            let opening = open(&self.address, &self.channel);
+            let opened = tokio::time::timeout(patience, opening).await;
+            let mut stream = match opened.unwrap_or_else(|_| Err(SILENT.to_owned())) {
+                Ok(stream) => stream,
+                Err(reason) => {
+                    refuse_all(&self.address, &reason, batch.drain(..));
+                    match self.knock(reason).await {
+                        Some(stream) => stream,
+                        None => return,
+                    }
+                }
+            };
+            let reason = stream.serve(std::mem::take(&mut batch), &mut self.requests).await;
+            tracing::debug!(address = %self.address, reason, "stream of a store ended");
+            stream.fail_waiting(&reason);
+            if self.requests.is_closed() {
+                return;
             }
-            Err(status) => refuse(&address, status.to_string(), first, &mut requests),
+            patience = REOPEN_TIMEOUT;
+        }
+    }
+
+    /// Refuses requests until the store answers; `None` when nobody wants it any
+    /// more.
+    async fn knock(&mut self, mut reason: String) -> Option<Stream> {
+        let mut backoff = Backoff::new(KNOCK_MS.0, KNOCK_MS.1, 0);
+        loop {
+            tracing::debug!(address = %self.address, reason, "store is away");
+            self.away.store(Some(Arc::new(reason.clone())));
+            let opening = async {
+                tokio::time::sleep(backoff.next_delay()).await;
+                let opening = open(&self.address, &self.channel);
+                let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+                opened.unwrap_or_else(|_| Err(SILENT.to_owned()))
+            };
+            tokio::pin!(opening);
+            let opened = loop {
+                tokio::select! {
+                    opened = &mut opening => break opened,
+                    waiting = self.requests.recv() => {
+                        refuse_all(&self.address, &reason, std::iter::once(waiting?));
+                    }
+                }
+            };
+            match opened {
+                Ok(stream) => {
+                    self.away.store(None);
+                    return Some(stream);
+                }
+                Err(again) => reason = again,
+            }
         }
     }
 }
 
-/// No connection: everybody who waits hears of it.
-fn refuse(address: &str, reason: String, first: Waiting, requests: &mut mpsc::Receiver<Waiting>) {
-    let refused = std::iter::once(first).chain(std::iter::from_fn(|| requests.try_recv().ok()));
-    for waiting in refused.take(QUEUE_MAX) {
-        let error =
-            TransportError::Unreachable { address: address.to_owned(), reason: reason.clone() };
-        // A caller that stopped waiting does not want to know.
-        let _ = waiting.answer.send(Err(error));
-    }
+/// Opens a stream of commands.
+async fn open(address: &Arc<str>, channel: &Channel) -> Result<Stream, String> {
+    let (outgoing, messages) = mpsc::channel(MESSAGES_WAITING_MAX);
+    let opened = stub(channel.clone()).batch_commands(ReceiverStream::new(messages)).await;
+    let incoming = opened.map_err(|status| status.to_string())?.into_inner();
+    let address = address.clone();
+    Ok(Stream { address, outgoing, incoming, waiting: HashMap::default(), next_id: 1 })
 }
 
 /// One open stream.
@@ -230,8 +302,11 @@ struct Stream {
 impl Stream {
     /// Sends and receives until the stream breaks or the handles are gone;
     /// answers why.
-    async fn serve(&mut self, first: Waiting, requests: &mut mpsc::Receiver<Waiting>) -> String {
-        let mut batch = vec![first];
+    async fn serve(
+        &mut self,
+        mut batch: Vec<Waiting>,
+        requests: &mut mpsc::Receiver<Waiting>,
+    ) -> String {
         loop {
             while !batch.is_empty() {
                 // Answers keep coming in while the socket is busy.
@@ -244,12 +319,12 @@ impl Stream {
                             permit.send(self.message(&mut batch));
                         }
                         Err(_) => {
-                            refuse_all(&self.address, &mut batch);
+                            refuse_all(&self.address, BROKE, batch.into_iter());
                             return "the stream was closed".into();
                         }
                     },
                     message = self.incoming.next() => if let Err(reason) = self.receive(message) {
-                        refuse_all(&self.address, &mut batch);
+                        refuse_all(&self.address, BROKE, batch.into_iter());
                         return reason;
                     },
                 }
@@ -312,12 +387,17 @@ impl Stream {
     }
 }
 
-/// Requests taken from the queue that never got onto the stream.
-fn refuse_all(address: &str, batch: &mut Vec<Waiting>) {
-    for waiting in batch.drain(..) {
-        let _ = waiting.answer.send(Err(TransportError::Unreachable {
-            address: address.to_owned(),
-            reason: "the stream broke before the request was sent".into(),
-        }));
+/// What callers are told of a store that takes connections, or packets, and says nothing.
+const SILENT: &str = "it does not answer";
+/// What callers are told whose requests were taken from the queue and not sent.
+const BROKE: &str = "the stream broke before the request was sent";
+
+/// Tells callers that their requests never left.
+fn refuse_all(address: &str, reason: &str, refused: impl Iterator<Item = Waiting>) {
+    for waiting in refused {
+        let error =
+            TransportError::Unreachable { address: address.to_owned(), reason: reason.to_owned() };
+        // A caller that stopped waiting does not want to know.
+        let _ = waiting.answer.send(Err(error));
     }
 }

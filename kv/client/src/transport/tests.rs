@@ -207,6 +207,23 @@ async fn a_store_that_is_away_is_unreachable_until_it_comes() {
     assert!(!error.maybe_executed(), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_store_costs_one_wait_and_then_none() {
+    // The system takes the connection; nobody ever reads from it, as with a stopped process.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let store = GrpcConnector.connect(&Store { address, ..Store::default() });
+    let first = store.call(get("x", 20_000)).await.expect_err("nobody answers");
+    assert!(!first.maybe_executed(), "{first}");
+    let began = tokio::time::Instant::now();
+    for _ in 0..100 {
+        let refused = store.call(get("x", 20_000)).await.expect_err("nobody answers");
+        assert!(!refused.maybe_executed(), "{refused}");
+        assert!(store.coprocessor(CoprocessorRequest::default()).await.is_err());
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn local_stores_come_and_go() {
     let connector = LocalConnector::new();

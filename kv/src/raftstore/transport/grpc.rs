@@ -33,6 +33,11 @@ const SNAPSHOT_CHUNKS_MAX: usize = 4;
 /// Raft messages and chunks may be that large on the wire.
 pub const WIRE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A store that went silent is noticed after these two together. Until then messages wait in
+/// a connection whose next attempt to send may be many seconds away when the network is
+/// whole again; a new connection carries them at once.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Between attempts to reach a store.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// A Raft snapshot that takes longer is given up.
@@ -102,8 +107,8 @@ async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, 
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(3));
+        .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
     Ok(KvClient::new(channel)
         .max_decoding_message_size(WIRE_BYTES_MAX)
