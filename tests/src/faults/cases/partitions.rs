@@ -146,13 +146,17 @@ async fn pd_cut(stage: Stage) -> Result<Report, HarnessError> {
 }
 
 async fn minority_reads(stage: Stage) -> Result<Report, HarnessError> {
-    /// Clients on each side.
+    /// Clients on each side. Only one of them writes: it waits for its writes, and the others
+    /// must go on reading for as long as they are answered.
     const CLIENTS: usize = 3;
     let mut report = Report::default();
     let mut cluster = Cluster::start(&stage.folder, Layout::default()).await?;
     let sides = [cluster.server("sql-1"), cluster.server("sql-2")];
-    let visitors: Vec<Visitor> =
-        (0..2 * CLIENTS).map(|n| Visitor::new(&sides[n / CLIENTS])).collect();
+    let visitor = |n: usize| Visitor {
+        servers: sides[n / CLIENTS].clone(),
+        writes: n.is_multiple_of(CLIENTS),
+    };
+    let visitors: Vec<Visitor> = (0..2 * CLIENTS).map(visitor).collect();
     let registers = Registers::start(&visitors, stage.settings.seed).await?;
     pass(WATCH / 2).await;
     let minority = vec![cluster.leader_store().await?, "sql-2".to_owned()];
