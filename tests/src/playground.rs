@@ -21,10 +21,22 @@ const REPLICATED_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Layout {
     /// Everything in one process.
     OneProcess,
+    /// Everything in one process, with several members of the placement driver.
+    OneProcessMembers {
+        /// How many members.
+        pd_members: usize,
+    },
     /// Every node a process of its own; three or more stores keep three replicas.
     Processes {
         /// How many stores.
         stores: usize,
+    },
+    /// As [`Layout::Processes`], with several members of the placement driver.
+    Cluster {
+        /// How many stores.
+        stores: usize,
+        /// How many members.
+        pd_members: usize,
     },
 }
 
@@ -60,7 +72,14 @@ impl Playground {
         let mut args = vec!["--log-level".to_owned(), log_level];
         args.extend(["playground", "--port", "0", "--status-port", "0"].map(str::to_owned));
         args.extend(["--data-dir".to_owned(), data_dir]);
-        if let Layout::Processes { stores } = self.layout {
+        let (stores, pd_members) = match self.layout {
+            Layout::OneProcess => (None, 1),
+            Layout::OneProcessMembers { pd_members } => (None, pd_members),
+            Layout::Processes { stores } => (Some(stores), 1),
+            Layout::Cluster { stores, pd_members } => (Some(stores), pd_members),
+        };
+        args.extend(["--pd".to_owned(), pd_members.to_string()]);
+        if let Some(stores) = stores {
             args.extend(["--kv".to_owned(), stores.to_string()]);
             args.extend(["--processes", "--pd-port", "0", "--kv-port", "0"].map(str::to_owned));
         }
@@ -71,9 +90,9 @@ impl Playground {
             what: "the playground".to_owned(),
             log: main.ready.join(" "),
         })?;
-        self.nodes = match self.layout {
-            Layout::OneProcess => Vec::new(),
-            Layout::Processes { .. } => Node::children_of(main.pid()),
+        self.nodes = match stores {
+            None => Vec::new(),
+            Some(_) => Node::children_of(main.pid()),
         };
         self.main = Some(main);
         self.wait_until_it_answers(FIRST_ANSWER_TIMEOUT).await
@@ -94,8 +113,7 @@ impl Playground {
 
     /// Waits until every region has a healthy peer on as many stores as `replicas`.
     pub async fn wait_until_replicated(&self, replicas: usize) -> Result<(), HarnessError> {
-        let main = self.main.as_ref();
-        let pd = main.and_then(|main| main.ready.last()).cloned().unwrap_or_default();
+        let pd = self.pd().unwrap_or_default();
         let replicated = eventually(REPLICATED_TIMEOUT, || async {
             let output = std::process::Command::new(cairn_binary())
                 .args(["ctl", "--json", "--pd", &pd, "region"])
@@ -118,6 +136,16 @@ impl Playground {
             what: format!("the cluster with {replicas} replicas of everything"),
             log: self.log(),
         })
+    }
+
+    /// Addresses of the placement driver, as `cairn ctl --pd` takes them.
+    pub fn pd(&self) -> Option<String> {
+        self.main.as_ref()?.ready.last().cloned()
+    }
+
+    /// A file or folder beside the cluster's data, which goes with it.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
     }
 
     /// The end of the log of the latest start.
