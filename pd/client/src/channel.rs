@@ -319,6 +319,8 @@ macro_rules! answers {
 
 answers!(
     GetMembersResponse,
+    SteerResponse,
+    ScatterRegionsResponse,
     AllocIdResponse,
     BootstrapResponse,
     IsBootstrappedResponse,
