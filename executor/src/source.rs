@@ -132,6 +132,12 @@ impl KvBatch {
         self.key_ends.is_empty()
     }
 
+    /// Bytes of all keys and values.
+    #[inline]
+    pub fn size_bytes(&self) -> usize {
+        self.keys.len() + self.values.len()
+    }
+
     /// Key of pair `index`.
     #[inline]
     pub fn key(&self, index: usize) -> &[u8] {

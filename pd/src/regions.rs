@@ -2,14 +2,13 @@
 //!
 //! **Flow.** A heartbeat with a new epoch is made durable first; then it updates
 //! what is known, and its answer carries the next step of the region's operator.
-//! A region that is not known to be well is looked at by the checkers then;
-//! schedulers and the patrol over all regions run from the background task.
+//! A region without one is looked at by the checkers then; schedulers run from
+//! the background task.
 
 use cairn_pd_client::{PdError, RegionRoute};
 use cairn_proto::meta::{Peer, Region, Store, StoreState};
 use cairn_proto::pd::{RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId};
 
-use crate::hot::Now;
 use crate::operator::Operator;
 use crate::server::PdServer;
 use crate::state::Command;
@@ -20,7 +19,7 @@ const SCAN_REGIONS_MAX: usize = 1_024;
 /// Regions of one split.
 const SPLIT_COUNT_MAX: u32 = 1_024;
 /// Operators that schedulers may begin per look.
-const OPERATORS_PER_LOOK_MAX: usize = 64;
+const OPERATORS_PER_LOOK_MAX: usize = 4;
 
 impl PdServer {
     /// A leader's report; answers the step it is to take, if any.
@@ -39,78 +38,51 @@ impl PdServer {
         match freshness {
             Freshness::Stale => return Ok(RegionHeartbeatResponse::default()),
             Freshness::Known => {}
-            Freshness::New => self.put_regions(vec![region.clone()]).await?,
+            Freshness::New => {
+                self.replication.propose(Command::put_regions(vec![region.clone()])).await?;
+                let state = self.shared().state().read();
+                self.cluster.lock().retain_regions(&state);
+            }
         }
-        let now = self.now();
+        let now_ms = self.clock.monotonic_ms();
         let wanted = {
             let state = self.shared().state().read();
             let mut cluster = self.cluster.lock();
-            if !cluster.region_heartbeat(&request, now) {
+            if !cluster.region_heartbeat(&request) {
                 return Ok(RegionHeartbeatResponse::default());
             }
-            match cluster.check(&state, region.id, now) {
-                Some(operator) => operator,
-                None => return Ok(cluster.next_step(&state, region.id, now).unwrap_or_default()),
+            if let Some(response) = cluster.next_step(region, now_ms) {
+                return Ok(response);
             }
+            cluster.check(&state, region.id, now_ms)
         };
-        self.admit(vec![wanted]).await?;
-        let state = self.shared().state().read();
-        Ok(self.cluster.lock().next_step(&state, region.id, now).unwrap_or_default())
+        let Some(operator) = wanted else { return Ok(RegionHeartbeatResponse::default()) };
+        self.admit(operator).await?;
+        Ok(self.cluster.lock().next_step(region, now_ms).unwrap_or_default())
     }
 
-    /// Both clocks.
-    pub(crate) fn now(&self) -> Now {
-        Now { ms: self.clock.monotonic_ms(), unix_ms: self.clock.unix_ms() }
-    }
-
-    /// Makes regions durable; those they overrun are forgotten.
-    async fn put_regions(&self, regions: Vec<Region>) -> Result<(), PdError> {
-        let overrun: Vec<u64> = {
-            let state = self.shared().state().read();
-            let overlapped = |region: &Region| -> Vec<u64> {
-                let overlapping = state.regions.overlapping(&region.start_key, &region.end_key);
-                overlapping.map(|other| other.id).collect()
-            };
-            regions.iter().flat_map(overlapped).collect()
-        };
-        self.replication.propose(Command::put_regions(regions)).await?;
-        let state = self.shared().state().read();
-        self.cluster.lock().forget_gone(&overrun, &state, self.now());
+    async fn admit(&self, mut operator: Operator) -> Result<(), PdError> {
+        let added = operator.added_peers();
+        if added > 0 {
+            let first_id = self.alloc_ids(added as u32).await?;
+            operator.fill_peer_ids(first_id);
+        }
+        self.cluster.lock().admit(operator, self.clock.monotonic_ms());
         Ok(())
     }
 
-    /// Begins operators, all or none; tells whether they began.
-    pub(crate) async fn admit(&self, mut operators: Vec<Operator>) -> Result<bool, PdError> {
-        for operator in &mut operators {
-            let added = operator.added_peers();
-            if added > 0 {
-                let first_id = self.alloc_ids(added as u32).await?;
-                operator.fill_peer_ids(first_id);
-            }
-        }
-        let state = self.shared().state().read();
-        Ok(self.cluster.lock().admit(operators, &state, self.now()))
-    }
-
-    /// One look of schedulers and of the patrol.
     pub(crate) async fn run_schedulers(&self) -> Result<(), PdError> {
-        self.cluster.lock().expire(self.now());
+        let now_ms = self.clock.monotonic_ms();
+        self.cluster.lock().expire(now_ms);
         for _ in 0..OPERATORS_PER_LOOK_MAX {
             let wanted = {
                 let state = self.shared().state().read();
-                self.cluster.lock().schedule(&state, self.now())
+                self.cluster.lock().schedule(&state, now_ms)
             };
-            let Some(operator) = wanted else { break };
-            if !self.admit(vec![operator]).await? {
-                break;
+            match wanted {
+                Some(operator) => self.admit(operator).await?,
+                None => break,
             }
-        }
-        let found = {
-            let state = self.shared().state().read();
-            self.cluster.lock().patrol(&state, self.now())
-        };
-        for operators in found {
-            self.admit(operators).await?;
         }
         Ok(())
     }
@@ -125,7 +97,6 @@ impl PdServer {
         for mut store in empty {
             store.set_state(StoreState::Tombstone);
             self.replication.propose(Command::put_store(store)).await?;
-            self.cluster.lock().settings_changed();
         }
         Ok(())
     }
@@ -187,7 +158,7 @@ impl PdServer {
         for region in &regions {
             valid_region(Some(region))?;
         }
-        self.put_regions(regions).await
+        self.replication.propose(Command::put_regions(regions)).await
     }
 }
 

@@ -17,7 +17,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::pages::{PageRunner, Pages, error_response};
 use super::source::{EnteredView, ReadView, RegionSource};
 use crate::keys::region_contains;
-use crate::raftstore::{Clock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot};
+use crate::raftstore::{
+    Clock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot, Touched,
+};
 use crate::service::ReadPool;
 use crate::service::store::region_context;
 use crate::txn::MaxTs;
@@ -196,6 +198,11 @@ impl Shared {
                 return Err(RegionError::KeyNotInRegion { key, region_id });
             }
         }
+        view.load.read(0, 0, || {
+            let start = task.ranges.first().map(|range| range.start.clone());
+            let end = task.ranges.last().map(|range| range.end.clone());
+            Touched::Range(start.unwrap_or_default(), end.unwrap_or_default())
+        });
         Ok(view)
     }
 

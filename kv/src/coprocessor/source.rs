@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::keys::region_contains;
 use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
-use crate::raftstore::{RaftKv, RegionSnapshot};
+use crate::raftstore::{RaftKv, RegionLoad, RegionSnapshot};
 use crate::txn::MaxTs;
 
 /// Why a read below an operator failed; [`ExecError::source_as`] gives it back.
@@ -143,6 +143,8 @@ impl RegionSource {
             return Err(ReadError::Locked(Box::new(info.clone())));
         }
         let value = lookup.reader.get(key, self.at.read_ts, &self.at.resolved)?;
+        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        lookup.entered.view.load.read_more(1, bytes as u64);
         Ok(value.map_or(RowRead::Missing, RowRead::Found))
     }
 
@@ -183,7 +185,8 @@ impl KvSource for RegionSource {
             resolved: Arc::clone(&self.at.resolved),
         };
         let scanner = Scanner::new(Arc::clone(&self.main.view.engine), options);
-        Ok(Box::new(RegionScan { scanner, turns: Arc::clone(&self.turns) }))
+        let load = Arc::clone(&self.main.view.load);
+        Ok(Box::new(RegionScan { scanner, turns: Arc::clone(&self.turns), load }))
     }
 
     async fn batch_get(&self, keys: &[Bytes]) -> Result<Vec<RowRead>> {
@@ -196,12 +199,17 @@ impl KvSource for RegionSource {
 struct RegionScan {
     scanner: Scanner,
     turns: Arc<Turns>,
+    load: Arc<RegionLoad>,
 }
 
 #[async_trait]
 impl KvScan for RegionScan {
     async fn next_batch(&mut self, out: &mut KvBatch, limit: usize) -> Result<bool> {
         self.turns.count(limit).await;
-        self.scanner.next_batch(out, limit).map_err(source_error)
+        let (rows, bytes) = (out.len(), out.size_bytes());
+        let outcome = self.scanner.next_batch(out, limit).map_err(source_error);
+        let rows = out.len().saturating_sub(rows) as u64;
+        self.load.read_more(rows, out.size_bytes().saturating_sub(bytes) as u64);
+        outcome
     }
 }

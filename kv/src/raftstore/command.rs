@@ -138,7 +138,7 @@ impl PeerChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum ConfChangeKind {
-    /// Adds a voter, or makes a learner one.
+    /// Makes a learner a voter.
     AddVoter = 0,
     /// Adds a learner, or makes a voter one.
     AddLearner = 1,

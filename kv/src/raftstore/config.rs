@@ -3,11 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::load::LoadThresholds;
+
 /// Entries begin after this index: a peer that has nothing (index 0) can never be
 /// brought up by entries alone and always asks for a Raft snapshot.
 pub const RAFT_INIT_LOG_INDEX: u64 = 5;
 /// Term of the entry that a bootstrapped or split region pretends to have.
 pub const RAFT_INIT_LOG_TERM: u64 = 5;
+
+/// A region that does not change is looked at ever less often, down to this: compaction may
+/// still make it smaller.
+pub const SIZE_CHECK_FACTOR_MAX: u32 = 64;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -28,6 +34,13 @@ pub struct RaftStoreConfig {
     pub round_messages_max: usize,
     /// A region larger than this is split in the middle.
     pub region_split_bytes: u64,
+    /// A region with more keys (versions of them) is split as well.
+    pub region_split_keys: u64,
+    /// A region that is read and written more is split where that halves it.
+    pub load_split: LoadThresholds,
+    /// Between two looks at a region's size when it was written to; up to
+    /// [`SIZE_CHECK_FACTOR_MAX`] times that when nothing happens.
+    pub size_check_interval: Duration,
     /// Entries a log may hold before it is compacted.
     pub log_entries_max: u64,
     /// Entries that are kept for slow followers, at most.
@@ -54,6 +67,9 @@ impl Default for RaftStoreConfig {
             mailbox_messages_max: 65_536,
             round_messages_max: 4_096,
             region_split_bytes: 256 * MIB,
+            region_split_keys: 2_560_000,
+            load_split: LoadThresholds { queries_per_second: 7_000, bytes_per_second: 100 * MIB },
+            size_check_interval: Duration::from_secs(10),
             log_entries_max: 2_048,
             log_entries_force_max: 65_536,
             snapshot_dir: None,

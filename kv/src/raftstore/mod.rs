@@ -11,6 +11,7 @@ pub mod error;
 mod heartbeat;
 pub mod ids;
 mod lease;
+pub mod load;
 mod log;
 mod merge;
 pub mod metrics;
@@ -40,6 +41,7 @@ pub use command::{ConfChangeKind, PeerChange};
 pub use config::RaftStoreConfig;
 pub use error::{RaftStoreError, RegionError};
 pub use ids::{PeerId, RegionEpoch, RegionId, StoreId, epoch_of};
+pub use load::{LoadThresholds, RegionLoad, Touched};
 pub use metrics::RaftMetrics;
 pub use router::RaftRouter;
 pub use running::{RaftStore, RaftStoreParts};
@@ -74,6 +76,8 @@ pub struct RegionSnapshot {
     pub term: u64,
     /// The engine's view; see `keys` for what lies where.
     pub engine: Arc<dyn EngineSnapshot>,
+    /// Where reads count themselves.
+    pub load: Arc<RegionLoad>,
 }
 
 /// Why requests should be refused before queues collapse.

@@ -20,6 +20,7 @@ use parking_lot::RwLock;
 use super::clock::MonotonicTime;
 use super::error::RegionError;
 use super::ids::{PeerId, RegionId, epoch_of};
+use super::load::RegionLoad;
 use super::{RegionContext, RegionSnapshot};
 use crate::keys;
 
@@ -34,6 +35,8 @@ pub(super) struct ReadDelegate {
     lease_valid_until: AtomicU64,
     /// Peer id of the leader as far as known; 0 = unknown.
     leader_id: AtomicU64,
+    /// What is read and written.
+    pub(super) load: Arc<RegionLoad>,
     /// Somebody read, or wanted to, since the last renewal of the lease.
     wanted: AtomicBool,
 }
@@ -47,6 +50,7 @@ impl ReadDelegate {
             raw_leader_term: AtomicU64::new(0),
             lease_valid_until: AtomicU64::new(0),
             leader_id: AtomicU64::new(0),
+            load: Arc::default(),
             wanted: AtomicBool::new(false),
         }
     }
@@ -222,6 +226,7 @@ impl Regions {
         // data with it; then it no longer leads.
         let unchanged = delegate.leader_term.load(Ordering::SeqCst) == term
             && Arc::ptr_eq(&region, &delegate.region.load());
-        Ok(unchanged.then_some(RegionSnapshot { region, term, engine }))
+        let load = delegate.load.clone();
+        Ok(unchanged.then_some(RegionSnapshot { region, term, engine, load }))
     }
 }

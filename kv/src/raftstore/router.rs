@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::command::{self, PeerChange, SplitPiece};
 use super::error::RegionError;
 use super::ids::{RegionId, StoreId, epoch_of};
+use super::load::Touched;
 use super::metrics::{RaftMetrics, add};
 use super::peer::PendingRead;
 use super::read::Regions;
@@ -122,6 +123,10 @@ impl RaftKv for RaftRouter {
     }
 
     async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError> {
+        if let Some(delegate) = self.regions.get(context.region_id.0) {
+            let (keys, bytes) = (batch.len() as u64, batch.size_bytes() as u64);
+            delegate.load.write(keys, bytes, || Touched::of_batch(&batch));
+        }
         let data = command::encode_write(context.epoch, &batch);
         drop(batch);
         if data.len() > ENTRY_BYTES_MAX {

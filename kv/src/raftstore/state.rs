@@ -79,9 +79,9 @@ pub struct RegionLocalState {
     /// While it merges: into whom.
     #[prost(message, optional, tag = "4")]
     pub merge: Option<MergeState>,
-    /// A tombstone of a region that was absorbed: by whom, at the epoch of before.
+    /// A tombstone of a region that was absorbed: by whom, and how.
     #[prost(message, optional, tag = "5")]
-    pub merged_into: Option<meta::Region>,
+    pub merged_into: Option<MergeState>,
     /// A tombstone: the epoch up to which this peer had applied its log.
     #[prost(message, optional, tag = "6")]
     pub applied_epoch: Option<meta::RegionEpoch>,

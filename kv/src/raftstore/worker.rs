@@ -191,15 +191,13 @@ pub(super) fn run_job(
             let outcome = snapshot::install(kv, *installation);
             Some(StoreMessage::Installed { region_id, outcome })
         }
-        BackgroundJob::Measure { region, written_bytes, split_bytes } => {
-            match split::check(kv, &region, written_bytes, split_bytes) {
-                Ok(check) => Some(StoreMessage::Measured(check)),
-                Err(error) => {
-                    tracing::warn!(region = region.id, %error, "region cannot be measured");
-                    None
-                }
+        BackgroundJob::Measure(job) => match split::check(kv, &job) {
+            Ok(check) => Some(StoreMessage::Measured(check)),
+            Err(error) => {
+                tracing::warn!(region = job.region.id, %error, "region cannot be measured");
+                None
             }
-        }
+        },
         BackgroundJob::WatchStall => None,
         BackgroundJob::PurgeLog => match log.purge() {
             Ok(regions) if regions.is_empty() => None,

@@ -16,7 +16,7 @@ use cairn_types::TimeStamp;
 use super::read_pool::ReadPool;
 use crate::keys::region_contains;
 use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
-use crate::raftstore::{RaftKv, RegionContext, RegionError, RegionSnapshot};
+use crate::raftstore::{RaftKv, RegionContext, RegionError, RegionSnapshot, Touched};
 use crate::txn::scheduler::abort;
 use crate::txn::{MaxTs, scan_lock};
 
@@ -177,7 +177,10 @@ fn get_at(
         return Err(outside(view, key));
     }
     let mut reader = MvccReader::new(Arc::clone(&view.engine));
-    Ok(get_response(reader.get(key, at.read_ts, at.resolved)))
+    let outcome = reader.get(key, at.read_ts, at.resolved);
+    let value_len = outcome.as_ref().ok().and_then(Option::as_ref).map_or(0, Bytes::len);
+    view.load.read(1, (key.len() + value_len) as u64, || Touched::Key(key.clone()));
+    Ok(get_response(outcome))
 }
 
 fn get_response(outcome: Result<Option<Bytes>, ReadError>) -> kv::GetResponse {
@@ -203,6 +206,9 @@ fn batch_get_at(
 ) -> Vec<kv::KvPair> {
     let mut reader = MvccReader::new(Arc::clone(&view.engine));
     let mut pairs = Vec::with_capacity(keys.len());
+    let key_count = keys.len() as u64;
+    let touched = || Touched::of_keys(keys.iter().map(|(key, _)| key.clone()));
+    view.load.read(key_count, 0, touched);
     for (key, pending) in keys {
         let outcome = match pending {
             Some(locked) => Err(ReadError::Locked(locked)),
@@ -217,7 +223,12 @@ fn batch_get_at(
             }
         }
     }
+    view.load.read_more(0, pair_bytes(&pairs));
     pairs
+}
+
+fn pair_bytes(pairs: &[kv::KvPair]) -> u64 {
+    pairs.iter().map(|pair| (pair.key.len() + pair.value.len()) as u64).sum()
 }
 
 /// Pairs in one buffer, cut into `Bytes` that share it.
@@ -252,10 +263,21 @@ impl PairBuffer {
 }
 
 fn scan_at(view: &RegionSnapshot, options: ScanOptions, limit: usize) -> Vec<kv::KvPair> {
+    let (start, end) = (options.start.clone(), options.end.clone());
     let mut scanner = Scanner::new(Arc::clone(&view.engine), options);
     let mut buffer = PairBuffer::default();
     let outcome = scanner.next_batch(&mut buffer, limit);
     let mut pairs = buffer.into_pairs();
+    view.load.read(pairs.len() as u64, pair_bytes(&pairs), || {
+        let ends = pairs.first().zip(pairs.last()).filter(|_| pairs.len() == limit);
+        match ends {
+            // It ended with the rows that were wanted, not with the range.
+            Some((first, last)) => {
+                Touched::of_keys([first.key.clone(), last.key.clone()].into_iter())
+            }
+            None => Touched::Range(start, end),
+        }
+    });
     match outcome {
         Ok(_) => {}
         Err(ReadError::Locked(info)) => pairs.push(locked_pair(*info)),

@@ -80,7 +80,8 @@ impl MemoryKv {
         if context.term != 0 && context.term != term {
             return Err(RegionError::StaleCommand);
         }
-        Ok(RegionSnapshot { region, term, engine: self.engine.snapshot() })
+        let load = Arc::default();
+        Ok(RegionSnapshot { region, term, engine: self.engine.snapshot(), load })
     }
 }
 

@@ -319,8 +319,6 @@ macro_rules! answers {
 
 answers!(
     GetMembersResponse,
-    SteerResponse,
-    ScatterRegionsResponse,
     AllocIdResponse,
     BootstrapResponse,
     IsBootstrappedResponse,

@@ -134,12 +134,12 @@ fn change_peer(
         if find_peer(region, peer.id).is_some() || peer.id == 0 {
             return None;
         }
+        // A voter begins as a learner: without data it would only cost the majority.
+        if kind != ConfChangeKind::AddLearner {
+            return None;
+        }
         let mut member = *peer;
-        member.set_role(match kind {
-            ConfChangeKind::AddVoter => new_voter,
-            ConfChangeKind::AddLearner => PeerRole::Learner,
-            ConfChangeKind::Remove => return None,
-        });
+        member.set_role(PeerRole::Learner);
         region.peers.push(member);
         return Some(());
     };
@@ -230,6 +230,7 @@ mod tests {
         assert_eq!(after(&[(AddLearner, 3)]), None);
         assert_eq!(after(&[(AddVoter, 1)]), None);
         assert_eq!(after(&[(Remove, 9)]), None);
+        assert_eq!(after(&[(AddVoter, 9)]), None, "it begins as a learner");
     }
 
     #[test]

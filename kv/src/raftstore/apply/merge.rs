@@ -110,7 +110,7 @@ impl Applier {
             state: PeerState::Tombstone.into(),
             peer_id: source.peer_id,
             merge: None,
-            merged_into: source.merge.take().and_then(|merge| merge.target),
+            merged_into: source.merge.take(),
             applied_epoch: source_region.epoch,
             installed_epoch: source.state.installed_epoch,
         };

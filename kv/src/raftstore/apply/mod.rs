@@ -39,7 +39,7 @@ use super::error::{RaftStoreError, RegionError};
 use super::ids::{RegionEpoch, epoch_of};
 use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
-use super::state::{self, PeerState, RegionLocalState};
+use super::state::{self, MergeState, PeerState, RegionLocalState};
 
 /// A batch is written once it holds this much, also within a round.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -67,7 +67,7 @@ pub struct Applier {
     /// Region that is away, and a region that stands still until it is back.
     waits: Vec<(u64, u64)>,
     batch: WriteBatch,
-    /// A log may be thrown away after this round: what was applied of it must be durable.
+    /// Logs begin or end with this round: what was applied must be durable.
     must_sync: bool,
     /// Answered once the batch is written.
     done: Vec<Callback>,
@@ -95,9 +95,7 @@ impl Applier {
         for task in tasks {
             match task {
                 ApplyTask::Register { peer_id, region, state, merge } => {
-                    let region_id = region.id;
-                    self.peers.insert(region_id, ApplyPeer::new(peer_id, region, state, merge));
-                    self.resume(region_id, &mut reports)?;
+                    self.peers.insert(region.id, ApplyPeer::new(peer_id, region, state, merge));
                 }
                 ApplyTask::Entries(committed) => reports.extend(self.apply(committed)?),
                 ApplyTask::Pause { region_id } => {
@@ -117,6 +115,7 @@ impl Applier {
                     reports.push(ApplyReport::WalSynced(indexes));
                 }
             }
+            self.resume(&mut reports)?;
             if self.batch.size_bytes() >= BATCH_BYTES_MAX {
                 self.flush()?;
             }
@@ -156,17 +155,10 @@ impl Applier {
         }
     }
 
-    /// The region is back: whoever waited for it goes on.
-    fn resume(
-        &mut self,
-        region_id: u64,
-        reports: &mut Vec<ApplyReport>,
-    ) -> Result<(), RaftStoreError> {
-        let (resumed, waits) =
-            std::mem::take(&mut self.waits).into_iter().partition(|(away, _)| *away == region_id);
-        self.waits = waits;
-        let resumed: Vec<(u64, u64)> = resumed;
-        for (_, waiting_id) in resumed {
+    /// Whoever waited for a region that is here now, registered or split off, goes on.
+    fn resume(&mut self, reports: &mut Vec<ApplyReport>) -> Result<(), RaftStoreError> {
+        while let Some(at) = self.waits.iter().position(|(away, _)| self.peers.contains_key(away)) {
+            let (_, waiting_id) = self.waits.remove(at);
             let Some(peer) = self.peers.get_mut(&waiting_id) else { continue };
             for committed in std::mem::take(&mut peer.waiting) {
                 reports.extend(self.apply(committed)?);
@@ -192,13 +184,14 @@ impl Applier {
             return Ok(None);
         }
         add(&self.metrics.applied_entries, committed.entries.len() as u64);
-        let bytes_before = self.batch.size_bytes();
+        let (bytes_before, keys_before) = (self.batch.size_bytes(), self.batch.len());
         let outcome = self.apply_entries(&mut peer, committed);
         state::put_apply_state(&mut self.batch, region_id, &peer.state);
         let report = ApplyReport::Applied {
             region_id,
             state: peer.state.clone(),
             written_bytes: self.batch.size_bytes().saturating_sub(bytes_before) as u64,
+            written_keys: self.batch.len().saturating_sub(keys_before) as u64,
             outcomes: std::mem::take(&mut peer.outcomes),
         };
         self.peers.insert(region_id, peer);
@@ -333,7 +326,7 @@ impl Applier {
         peer_id: u64,
         region: meta::Region,
         epoch: RegionEpoch,
-        merged_into: Option<meta::Region>,
+        merged_into: Option<MergeState>,
     ) -> Result<(), RaftStoreError> {
         self.let_go(region.id);
         // Its range as of what was applied, not as of what the Raft thread knows.

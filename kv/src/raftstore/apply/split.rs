@@ -43,6 +43,9 @@ impl Applier {
                 _ => delete_region_data(&mut self.batch, region),
             }
         }
+        // The new peers are about to promise entries. A crash must not take the split from
+        // under them: the parent may be removed from here before it is applied again.
+        self.must_sync |= !created.is_empty();
         state::put_region_state(&mut self.batch, &regions[0], PeerState::Normal, peer.peer_id);
         peer.set_region(Arc::new(regions[0].clone()));
         Ok(Some(Outcome::Split { regions, created, callback }))

@@ -102,8 +102,8 @@ pub enum ApplyTask {
         region: meta::Region,
         /// Epoch below which the peer must not come back.
         epoch: RegionEpoch,
-        /// The region was absorbed by this one, at its epoch of before.
-        merged_into: Option<meta::Region>,
+        /// The region was absorbed: by whom, and how.
+        merged_into: Option<MergeState>,
     },
     /// Makes applied data durable, so that the logs up to these indexes can go.
     SyncWal(Vec<(u64, u64)>),
@@ -168,6 +168,8 @@ pub enum ApplyReport {
         state: ApplyState,
         /// Bytes written to the engine.
         written_bytes: u64,
+        /// Operations among them.
+        written_keys: u64,
         /// In order.
         outcomes: Vec<Outcome>,
     },

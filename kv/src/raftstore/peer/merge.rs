@@ -22,8 +22,8 @@ use crate::raftstore::state::MergeState;
 pub struct Merging {
     /// The merge this region is the source of, once preparing it is applied.
     pub state: Option<MergeState>,
-    /// The region is dead: it was absorbed by this one, at its epoch of before.
-    pub merged_into: Option<meta::Region>,
+    /// The region is dead: it was absorbed so.
+    pub merged_into: Option<MergeState>,
     /// Tick at which the former peers were last asked whether the region is dead.
     pub asked_at_tick: u64,
     /// Index of a step of a merge that this leader proposed and has not applied; 0: none.
@@ -55,6 +55,19 @@ impl Peer {
             return Err(RegionError::MergeInProgress(RegionId(self.region_id)));
         }
         Ok(())
+    }
+
+    /// Another store's tombstone proves that the region was absorbed. What every peer held
+    /// when the merge was prepared is committed: nobody is left to say so, and this store
+    /// may need it, if only for a region that was split off in it.
+    pub fn on_merged(&mut self, merge: MergeState) {
+        let log = &mut self.node.raft.raft_log;
+        let index = merge.min_index.min(log.last_index());
+        if index > log.committed {
+            log.commit_to(index);
+        }
+        self.merging.merged_into = Some(merge);
+        self.publish();
     }
 
     /// Proposes that this region be absorbed by its neighbour. `Err` says why not now.

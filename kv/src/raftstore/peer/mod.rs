@@ -42,6 +42,7 @@ use super::config::RaftStoreConfig;
 use super::error::{RaftStoreError, RegionError};
 use super::ids::RegionId;
 use super::lease::Lease;
+use super::load::{LoadFigures, LoadWatch};
 use super::log::raft_logger;
 use super::metrics;
 use super::read::ReadDelegate;
@@ -83,8 +84,14 @@ pub struct Peer {
     /// Term and role when the election timeout was drawn.
     timeout_drawn_for: (u64, StateRole),
     was_leader_in: u64,
+    /// Without data: the epoch at which somebody wrote to this peer, which was a member
+    /// then. Whoever knows less must not call it removed.
+    pub(super) born_at: Option<meta::RegionEpoch>,
     pub(super) merging: Merging,
     pub(super) size: RegionSize,
+    pub(super) load_watch: LoadWatch,
+    /// What PD was told of the load last, and when.
+    reported: (MonotonicTime, LoadFigures),
     pub(super) last_report: Option<MonotonicTime>,
 }
 
@@ -132,8 +139,11 @@ impl Peer {
             leader_since: MonotonicTime(0),
             timeout_drawn_for: (u64::MAX, StateRole::Follower),
             was_leader_in: 0,
+            born_at: None,
             merging: Merging::default(),
             size: RegionSize::default(),
+            load_watch: LoadWatch::default(),
+            reported: (MonotonicTime(0), LoadFigures::default()),
             last_report: None,
             node,
         })
@@ -324,6 +334,9 @@ impl Peer {
         self.merging.on_role_changed();
         if self.is_leader() {
             self.leader_since = now;
+            // What was read under an earlier leadership was reported then.
+            self.reported = (now, self.delegate.load.figures());
+            self.load_watch.forget();
             // The entry that opens the term goes out with this round.
             self.lease.on_proposed(self.node.raft.raft_log.last_index(), now);
         }

@@ -155,7 +155,7 @@ impl Peer {
             region_id: self.region_id,
             from_peer: Some(from_peer),
             to_peer: Some(to_peer),
-            epoch: region.epoch,
+            epoch: region.epoch.or(self.born_at),
             message: Bytes::from(message.write_to_bytes().ok()?),
             start_key: region.start_key.clone(),
             end_key: region.end_key.clone(),

@@ -2,67 +2,130 @@
 
 use std::time::Duration;
 
-use cairn_proto::{kv, pd};
+use cairn_proto::{kv, meta, pd};
 use raft::ProgressState;
 
 use super::Peer;
 use crate::raftstore::RegionContext;
 use crate::raftstore::clock::MonotonicTime;
-use crate::raftstore::config::RaftStoreConfig;
+use crate::raftstore::config::{RaftStoreConfig, SIZE_CHECK_FACTOR_MAX};
 use crate::raftstore::ids::{RegionId, epoch_of};
+use crate::raftstore::split::{Counted, SplitCheck};
 use crate::raftstore::state::find_peer;
 
 /// A peer that far behind the commit index is reported as pending.
 const PENDING_PEER_LAG: u64 = 1024;
 /// A follower unheard of for so long is reported as down.
 const DOWN_PEER_AFTER: Duration = Duration::from_secs(10);
+/// A region is measured again after it grew by this part of the split size.
+const MEASURE_PART: u64 = 8;
 /// A learner that heard nobody for so long asks whether it was removed.
 const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
 
-/// Size of a region, as far as it is known.
+/// Size of a region, as far as it is known, and when it is looked at again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RegionSize {
-    /// Bytes when the region was last read.
-    pub measured_bytes: u64,
-    /// Keys when the region was last read.
-    pub measured_keys: u64,
-    /// Bytes written since.
-    pub written_bytes: u64,
-    /// Bytes in the engine's files, as the engine estimates them.
+    /// What was counted when the region was last read, and the engine's estimate of its
+    /// files then.
+    pub counted: Option<(Counted, u64)>,
+    /// Written since, or since this peer came to life.
+    pub written: Counted,
+    /// Bytes in the engine's files, as the engine estimated them last.
     pub files_bytes: u64,
-    /// It is looked at again once `written_bytes` reaches this.
-    pub check_at_written: u64,
+    /// It is looked at again once `written` reaches either of these.
+    pub check_at: Counted,
+    /// It is looked at again then in any case.
+    pub next_check: MonotonicTime,
+    /// So many times the usual interval lies between two looks.
+    pub quiet_factor: u32,
     /// Whether a check is on its way.
     pub checking: bool,
+    /// Somebody wants it split in the middle.
+    pub split_wanted: bool,
 }
 
 impl RegionSize {
+    /// Entries were applied.
+    pub fn on_written(&mut self, bytes: u64, keys: u64) {
+        self.written.bytes += bytes;
+        self.written.keys += keys;
+        if keys > 0 {
+            self.quiet_factor = 0;
+        }
+    }
+
+    /// Whether it should be looked at now.
+    pub fn is_due(&self, now: MonotonicTime) -> bool {
+        !self.checking
+            && (self.split_wanted
+                || self.written.bytes >= self.check_at.bytes
+                || self.written.keys >= self.check_at.keys
+                || now >= self.next_check)
+    }
+
+    /// The background thread looked.
+    pub fn on_checked(&mut self, check: &SplitCheck, now: MonotonicTime, config: &RaftStoreConfig) {
+        self.checking = false;
+        self.split_wanted = false;
+        self.files_bytes = check.files_bytes;
+        if let Some(counted) = check.counted {
+            self.counted = Some((counted, check.files_bytes));
+            // What came while it was read may be counted or not: it stays.
+            self.written.bytes = self.written.bytes.saturating_sub(check.written.bytes);
+            self.written.keys = self.written.keys.saturating_sub(check.written.keys);
+        }
+        self.check_at = Counted {
+            bytes: self.written.bytes + (config.region_split_bytes / MEASURE_PART).max(1),
+            keys: self.written.keys + (config.region_split_keys / MEASURE_PART).max(1),
+        };
+        self.quiet_factor = (self.quiet_factor * 2).clamp(1, SIZE_CHECK_FACTOR_MAX);
+        self.next_check = now.plus(config.size_check_interval * self.quiet_factor);
+    }
+
+    /// Bytes, for PD.
+    pub fn bytes(&self) -> u64 {
+        let counted = self.counted.map_or(self.files_bytes, |(counted, _)| counted.bytes);
+        counted + self.written.bytes
+    }
+
+    /// Keys, for PD; 0 while unknown.
+    pub fn keys(&self) -> u64 {
+        self.counted.map_or(0, |(counted, _)| counted.keys)
+    }
+
     /// The region was split into so many parts; which holds what is not known yet.
     pub fn divide(&mut self, parts: u64) {
-        self.measured_bytes /= parts;
-        self.measured_keys /= parts;
-        self.written_bytes /= parts;
+        self.written.bytes /= parts;
+        self.written.keys /= parts;
+        self.files_bytes /= parts;
+        if let Some((counted, files_bytes)) = &mut self.counted {
+            counted.bytes /= parts;
+            counted.keys /= parts;
+            *files_bytes /= parts;
+        }
+        self.next_check = MonotonicTime(0);
     }
 
     /// The region took over another one.
     pub fn absorb(&mut self, other: &RegionSize) {
-        self.measured_bytes += other.measured_bytes;
-        self.measured_keys += other.measured_keys;
-        self.written_bytes += other.written_bytes;
+        self.counted = self.counted.zip(other.counted).map(|((own, files), (more, more_files))| {
+            let sum = Counted { bytes: own.bytes + more.bytes, keys: own.keys + more.keys };
+            (sum, files + more_files)
+        });
+        self.written.bytes += other.written.bytes;
+        self.written.keys += other.written.keys;
         self.files_bytes += other.files_bytes;
-        self.check_at_written = 0;
+        self.next_check = MonotonicTime(0);
     }
 }
 
 impl Peer {
-    /// Size estimate for PD and for the split check.
-    pub fn approximate_bytes(&self) -> u64 {
-        self.size.files_bytes.max(self.size.measured_bytes + self.size.written_bytes)
-    }
-
     /// A leader's report to PD.
-    pub fn heartbeat(&self, now: MonotonicTime) -> pd::RegionHeartbeatRequest {
-        let region = self.region();
+    pub fn heartbeat(&mut self, now: MonotonicTime) -> pd::RegionHeartbeatRequest {
+        let figures = self.delegate.load.figures();
+        let (reported_at, reported) = std::mem::replace(&mut self.reported, (now, figures));
+        let load = figures.since(&reported);
+        let region = self.region().clone();
         let mut down_peers = Vec::new();
         let mut pending_peers = Vec::new();
         for peer in region.peers.iter().filter(|peer| peer.id != self.peer_id) {
@@ -76,11 +139,17 @@ impl Peer {
             }
         }
         pd::RegionHeartbeatRequest {
-            region: Some((**region).clone()),
-            leader: find_peer(region, self.peer_id).cloned(),
+            region: Some((*region).clone()),
+            leader: find_peer(&region, self.peer_id).cloned(),
             term: self.term(),
-            approximate_size_bytes: self.approximate_bytes(),
-            approximate_keys: self.size.measured_keys,
+            approximate_size_bytes: self.size.bytes(),
+            approximate_keys: self.size.keys(),
+            written_bytes: load.written_bytes,
+            written_keys: load.written_keys,
+            read_bytes: load.read_bytes,
+            read_keys: load.read_keys,
+            read_queries: u32::try_from(load.read_queries).unwrap_or(u32::MAX),
+            interval_ms: u32::try_from(now.since(reported_at).as_millis()).unwrap_or(u32::MAX),
             down_peers,
             pending_peers,
             ..pd::RegionHeartbeatRequest::default()
@@ -112,9 +181,15 @@ impl Peer {
     /// Whether this is a learner that nobody has spoken to for long.
     pub fn is_forsaken(&self, now: MonotonicTime) -> bool {
         let last = self.last_heard.values().max().copied().unwrap_or_default();
-        !self.node.raft.promotable()
-            && self.node.store().is_initialized()
-            && now.since(last) >= FORSAKEN_AFTER
+        !self.node.raft.promotable() && now.since(last) >= FORSAKEN_AFTER
+    }
+
+    /// The peers of the region; of one that has no data yet, those that wrote to it.
+    pub fn known_peers(&self) -> Vec<meta::Peer> {
+        if self.node.store().is_initialized() {
+            return self.region().peers.clone();
+        }
+        self.strangers.values().copied().collect()
     }
 
     /// This peer for `ctl` and tests.

@@ -15,7 +15,7 @@ use crate::raftstore::command::{
 };
 use crate::raftstore::error::RegionError;
 use crate::raftstore::ids::{RegionEpoch, epoch_of};
-use crate::raftstore::split::SplitCheck;
+use crate::raftstore::split::{Counted, MeasureJob, SplitCheck};
 use crate::raftstore::state::find_peer;
 
 /// Between looks at sizes and logs, in ticks.
@@ -29,8 +29,6 @@ const REPORT_MAX: Duration = Duration::from_secs(30);
 const REPORT_MIN: Duration = Duration::from_secs(1);
 /// PD hears about so many regions per second from one store when nothing changes.
 const REPORTS_PER_SECOND: u32 = 500;
-/// A region is measured again after it grew by this part of the split size.
-const MEASURE_PART: u64 = 8;
 /// Regions split at one time by one command.
 const SPLIT_KEYS_MAX: usize = 64;
 
@@ -58,7 +56,8 @@ impl StoreCore {
         }
         self.outbox.background.push(BackgroundJob::WatchStall);
         self.ask_for_the_forsaken(now);
-        self.check_sizes();
+        self.check_sizes(now);
+        self.watch_loads(now);
         self.propose_compactions(now);
         if !self.compaction_runs && !self.compactions.is_empty() {
             let indexes = std::mem::take(&mut self.compactions).into_iter().collect();
@@ -117,40 +116,55 @@ impl StoreCore {
             leader_count: leaders as u32,
             sending_snapshot_count: self.snapshots_sending as u32,
             receiving_snapshot_count: self.received.len() as u32,
-            region_split_bytes: self.config.region_split_bytes,
             ..pd::StoreStats::default()
         }));
     }
 
-    fn check_sizes(&mut self) {
-        let split_bytes = self.config.region_split_bytes;
+    fn check_sizes(&mut self, now: MonotonicTime) {
+        let limits =
+            Counted { bytes: self.config.region_split_bytes, keys: self.config.region_split_keys };
         for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
-            if !peer.size.checking && peer.size.written_bytes >= peer.size.check_at_written {
+            if peer.size.is_due(now) {
                 peer.size.checking = true;
-                self.outbox.background.push(BackgroundJob::Measure {
+                self.outbox.background.push(BackgroundJob::Measure(MeasureJob {
                     region: peer.region().clone(),
-                    written_bytes: peer.size.measured_bytes + peer.size.written_bytes,
-                    split_bytes,
-                });
+                    counted: peer.size.counted,
+                    written: peer.size.written,
+                    limits,
+                    split_anyway: peer.size.split_wanted,
+                }));
             }
         }
     }
 
+    /// Looks whether a region led here has too much to do for one leader. Without
+    /// another store to lead a part of it nothing would be won.
+    fn watch_loads(&mut self, now: MonotonicTime) {
+        let thresholds = self.config.load_split;
+        let elapsed = self.config.tick * ADMIN_TICKS as u32;
+        let mut splits = Vec::new();
+        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
+            let region = peer.region().clone();
+            let key = peer.load_watch.look(&peer.delegate.load, &region, elapsed, thresholds);
+            if let Some(key) = key.filter(|_| !peer.is_only_voter()) {
+                splits.push((peer.own_context(), (*region).clone(), key));
+            }
+        }
+        splits.sort_by_key(|(context, ..)| context.region_id);
+        for (context, region, key) in splits {
+            tracing::info!(region = region.id, at = now.0, "region is split for its load");
+            self.outbox.pd.push(PdEvent::AskSplit(context, region, vec![key]));
+        }
+    }
+
     /// The background thread measured a region.
-    pub(super) fn on_measured(&mut self, check: SplitCheck) {
+    pub(super) fn on_measured(&mut self, check: SplitCheck, now: MonotonicTime) {
         let Some(peer) = self.peers.get_mut(&check.region_id) else { return };
         peer.size.checking = false;
         if epoch_of(peer.region()).version != check.epoch.version {
             return;
         }
-        peer.size.files_bytes = check.files_bytes;
-        if let Some(counted) = check.counted {
-            peer.size.measured_bytes = counted.bytes;
-            peer.size.measured_keys = counted.keys;
-            peer.size.written_bytes = 0;
-        }
-        let step = self.config.region_split_bytes / MEASURE_PART;
-        peer.size.check_at_written = peer.size.written_bytes + step.max(1);
+        peer.size.on_checked(&check, now, &self.config);
         if let Some(split_key) = check.split_key
             && peer.is_leader()
         {
@@ -218,8 +232,10 @@ impl StoreCore {
             Some(pd::region_heartbeat_response::Step::SplitRegion(split)) => {
                 let region = (**peer.region()).clone();
                 let keys: Vec<Bytes> = clean_split_keys(&region, split.keys);
+                let hot = || peer.load_watch.split_key(&region).map(|key| vec![key]);
+                let keys = if keys.is_empty() { hot().unwrap_or_default() } else { keys };
                 if keys.is_empty() {
-                    peer.size.check_at_written = 0;
+                    peer.size.split_wanted = true;
                 } else {
                     self.outbox.pd.push(PdEvent::AskSplit(peer.own_context(), region, keys));
                 }

@@ -68,6 +68,7 @@ impl StoreCore {
                 return Err("sender was removed");
             }
         } else if message.is_tombstone {
+            self.on_absent_removed(region_id, epoch);
             return Err("no such peer");
         }
         let decoded = decode_message(&message.message).ok_or("undecodable")?;
@@ -195,7 +196,16 @@ impl StoreCore {
             }
             return Err("overlaps a region that is here");
         }
-        self.create_uninitialized(region_id, to.id)
+        if self.engines.log.bounds(region_id).is_some() {
+            // It promised entries before a crash took its range; the split that made it
+            // is applied again.
+            return Err("its birth is still to be applied");
+        }
+        self.create_uninitialized(region_id, to.id)?;
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            peer.born_at = message.epoch;
+        }
+        Ok(())
     }
 
     /// Tells a peer that its region goes on without it.

@@ -192,6 +192,7 @@ impl StoreCore {
         if let Some(parent) = self.peer_mut(region_id) {
             parent.set_region(Arc::new(regions[0].clone()));
             parent.size.divide(regions.len() as u64);
+            parent.load_watch.forget();
             parent.last_report = None;
             leads = parent.is_leader();
             size = parent.size;
@@ -279,8 +280,9 @@ impl StoreCore {
             return;
         };
         let old_region = peer.node.store().is_initialized().then(|| (**peer.region()).clone());
-        // Reserves the range: no other snapshot may bring it meanwhile.
-        self.regions.set_range(&region);
+        // Reserves what is removed and what comes: no other snapshot may bring any of it
+        // meanwhile.
+        self.regions.set_range(&hull(&region, old_region.as_ref()));
         let installation = Installation {
             region,
             old_region,
@@ -320,6 +322,7 @@ impl StoreCore {
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
         let mut log = cairn_engine::LogBatch::new();
         peer.on_installed(region.clone(), apply_state.clone(), &mut log);
+        self.regions.set_range(&region);
         if let Err(error) = self.engines.log.write(log, true) {
             tracing::error!(region = region_id, %error, "raft log");
             return;
@@ -356,7 +359,7 @@ impl StoreCore {
         &mut self,
         region_id: u64,
         epoch: RegionEpoch,
-        merged_into: Option<meta::Region>,
+        merged_into: Option<MergeState>,
     ) {
         let installs = self.peers.get(&region_id).is_some_and(|peer| peer.installing);
         match self.installations.remove(&region_id) {
@@ -404,6 +407,19 @@ impl StoreCore {
         add(&self.metrics.snapshots_sent, 1);
         effects.send_snapshot(snapshot);
     }
+}
+
+/// The region with a range that covers the other one's as well.
+fn hull(region: &meta::Region, other: Option<&meta::Region>) -> meta::Region {
+    let mut hull = region.clone();
+    if let Some(other) = other {
+        hull.start_key = hull.start_key.min(other.start_key.clone());
+        hull.end_key = match (hull.end_key.is_empty(), other.end_key.is_empty()) {
+            (false, false) => hull.end_key.max(other.end_key.clone()),
+            _ => Bytes::new(),
+        };
+    }
+    hull
 }
 
 /// Starts an election without waiting for a timeout.

@@ -9,7 +9,7 @@ use super::{BackgroundJob, StoreCore};
 use crate::raftstore::apply::{ApplyTask, Callback};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::ids::{RegionEpoch, epoch_of};
-use crate::raftstore::merge::{has_jumped, target_has_moved_on};
+use crate::raftstore::merge::{has_jumped, is_beyond, target_has_moved_on};
 use crate::raftstore::metrics::add;
 use crate::raftstore::state::{
     self, MergeState, PeerState, RegionLocalState, find_peer, find_peer_on_store,
@@ -140,8 +140,8 @@ impl StoreCore {
             self.merging.remove(&region_id);
             return;
         };
-        if let Some(target) = peer.merging.merged_into.clone() {
-            self.bury_if_unneeded(region_id, &target);
+        if let Some(merged) = peer.merging.merged_into.clone() {
+            self.bury_if_unneeded(region_id, &merged);
             return;
         }
         let Some(merge) = peer.merging.state.clone() else {
@@ -174,7 +174,7 @@ impl StoreCore {
         }
         let view = self.engines.kv.snapshot();
         match state::load_region_state(view.as_ref(), merge.target_id()) {
-            Ok(Some(buried)) if buried.state == PeerState::Tombstone as i32 => {
+            Ok(Some(buried)) if buried.state() == PeerState::Tombstone => {
                 let applied = buried.applied_epoch.as_ref().map(RegionEpoch::from);
                 let installed = buried.installed_epoch.as_ref().map(RegionEpoch::from);
                 let moved = target_has_moved_on(applied.unwrap_or_default(), installed, expected);
@@ -222,7 +222,8 @@ impl StoreCore {
 
     /// Removes a peer of a dead region, unless the target's peer here may still apply the
     /// merge from its log.
-    fn bury_if_unneeded(&mut self, region_id: u64, target: &meta::Region) {
+    fn bury_if_unneeded(&mut self, region_id: u64, merge: &MergeState) {
+        let Some(target) = &merge.target else { return };
         let unneeded = match self.peers.get(&target.id) {
             Some(peer) if peer.node.store().is_initialized() => {
                 let installed = peer.node.store().apply_state().installed_epoch.as_ref();
@@ -233,13 +234,17 @@ impl StoreCore {
             None => {
                 let view = self.engines.kv.snapshot();
                 let known = state::load_region_state(view.as_ref(), target.id);
-                matches!(known, Ok(Some(known)) if known.state == PeerState::Tombstone as i32)
+                let known = known.ok().flatten();
+                if known.is_none() {
+                    self.ask_fate_of_absent(region_id, target);
+                }
+                known.is_some_and(|known| known.state() == PeerState::Tombstone)
             }
         };
         if unneeded {
             tracing::info!(region = region_id, target = target.id, "region was merged elsewhere");
             let epoch = self.peers.get(&region_id).map(|peer| epoch_of(peer.region()));
-            self.destroy(region_id, epoch.unwrap_or_default(), Some(target.clone()));
+            self.destroy(region_id, epoch.unwrap_or_default(), Some(merge.clone()));
         }
     }
 
@@ -284,7 +289,8 @@ impl StoreCore {
         // While the background thread writes its data it is still in the way.
         let at_rest = !peer.installing || self.installations.contains_key(&id);
         let into = peer.merging.merged_into.as_ref();
-        at_rest && into.is_some_and(|into| into.id == region_id || absorbed.contains(&into.id))
+        let into = into.map_or(0, MergeState::target_id);
+        at_rest && (into == region_id || absorbed.contains(&into))
     }
 
     /// Asks the former peers of a region whether it is dead, or goes on without this peer;
@@ -297,10 +303,36 @@ impl StoreCore {
             return;
         }
         peer.merging.asked_at_tick = ticks.max(1);
-        let region = peer.region().clone();
         let own_store = self.store_id;
-        for member in region.peers.iter().filter(|member| member.store_id != own_store) {
-            self.notify(region_id, *member, kv::RaftNotice::AskFate);
+        for member in peer.known_peers() {
+            if member.store_id != own_store {
+                self.notify(region_id, member, kv::RaftNotice::AskFate);
+            }
+        }
+    }
+
+    /// Asks the target's peers whether this store still has one to come: the source waits
+    /// for it.
+    fn ask_fate_of_absent(&mut self, source_id: u64, target: &meta::Region) {
+        let ticks = self.ticks;
+        let (Some(source), Some(own)) =
+            (self.peers.get_mut(&source_id), find_peer_on_store(target, self.store_id))
+        else {
+            return;
+        };
+        if ticks < source.merging.asked_at_tick + ASK_FATE_TICKS {
+            return;
+        }
+        source.merging.asked_at_tick = ticks;
+        for member in target.peers.iter().filter(|member| member.id != own.id) {
+            self.outbox.messages.push(kv::RaftMessage {
+                region_id: target.id,
+                from_peer: Some(*own),
+                to_peer: Some(*member),
+                epoch: target.epoch,
+                notice: kv::RaftNotice::AskFate.into(),
+                ..kv::RaftMessage::default()
+            });
         }
     }
 
@@ -312,7 +344,7 @@ impl StoreCore {
             region_id,
             from_peer: Some(own),
             to_peer: Some(to),
-            epoch: peer.region().epoch,
+            epoch: peer.region().epoch.or(peer.born_at),
             notice: notice.into(),
             ..kv::RaftMessage::default()
         });
@@ -343,19 +375,25 @@ impl StoreCore {
                 Ok(())
             }
             kv::RaftNotice::Merged => {
-                let target = message.merge_target.clone().ok_or("no target")?;
+                let merge = MergeState {
+                    target: Some(message.merge_target.clone().ok_or("no target")?),
+                    min_index: message.merge_min_index,
+                    prepare_index: 0,
+                };
                 let peer = self.peers.get_mut(&region_id).ok_or("no such peer")?;
                 if peer.peer_id != to.id {
                     return Err("meant for another peer");
                 }
                 if peer.node.store().is_initialized() {
-                    peer.merging.merged_into = Some(target);
-                    peer.publish();
+                    if !peer.installing {
+                        peer.on_merged(merge);
+                    }
                     self.merging.insert(region_id);
+                    self.dirty.insert(region_id);
                     self.drive_merge(region_id, now);
                 } else if !peer.installing {
                     let epoch = message.epoch.as_ref().map(RegionEpoch::from).unwrap_or_default();
-                    self.destroy(region_id, epoch, Some(target));
+                    self.destroy(region_id, epoch, Some(merge));
                 }
                 Ok(())
             }
@@ -377,18 +415,41 @@ impl StoreCore {
     pub(super) fn tell_merged(&mut self, region_id: u64, from: &meta::Peer, to: &meta::Peer) {
         let view = self.engines.kv.snapshot();
         let Ok(Some(known)) = state::load_region_state(view.as_ref(), region_id) else { return };
-        if known.merged_into.is_none() || from.store_id == self.store_id {
+        let (Some(region), Some(merge)) = (known.region, known.merged_into) else { return };
+        if from.store_id == self.store_id {
             return;
         }
-        self.outbox.messages.push(kv::RaftMessage {
+        let mut message = kv::RaftMessage {
             region_id,
             from_peer: Some(*to),
             to_peer: Some(*from),
-            epoch: known.region.and_then(|region| region.epoch),
-            notice: kv::RaftNotice::Merged.into(),
-            merge_target: known.merged_into,
+            epoch: region.epoch,
             ..kv::RaftMessage::default()
-        });
+        };
+        if find_peer(&region, from.id).is_some() {
+            message.set_notice(kv::RaftNotice::Merged);
+            message.merge_min_index = merge.min_index;
+            message.merge_target = merge.target;
+        } else {
+            // It was removed before: its store had no part in the merge.
+            message.is_tombstone = true;
+        }
+        self.outbox.messages.push(message);
+    }
+
+    /// A peer that should be here, and is not, was removed from its region. What was
+    /// absorbed by that region need not wait for it.
+    pub(super) fn on_absent_removed(&mut self, target_id: u64, epoch: RegionEpoch) {
+        for region_id in self.merging.clone() {
+            let merge = self.peers.get(&region_id).and_then(|peer| {
+                let merge = peer.merging.merged_into.clone()?;
+                let is_past = is_beyond(epoch, merge.target_epoch());
+                (merge.target_id() == target_id && is_past).then_some(merge)
+            });
+            if merge.is_some() {
+                self.destroy(region_id, epoch, merge);
+            }
+        }
     }
 
     /// Apply has let go of a region whose Raft snapshot waits: the background thread

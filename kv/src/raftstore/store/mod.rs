@@ -133,15 +133,7 @@ pub enum BackgroundJob {
     /// Installs a Raft snapshot.
     Install(Box<Installation>),
     /// Measures a region and looks for a split key.
-    Measure {
-        /// The region.
-        region: Arc<meta::Region>,
-        /// What the store knows was written to it: it is not larger than this and
-        /// the engine's files together.
-        written_bytes: u64,
-        /// Split if larger.
-        split_bytes: u64,
-    },
+    Measure(super::split::MeasureJob),
     /// Frees files of the log.
     PurgeLog,
     /// Looks whether the engine wants fewer writes.
@@ -332,7 +324,7 @@ impl StoreCore {
             StoreMessage::Installed { region_id, outcome } => {
                 self.on_installed(region_id, outcome);
             }
-            StoreMessage::Measured(check) => self.on_measured(check),
+            StoreMessage::Measured(check) => self.on_measured(check, now),
             StoreMessage::LogNeedsCompaction(regions) => {
                 for region_id in regions {
                     self.force_compaction(region_id, now);
@@ -470,6 +462,7 @@ impl StoreCore {
                         region: peer.region().clone(),
                         term: peer.term(),
                         engine: engine.clone(),
+                        load: peer.delegate.load.clone(),
                     };
                     // The caller may have gone away.
                     let _ = read.answer.send(Ok(snapshot));
@@ -511,7 +504,7 @@ impl StoreCore {
 
     fn on_report(&mut self, report: ApplyReport, now: MonotonicTime) {
         match report {
-            ApplyReport::Applied { region_id, state, written_bytes, outcomes } => {
+            ApplyReport::Applied { region_id, state, written_bytes, written_keys, outcomes } => {
                 // In the log's order: each brings the region as of its entry. Also when the
                 // peer itself is gone by now: others may have come of it.
                 for outcome in outcomes {
@@ -520,7 +513,7 @@ impl StoreCore {
                 let truncated = state.truncated_index;
                 if let Some(peer) = self.peer_mut(region_id) {
                     let compacted = truncated > peer.node.store().apply_state().truncated_index;
-                    peer.size.written_bytes += written_bytes;
+                    peer.size.on_written(written_bytes, written_keys);
                     peer.on_applied(state);
                     if compacted {
                         self.compactions.insert(region_id, truncated);

@@ -21,8 +21,8 @@ use crate::raftstore::command::{ConfChangeKind, PeerChange, SplitPiece};
 use crate::raftstore::store::StoreMessage;
 use crate::raftstore::{RegionError, RegionSnapshot};
 
-const STORES: u64 = 3;
-const KEYS: u32 = 12;
+/// Keys that are written: `k00` and so on.
+pub const KEYS: u32 = 12;
 
 struct PendingWrite {
     key: String,
@@ -37,17 +37,20 @@ struct PendingView {
     answer: oneshot::Receiver<Result<RegionSnapshot, RegionError>>,
 }
 
-struct Chaos {
-    cluster: Cluster,
-    rng: SmallRng,
+/// A cluster, what is done to it, and what is known of it.
+pub struct Chaos {
+    pub cluster: Cluster,
+    pub rng: SmallRng,
+    stores: u64,
     next_number: u64,
-    next_id: u64,
+    pub next_id: u64,
     /// Highest acknowledged number per key; numbers only grow per key.
     acknowledged: BTreeMap<String, u64>,
     writes: Vec<PendingWrite>,
     views: Vec<PendingView>,
-    checked_views: u64,
+    pub checked_views: u64,
     splits: u32,
+    pub splits_max: u32,
 }
 
 fn value_in(view: &RegionSnapshot, key: &str) -> u64 {
@@ -56,18 +59,20 @@ fn value_in(view: &RegionSnapshot, key: &str) -> u64 {
 }
 
 impl Chaos {
-    fn new(seed: u64) -> Chaos {
+    /// A region on the first three of the stores.
+    pub fn new(seed: u64, stores: u64) -> Chaos {
         let region = region_of(1, &[(11, 1), (12, 2), (13, 3)]);
-        let mut cluster = Cluster::new(STORES, &region);
+        let mut cluster = Cluster::new(stores, &region);
         cluster.config.seed = seed;
         cluster.config.log_entries_max = 30;
         cluster.config.log_entries_force_max = 60;
-        for store_id in 1..=STORES {
+        for store_id in 1..=stores {
             cluster.crash(store_id);
             cluster.start(store_id);
         }
         Chaos {
             cluster,
+            stores,
             rng: SmallRng::seed_from_u64(seed),
             next_number: 0,
             next_id: 100,
@@ -76,11 +81,12 @@ impl Chaos {
             views: Vec::new(),
             checked_views: 0,
             splits: 0,
+            splits_max: 5,
         }
     }
 
     fn any_store(&mut self) -> u64 {
-        self.rng.random_range(1..=STORES)
+        self.rng.random_range(1..=self.stores)
     }
 
     fn any_key(&mut self) -> String {
@@ -100,7 +106,7 @@ impl Chaos {
             .find(|region| holds(region))
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         match self.rng.random_range(0..100) {
             0..45 => self.write(),
             45..65 => self.read(),
@@ -116,7 +122,7 @@ impl Chaos {
                 }
             }
             88..91 => {
-                for store_id in 1..=STORES {
+                for store_id in 1..=self.stores {
                     if self.cluster.stores[&store_id].running.is_none() {
                         self.cluster.start(store_id);
                     }
@@ -193,7 +199,8 @@ impl Chaos {
     fn change_members(&mut self) {
         let (store_id, key) = (self.any_store(), self.any_key());
         let Some(region) = self.region_at(store_id, &key) else { return };
-        let other = (1..=STORES).find(|id| region.peers.iter().all(|peer| peer.store_id != *id));
+        let other =
+            (1..=self.stores).find(|id| region.peers.iter().all(|peer| peer.store_id != *id));
         let learner = region.peers.iter().find(|peer| peer.role() == meta::PeerRole::Learner);
         let (kind, peer) = match (learner, other) {
             (Some(learner), _) => (ConfChangeKind::AddVoter, *learner),
@@ -211,10 +218,10 @@ impl Chaos {
         drop(self.cluster.propose_changes(store_id, region.id, vec![PeerChange::new(kind, peer)]));
     }
 
-    fn split(&mut self) {
+    pub fn split(&mut self) {
         let (store_id, key) = (self.any_store(), self.any_key());
         let Some(region) = self.region_at(store_id, &key) else { return };
-        if self.splits >= 5 || key.as_bytes() <= region.start_key.as_ref() {
+        if self.splits >= self.splits_max || key.as_bytes() <= region.start_key.as_ref() {
             return;
         }
         self.splits += 1;
@@ -257,9 +264,9 @@ impl Chaos {
         }
     }
 
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.cluster.heal();
-        for store_id in 1..=STORES {
+        for store_id in 1..=self.stores {
             if self.cluster.stores[&store_id].running.is_none() {
                 self.cluster.start(store_id);
             }
@@ -269,7 +276,7 @@ impl Chaos {
         for number in 0..KEYS {
             let key = format!("k{number:02}");
             let acknowledged = self.acknowledged.get(&key).copied().unwrap_or(0);
-            let leader = (1..=STORES).find_map(|id| Some((id, self.region_at(id, &key)?)));
+            let leader = (1..=self.stores).find_map(|id| Some((id, self.region_at(id, &key)?)));
             let (_, region) = leader.unwrap_or_else(|| panic!("nobody leads {key}"));
             for peer in region.peers.iter().filter(|peer| peer.role() == meta::PeerRole::Voter) {
                 let stored = self.cluster.stored(peer.store_id, &key);
@@ -280,8 +287,15 @@ impl Chaos {
     }
 }
 
+/// So many seeds; others on request: CAIRN_CHAOS_SEEDS=1000 or =70..80.
+pub fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("CAIRN_CHAOS_SEEDS") else { return 0..usual };
+    let (from, to) = text.split_once("..").unwrap_or(("0", &text));
+    from.parse().unwrap()..to.parse().unwrap()
+}
+
 fn run(seed: u64, steps: usize) -> u64 {
-    let mut chaos = Chaos::new(seed);
+    let mut chaos = Chaos::new(seed, 3);
     for _ in 0..steps {
         chaos.step();
     }
@@ -291,10 +305,8 @@ fn run(seed: u64, steps: usize) -> u64 {
 
 #[test]
 fn faults_lose_nothing_and_show_nothing_stale() {
-    // More seeds on request: CAIRN_CHAOS_SEEDS=1000.
-    let seeds = std::env::var("CAIRN_CHAOS_SEEDS").ok().and_then(|text| text.parse().ok());
     let mut checked_views = 0;
-    for seed in 0..seeds.unwrap_or(30u64) {
+    for seed in seeds(30) {
         let outcome = std::panic::catch_unwind(|| run(seed, 400));
         checked_views += outcome.unwrap_or_else(|_| panic!("seed {seed}"));
     }

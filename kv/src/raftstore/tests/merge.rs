@@ -91,7 +91,7 @@ fn expect_merged(cluster: &mut Cluster, source: u64, target: u64) {
         let view = cairn_engine::KvEngine::snapshot(&cluster.stores[&store_id].kv);
         let buried = state::load_region_state(view.as_ref(), source).unwrap().unwrap();
         assert_eq!(buried.state(), PeerState::Tombstone);
-        assert_eq!(buried.merged_into.unwrap().id, target);
+        assert_eq!(buried.merged_into.unwrap().target_id(), target);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole stores in one process: first driven by hand, at last by their threads.
 
 mod chaos;
+mod chaos_merge;
 mod cluster;
 mod joint;
 mod merge;
