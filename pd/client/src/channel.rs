@@ -36,9 +36,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time a call may take with all its attempts.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A dead peer is noticed after this and the time-out behind it.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A silent member is noticed after these two together, about when the others have elected a
+/// new leader. Streams, which have no deadline of their own, end then too.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// First and longest wait between attempts. An election takes one or two seconds: a
 /// longer wait would only add to it.
 const BACKOFF_MS: (u64, u64) = (20, 250);

@@ -369,6 +369,15 @@ impl Cluster {
 
     /// What `cairn ctl` tells.
     pub async fn ctl(&self, args: &[&str]) -> Result<Value, HarnessError> {
+        let text = self.steer(args).await?;
+        serde_json::from_str(&text).map_err(|error| HarnessError::Tool {
+            command: "cairn ctl".to_owned(),
+            output: format!("{error}: {text}"),
+        })
+    }
+
+    /// Lets `cairn ctl` do something; answers what it printed.
+    pub async fn steer(&self, args: &[&str]) -> Result<String, HarnessError> {
         let binary = cairn_binary().display().to_string();
         let pd = self.pd_list.clone();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -377,11 +386,7 @@ impl Cluster {
             all.extend(args.iter().map(String::as_str));
             tool(&binary, &all, "")
         });
-        let text = asking.await.expect("a tool does not panic")?;
-        serde_json::from_str(&text).map_err(|error| HarnessError::Tool {
-            command: "cairn ctl".to_owned(),
-            output: format!("{error}: {text}"),
-        })
+        asking.await.expect("a tool does not panic")
     }
 
     /// Waits until every region has so many healthy peers.

@@ -84,6 +84,42 @@ async fn slow_sync(stage: Stage, delay: Duration) -> Result<Report, HarnessError
     Ok(report)
 }
 
+/// The placement driver's disk becomes slow.
+pub const PD_SLOW_SYNC: Case = Case {
+    name: "pd-slow-sync-500ms",
+    about: "every sync of the leader of three placement drivers takes 500 ms longer",
+    quick: false,
+    run: |stage| Box::pin(pd_slow_sync(stage)),
+};
+
+async fn pd_slow_sync(stage: Stage) -> Result<Report, HarnessError> {
+    const DELAY: Duration = Duration::from_millis(500);
+    /// In percent: schema versions and timestamps are made durable ahead of need, other writes
+    /// of the placement driver wait.
+    const PD_LEFT_MIN: f64 = 50.0;
+    let layout = Layout::with_pd_members();
+    if layout.pds == 1 {
+        return Ok(Report::skip("this build runs one placement driver"));
+    }
+    let mut report = Report::default();
+    let mut cluster = Cluster::start(&stage.folder, layout).await?;
+    let updates = updates(&cluster).await?;
+    let at = updates.now();
+    pass(WATCH).await;
+    let usual = updates.since(at).rate;
+    let leader = cluster.pd_leader().await?;
+    cluster.node(&leader).knobs.delay_syncs(DELAY)?;
+    let at = updates.now();
+    pass(stage.settings.span(ADJUST)).await;
+    let slow = updates.since(at);
+    report.stall("slow", &slow, STALL_MAX);
+    report.at_least_percent("throughput left", 100.0 * slow.rate / usual, PD_LEFT_MIN);
+    report.tell("it leads still", cluster.pd_leader().await? == leader);
+    report.tell("errors", format!("{:?}", updates.failures()));
+    report.none("wrong", updates.stop().await?);
+    Ok(report)
+}
+
 async fn sync_fails(stage: Stage) -> Result<Report, HarnessError> {
     let mut report = Report::default();
     let mut cluster = Cluster::start(&stage.folder, Layout::default()).await?;

@@ -27,8 +27,8 @@ async fn store_replaced(stage: Stage) -> Result<Report, HarnessError> {
     cluster.add_store().await?;
     let leaving = cluster.leader_store().await?;
     let id = cluster.store_id(&leaving);
-    if let Err(error) = cluster.ctl(&["store", "offline", &id.to_string()]).await {
-        return Ok(Report::skip(format!("`ctl store offline` is not there: {error}")));
+    if let Err(error) = cluster.steer(&["store", &id.to_string(), "offline"]).await {
+        return Ok(Report::skip(format!("`ctl store ID offline` is not there: {error}")));
     }
     let began = Instant::now();
     let off = format!("@{id}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::updates_on;
+use super::updates;
 use crate::HarnessError;
 use crate::faults::cluster::{Cluster, Layout, Role};
 use crate::faults::{Case, Report, Stage};
@@ -62,6 +62,14 @@ pub const PD_CUT: Case = Case {
     run: |stage| Box::pin(pd_cut(stage)),
 };
 
+/// The leader of the placement driver loses everybody.
+pub const PD_LEADER_ISOLATED: Case = Case {
+    name: "pd-leader-isolated",
+    about: "the leader of three placement drivers and everybody else lose all packets to each other",
+    quick: false,
+    run: |stage| Box::pin(pd_leader_isolated(stage)),
+};
+
 /// The leader keeps a SQL node and loses the rest.
 pub const MINORITY_READS: Case = Case {
     name: "minority-reads",
@@ -75,7 +83,7 @@ pub const MINORITY_READS: Case = Case {
 async fn cut_off(stage: Stage, unheard: bool, deaf: bool) -> Result<Report, HarnessError> {
     let mut report = Report::default();
     let mut cluster = Cluster::start(&stage.folder, Layout::default()).await?;
-    let updates = updates_on(&cluster.servers()).await?;
+    let updates = updates(&cluster).await?;
     let leader = vec![cluster.leader_store().await?];
     let others = cluster.others(&leader);
     let at = updates.now();
@@ -102,7 +110,7 @@ async fn cut_off(stage: Stage, unheard: bool, deaf: bool) -> Result<Report, Harn
 async fn stores_cut(stage: Stage) -> Result<Report, HarnessError> {
     let mut report = Report::default();
     let mut cluster = Cluster::start(&stage.folder, Layout::default()).await?;
-    let updates = updates_on(&cluster.servers()).await?;
+    let updates = updates(&cluster).await?;
     let leader = vec![cluster.leader_store().await?];
     let mut others = cluster.names(Role::Kv);
     others.retain(|name| !leader.contains(name));
@@ -124,7 +132,7 @@ async fn pd_cut(stage: Stage) -> Result<Report, HarnessError> {
     const READ_STALL_MAX: Duration = Duration::from_secs(1);
     let mut report = Report::default();
     let mut cluster = Cluster::start(&stage.folder, Layout::default()).await?;
-    let updates = updates_on(&cluster.servers()).await?;
+    let updates = updates(&cluster).await?;
     let writer = Visitor::new(&cluster.servers());
     let reader = Visitor { writes: false, ..writer.clone() };
     let reads = Registers::start(&[writer, reader], stage.settings.seed).await?;
@@ -141,6 +149,31 @@ async fn pd_cut(stage: Stage) -> Result<Report, HarnessError> {
     report.tell("errors", format!("{:?}", updates.failures()));
     let findings = reads.stop().await;
     report.none("registers that are not linearizable", findings.broken);
+    report.none("wrong", updates.stop().await?);
+    Ok(report)
+}
+
+async fn pd_leader_isolated(stage: Stage) -> Result<Report, HarnessError> {
+    let layout = Layout::with_pd_members();
+    if layout.pds == 1 {
+        return Ok(Report::skip("this build runs one placement driver"));
+    }
+    let mut report = Report::default();
+    let mut cluster = Cluster::start(&stage.folder, layout).await?;
+    let updates = updates(&cluster).await?;
+    let leader = vec![cluster.pd_leader().await?];
+    let others = cluster.others(&leader);
+    let at = updates.now();
+    cluster.cut(&leader, &others)?;
+    pass(stage.settings.span(CUT)).await;
+    let cut = updates.since(at);
+    report.stall("cut", &cut, MAJORITY_STALL_MAX);
+    report.at_most("slowest client", cut.worst_client, MAJORITY_STALL_MAX);
+    let healed = updates.now();
+    cluster.heal()?;
+    pass(WATCH).await;
+    report.stall("heal", &updates.since(healed), HEAL_STALL_MAX);
+    report.tell("errors", format!("{:?}", updates.failures()));
     report.none("wrong", updates.stop().await?);
     Ok(report)
 }

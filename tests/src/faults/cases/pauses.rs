@@ -26,6 +26,39 @@ pub const LEADER_STOPPED: Case = Case {
     run: |stage| Box::pin(leader_stopped(stage)),
 };
 
+/// The leader of the placement driver is stopped for a while.
+pub const PD_LEADER_STOPPED: Case = Case {
+    name: "pd-leader-stopped",
+    about: "SIGSTOP of the leader of three placement drivers, then SIGCONT: timestamps grow",
+    quick: false,
+    run: |stage| Box::pin(pd_leader_stopped(stage)),
+};
+
+async fn pd_leader_stopped(stage: Stage) -> Result<Report, HarnessError> {
+    /// An election, and that clients find the new leader.
+    const STALL_MAX: Duration = Duration::from_secs(5);
+    let layout = Layout::with_pd_members();
+    if layout.pds == 1 {
+        return Ok(Report::skip("this build runs one placement driver"));
+    }
+    let mut report = Report::default();
+    let mut cluster = Cluster::start(&stage.folder, layout).await?;
+    let updates = updates(&cluster).await?;
+    let leader = cluster.pd_leader().await?;
+    let at = updates.now();
+    cluster.node(&leader).signal("STOP")?;
+    pass(stage.settings.span(PAUSE)).await;
+    report.stall("stop", &updates.since(at), STALL_MAX);
+    let resumed = updates.now();
+    cluster.node(&leader).signal("CONT")?;
+    pass(WATCH).await;
+    report.stall("resume", &updates.since(resumed), RESUME_STALL_MAX);
+    report.tell("errors", format!("{:?}", updates.failures()));
+    // A timestamp that went back would lose updates.
+    report.none("wrong", updates.stop().await?);
+    Ok(report)
+}
+
 async fn leader_stopped(stage: Stage) -> Result<Report, HarnessError> {
     let mut report = Report::default();
     let mut cluster = Cluster::start(&stage.folder, Layout::default()).await?;
