@@ -5,7 +5,7 @@ SHELL := /bin/bash
 ENV := . scripts/env.sh &&
 ARGS ?=
 
-.PHONY: run build test lint bench test-drivers test-faults setup clean
+.PHONY: run build test lint bench sim sim-bugs test-drivers test-faults setup clean
 
 ## Builds and starts the playground; options in ARGS="--kv 3 --port 4001".
 run: build
@@ -31,6 +31,14 @@ lint: setup
 ## sysbench against Cairn, MariaDB and Galera; writes docs/benchmarks.md.
 bench: build
 	@$(ENV) scripts/bench.sh
+
+## Simulates whole clusters, one per seed: SEEDS=200, or one of them: SEED=17 (ARGS=--trace).
+sim: setup
+	@$(ENV) cargo run --release --locked -p cairn-sim -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200)) $(ARGS)
+
+## Shows that the simulation finds each of the bugs it knows how to plant.
+sim-bugs: setup
+	@$(ENV) cargo run --release --locked -p cairn-sim --features sabotage -- --bugs $(ARGS)
 
 ## Real drivers and ORMs against the playground.
 test-drivers: build

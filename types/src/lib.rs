@@ -11,6 +11,7 @@
 //! | [`codec`], [`keys`], [`row`] | bytes: memcomparable keys, stored rows |
 //! | [`error`], [`errno`] | errors as the client sees them |
 //! | [`ids`] | table, index and column ids, timestamps, handles |
+//! | [`sabotage`] | known bugs for the simulation; absent from normal builds |
 //!
 //! **Invariants.** No I/O, no clock, no randomness. Decoders validate: random
 //! bytes give an error and never a panic.
@@ -28,6 +29,7 @@ pub mod ids;
 pub mod json;
 pub mod keys;
 pub mod row;
+pub mod sabotage;
 pub mod text;
 pub mod time;
 

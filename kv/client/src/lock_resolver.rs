@@ -19,6 +19,7 @@ use cairn_proto::kv::{
     key_error,
 };
 use cairn_types::TimeStamp;
+use cairn_types::sabotage::{Bug, planted};
 use parking_lot::Mutex;
 
 use crate::backoff::{BackoffKind, Retrier};
@@ -143,6 +144,7 @@ impl KvClient {
         retrier: &mut Retrier,
     ) -> Result<LockOutcome, KvError> {
         let fate = match self.txn_status(lock, caller_start_ts, retrier).await? {
+            TxnStatus::Alive { .. } if planted(Bug::ResolveWithoutPrimary) => TxnFate::RolledBack,
             TxnStatus::Final(fate) => fate,
             TxnStatus::Alive { pushed: true } => return Ok(LockOutcome::Bypass),
             TxnStatus::Alive { pushed: false } => return Ok(LockOutcome::Alive),

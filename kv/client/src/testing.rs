@@ -70,6 +70,8 @@ struct Inner {
     rollbacks: BTreeSet<(Bytes, u64)>,
     faults: VecDeque<(&'static str, Fault)>,
     page_faults: VecDeque<usize>,
+    /// Regions as PD still believes them to be, for so many answers.
+    old_news: (u32, Vec<(Region, u64)>),
     calls: Vec<String>,
 }
 
@@ -127,6 +129,12 @@ impl Cluster {
     /// The next request of the kind goes wrong.
     pub fn fault(&self, kind: &'static str, fault: Fault) {
         self.inner.lock().faults.push_back((kind, fault));
+    }
+
+    /// The next answers of PD are of now, whatever happens to regions.
+    pub fn delay_pd(&self, answers: u32) {
+        let mut inner = self.inner.lock();
+        inner.old_news = (answers, inner.regions.clone());
     }
 
     /// The next coprocessor stream breaks behind so many pages.
@@ -195,12 +203,17 @@ fn peers(first_id: u64) -> Vec<Peer> {
     (1..=3).map(|store_id| Peer { id: first_id + store_id, store_id, role: 0 }).collect()
 }
 
+/// Position of the region that holds the key.
+fn region_of(regions: &[(Region, u64)], key: &[u8]) -> usize {
+    let holds = |(region, _): &(Region, u64)| {
+        key >= &region.start_key[..] && (region.end_key.is_empty() || key < &region.end_key[..])
+    };
+    regions.iter().position(holds).expect("regions cover everything")
+}
+
 impl Inner {
     fn region_of(&self, key: &[u8]) -> usize {
-        let holds = |(region, _): &(Region, u64)| {
-            key >= &region.start_key[..] && (region.end_key.is_empty() || key < &region.end_key[..])
-        };
-        self.regions.iter().position(holds).expect("regions cover everything")
+        region_of(&self.regions, key)
     }
 
     fn split(&mut self, key: &[u8]) {
@@ -715,6 +728,16 @@ impl StoreConnector for Connector {
 struct MockPd(Arc<Cluster>);
 
 impl MockPd {
+    /// Regions as PD knows them.
+    fn regions(&self) -> Vec<(Region, u64)> {
+        let mut inner = self.0.inner.lock();
+        if inner.old_news.0 == 0 {
+            return inner.regions.clone();
+        }
+        inner.old_news.0 -= 1;
+        inner.old_news.1.clone()
+    }
+
     fn route(&self, (region, leader): &(Region, u64)) -> RegionRoute {
         let leader = region.peers.iter().find(|peer| peer.store_id == *leader).copied();
         RegionRoute { region: region.clone(), leader, ..RegionRoute::default() }
@@ -771,8 +794,8 @@ impl PdClient for MockPd {
     }
 
     async fn get_region(&self, raw_key: &[u8]) -> Result<RegionRoute, PdError> {
-        let inner = self.0.inner.lock();
-        Ok(self.route(&inner.regions[inner.region_of(raw_key)]))
+        let regions = self.regions();
+        Ok(self.route(&regions[region_of(&regions, raw_key)]))
     }
 
     async fn get_region_by_id(&self, _region_id: u64) -> Result<RegionRoute, PdError> {
@@ -785,11 +808,11 @@ impl PdClient for MockPd {
         end_key: &[u8],
         limit: u32,
     ) -> Result<Vec<RegionRoute>, PdError> {
-        let inner = self.0.inner.lock();
-        let first = inner.region_of(start_key);
+        let regions = self.regions();
+        let first = region_of(&regions, start_key);
         let below =
             |(region, _): &&(Region, u64)| end_key.is_empty() || &region.start_key[..] < end_key;
-        let found = inner.regions[first..].iter().take_while(below);
+        let found = regions[first..].iter().take_while(below);
         Ok(found.take(limit as usize).map(|one| self.route(one)).collect())
     }
 

@@ -53,12 +53,25 @@ impl MemoryEngine {
 
     /// Loses every write that was not synced.
     pub fn crash(&self) {
+        self.crash_keeping(0);
+    }
+
+    /// As [`MemoryEngine::crash`], but the first `writes` since the last sync had reached
+    /// the disk.
+    pub fn crash_keeping(&self, writes: u64) {
         let mut state = self.state.write();
-        let synced = state.synced_sequence;
+        let kept = state.sequence.min(state.synced_sequence.saturating_add(writes));
         for map in &mut state.maps {
-            map.retain(|(_, Reverse(sequence)), _| *sequence <= synced);
+            map.retain(|(_, Reverse(sequence)), _| *sequence <= kept);
         }
-        state.sequence = synced;
+        state.sequence = kept;
+        state.synced_sequence = kept;
+    }
+
+    /// Writes since the last sync.
+    pub fn unsynced_writes(&self) -> u64 {
+        let state = self.state.read();
+        state.sequence - state.synced_sequence
     }
 
     /// How many syncs were paid for.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cairn_types::sabotage::{Bug, planted};
+
 use super::load::LoadThresholds;
 
 /// Entries begin after this index: a peer that has nothing (index 0) can never be
@@ -90,6 +92,9 @@ impl RaftStoreConfig {
     /// that drift apart.
     pub fn lease(&self) -> Duration {
         let ticks = self.election_timeout_ticks.saturating_sub(2) as u32;
+        if planted(Bug::LeaseTooLong) {
+            return self.tick * ticks * 4;
+        }
         self.tick * ticks * 19 / 20
     }
 

@@ -1,5 +1,7 @@
 //! Ids of the KV tier as types, so that two numbers are never swapped.
 
+use std::collections::HashMap;
+
 use cairn_proto::meta;
 
 macro_rules! id {
@@ -28,6 +30,10 @@ id!(
     /// A peer: one replica of a region. Never used again after it is removed.
     PeerId
 );
+
+/// A map by id. It hashes without a random key, as ids are PD's and not an attacker's:
+/// the order of such maps is then the same in every run of a simulation.
+pub type IdMap<V> = HashMap<u64, V, foldhash::fast::FixedState>;
 
 /// Counters that grow with membership changes and with splits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,6 +7,7 @@ mod apply;
 pub mod clock;
 mod command;
 pub mod config;
+pub mod driven;
 pub mod error;
 mod heartbeat;
 pub mod ids;

@@ -1,4 +1,4 @@
-//! A running Raft store: the threads started, and stopped again.
+//! A running Raft store: its parts connected, the threads started, and stopped again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,10 +6,10 @@ use std::thread::JoinHandle;
 
 use cairn_engine::{KvEngine, RaftLog};
 use cairn_pd_client::PdClient;
-use crossbeam::channel::unbounded;
+use crossbeam::channel::{Receiver, unbounded};
 use parking_lot::Mutex;
 
-use super::apply::Applier;
+use super::apply::{Applier, ApplyTask};
 use super::clock::Clock;
 use super::config::RaftStoreConfig;
 use super::error::RaftStoreError;
@@ -17,7 +17,7 @@ use super::metrics::RaftMetrics;
 use super::peer::storage::Engines;
 use super::read::Regions;
 use super::router::RaftRouter;
-use super::store::{StoreCore, StoreMessage};
+use super::store::{BackgroundJob, StoreCore, StoreMessage};
 use super::transport::{RaftInbox, Transport};
 use super::worker::{self, Mailbox, ThreadEffects};
 use super::{RaftKv, StoreId, heartbeat, threads};
@@ -49,66 +49,82 @@ pub struct RaftStore {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Everything of a store but what runs it.
+pub(super) struct Assembled {
+    pub(super) core: StoreCore,
+    pub(super) applier: Applier,
+    pub(super) router: Arc<RaftRouter>,
+    pub(super) inbox: RaftInbox,
+    pub(super) received: Receiver<StoreMessage>,
+    pub(super) apply_tasks: Receiver<Vec<ApplyTask>>,
+    pub(super) jobs: Receiver<BackgroundJob>,
+    pub(super) effects: ThreadEffects,
+}
+
+/// Loads the regions and connects the parts.
+pub(super) fn assemble(parts: &RaftStoreParts) -> Result<Assembled, RaftStoreError> {
+    let RaftStoreParts { config, store_id, kv, log, transport, pd, clock } = parts;
+    let regions = Arc::new(Regions::default());
+    let metrics = Arc::new(RaftMetrics::default());
+    let (mailbox, received) = Mailbox::new(config.mailbox_messages_max);
+    let (apply, apply_tasks) = unbounded();
+    let (background, jobs) = unbounded();
+    let engines = Engines { kv: kv.clone(), log: log.clone() };
+    let applier = Applier::new(store_id.0, engines.clone(), metrics.clone());
+    let mut core =
+        StoreCore::new(config.clone(), store_id.0, engines, regions.clone(), metrics.clone());
+    core.load(clock.now())?;
+    let pd_events = pd.as_ref().map(|(client, runtime)| {
+        let (sender, receiver) = tokio::sync::mpsc::channel(heartbeat::EVENTS_MAX);
+        runtime.spawn(heartbeat::run(client.clone(), receiver, mailbox.clone()));
+        sender
+    });
+    let router = Arc::new(RaftRouter {
+        store_id: *store_id,
+        mailbox: mailbox.clone(),
+        regions,
+        engine: kv.clone(),
+        clock: clock.clone(),
+        pd: pd.as_ref().map(|(client, _)| client.clone()),
+        inflight: Arc::new(AtomicU64::new(0)),
+        inflight_max: config.inflight_bytes_max,
+        stalled: AtomicBool::new(false),
+        metrics: metrics.clone(),
+    });
+    let inbox = RaftInbox::new(mailbox.clone(), config.snapshot_dir.clone());
+    let transport = transport.clone();
+    let effects = ThreadEffects { mailbox, transport, apply, background, pd: pd_events };
+    Ok(Assembled { core, applier, router, inbox, received, apply_tasks, jobs, effects })
+}
+
 impl RaftStore {
     /// Loads the regions and starts the threads.
     pub fn start(parts: RaftStoreParts) -> Result<Arc<RaftStore>, RaftStoreError> {
-        let RaftStoreParts { config, store_id, kv, log, transport, pd, clock } = parts;
-        let regions = Arc::new(Regions::default());
-        let metrics = Arc::new(RaftMetrics::default());
-        let (mailbox, received) = Mailbox::new(config.mailbox_messages_max);
-        let (apply_sender, apply_receiver) = unbounded();
-        let (background_sender, background_receiver) = unbounded();
-        let engines = Engines { kv: kv.clone(), log: log.clone() };
-        let applier = Applier::new(store_id.0, engines.clone(), metrics.clone());
-        let mut core =
-            StoreCore::new(config.clone(), store_id.0, engines, regions.clone(), metrics.clone());
-        core.load(clock.now())?;
-
-        let pd_events = pd.as_ref().map(|(client, runtime)| {
-            let (sender, receiver) = tokio::sync::mpsc::channel(heartbeat::EVENTS_MAX);
-            runtime.spawn(heartbeat::run(client.clone(), receiver, mailbox.clone()));
-            sender
-        });
-        let router = Arc::new(RaftRouter {
-            store_id,
-            mailbox: mailbox.clone(),
-            regions,
-            engine: kv.clone(),
-            clock: clock.clone(),
-            pd: pd.map(|(client, _)| client),
-            inflight: Arc::new(AtomicU64::new(0)),
-            inflight_max: config.inflight_bytes_max,
-            stalled: AtomicBool::new(false),
-            metrics: metrics.clone(),
-        });
-        let inbox = RaftInbox::new(mailbox.clone(), config.snapshot_dir.clone());
-
-        let effects = ThreadEffects {
-            mailbox: mailbox.clone(),
-            transport,
-            apply: apply_sender,
-            background: background_sender,
-            pd: pd_events,
-        };
+        let Assembled { core, applier, router, inbox, received, apply_tasks, jobs, effects } =
+            assemble(&parts)?;
+        let RaftStoreParts { config, kv, log, clock, .. } = parts;
+        let mailbox = effects.mailbox.clone();
         let mut handles = Vec::new();
         handles.push(threads::spawn("apply", {
             let mailbox = mailbox.clone();
-            move || worker::run_apply(applier, &apply_receiver, &mailbox)
+            move || worker::run_apply(applier, &apply_tasks, &mailbox)
         })?);
         handles.push(threads::spawn("raft-background", {
             let (kv, router) = (kv.clone(), router.clone());
             move || {
-                worker::run_background(&background_receiver, &kv, &log, &mailbox, |stalled| {
+                worker::run_background(&jobs, &kv, &log, &mailbox, |stalled| {
                     router.stalled.store(stalled, Ordering::Relaxed);
                 });
             }
         })?);
         handles.push(threads::spawn("raft", move || {
-            if let Err(error) = worker::run_raft(core, config, &received, effects, clock.as_ref()) {
+            if let Err(error) = worker::run_raft(core, &config, &received, effects, clock.as_ref())
+            {
                 // What was promised cannot be kept: the store goes silent.
                 tracing::error!(%error, "raft stops");
             }
         })?);
+        let metrics = router.metrics.clone();
         Ok(Arc::new(RaftStore { router, inbox, metrics, kv, threads: Mutex::new(handles) }))
     }
 

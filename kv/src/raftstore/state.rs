@@ -242,7 +242,7 @@ pub(super) fn load_pending_snapshot(
 }
 
 /// Every region the engine knows of, tombstones included, by id.
-pub(super) fn load_regions(
+pub fn load_regions(
     snapshot: &dyn EngineSnapshot,
 ) -> Result<Vec<RegionLocalState>, RaftStoreError> {
     let (lower, upper) = keys::region_local_range();

@@ -45,6 +45,18 @@ impl Mailbox {
         self.sender.send(message).map_err(|refused| Box::new(refused.0))
     }
 
+    /// Tells the store how the transfer of its Raft snapshot went.
+    pub fn snapshot_sent(&self, region_id: u64, peer_id: u64, sent: bool) {
+        self.answer(StoreMessage::SnapshotSent { region_id, peer_id, sent });
+    }
+
+    /// Tells the store that a message to a peer did not arrive; left out when it is busy.
+    pub fn unreachable(&self, region_id: u64, peer_id: u64) {
+        if self.try_send(StoreMessage::Unreachable { region_id, peer_id }).is_err() {
+            tracing::debug!("mailbox is full: an unreachable peer is not reported");
+        }
+    }
+
     /// Leaves an answer to work that the store gave out.
     pub(super) fn answer(&self, message: StoreMessage) {
         if self.sender.send(message).is_err() {
@@ -59,6 +71,7 @@ impl Mailbox {
 }
 
 /// Outputs of the Raft thread to the other threads.
+#[derive(Clone)]
 pub(super) struct ThreadEffects {
     pub(super) mailbox: Mailbox,
     pub(super) transport: Arc<dyn Transport>,
@@ -98,44 +111,72 @@ impl Effects for ThreadEffects {
     }
 }
 
+/// The Raft thread's work without the thread: when to tick, when to stop.
+pub(super) struct RaftTurns {
+    core: StoreCore,
+    tick: Duration,
+    next_tick: MonotonicTime,
+    stop_at: Option<MonotonicTime>,
+}
+
+impl RaftTurns {
+    pub(super) fn new(core: StoreCore, tick: Duration, now: MonotonicTime) -> RaftTurns {
+        RaftTurns { core, tick, next_tick: now.plus(tick), stop_at: None }
+    }
+
+    /// How long nothing is to be done if no message comes.
+    pub(super) fn idle(&self, now: MonotonicTime) -> Duration {
+        if self.core.has_work() { Duration::ZERO } else { self.next_tick.since(now) }
+    }
+
+    /// Takes messages, ticks if it is time, ends the round. `false`: the store has stopped.
+    pub(super) fn turn(
+        &mut self,
+        messages: impl Iterator<Item = StoreMessage>,
+        now: MonotonicTime,
+        effects: &mut dyn Effects,
+    ) -> Result<bool, RaftStoreError> {
+        for message in messages {
+            match message {
+                StoreMessage::Stop { at_once: true } => return Ok(false),
+                StoreMessage::Stop { at_once: false } => {
+                    self.core.hand_over_all();
+                    self.stop_at = Some(now.plus(HAND_OVER_MAX));
+                }
+                message => self.core.handle(message, now),
+            }
+        }
+        // Never two ticks for one stretch of time, however late this turn is: leases
+        // count on followers' ticks not coming faster than time.
+        if now >= self.next_tick {
+            self.core.tick(now);
+            self.next_tick = now.plus(self.tick);
+        }
+        self.core.finish_round(now, effects)?;
+        let stopped = |stop_at| now >= stop_at || self.core.shared_leaders() == 0;
+        Ok(!self.stop_at.is_some_and(stopped))
+    }
+}
+
 /// The Raft thread: drain the mailbox, tick, one round, again.
 pub(super) fn run_raft(
-    mut core: StoreCore,
-    config: super::config::RaftStoreConfig,
+    core: StoreCore,
+    config: &super::config::RaftStoreConfig,
     mailbox: &Receiver<StoreMessage>,
     mut effects: ThreadEffects,
     clock: &dyn Clock,
 ) -> Result<(), RaftStoreError> {
-    let mut next_tick = clock.now().plus(config.tick);
-    let mut stop_at: Option<MonotonicTime> = None;
-    core.finish_round(clock.now(), &mut effects)?;
+    let mut turns = RaftTurns::new(core, config.tick, clock.now());
+    turns.turn(std::iter::empty(), clock.now(), &mut effects)?;
     loop {
-        let wait = if core.has_work() { Duration::ZERO } else { next_tick.since(clock.now()) };
-        let first = match mailbox.recv_timeout(wait) {
+        let first = match mailbox.recv_timeout(turns.idle(clock.now())) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         let now = clock.now();
         let more = std::iter::from_fn(|| mailbox.try_recv().ok()).take(config.round_messages_max);
-        for message in first.into_iter().chain(more) {
-            match message {
-                StoreMessage::Stop { at_once: true } => return Ok(()),
-                StoreMessage::Stop { at_once: false } => {
-                    core.hand_over_all();
-                    stop_at = Some(now.plus(HAND_OVER_MAX));
-                }
-                message => core.handle(message, now),
-            }
-        }
-        // Never two ticks for one stretch of time, however late this thread is: leases
-        // count on followers' ticks not coming faster than time.
-        if now >= next_tick {
-            core.tick(now);
-            next_tick = now.plus(config.tick);
-        }
-        core.finish_round(now, &mut effects)?;
-        if stop_at.is_some_and(|stop_at| now >= stop_at || core.shared_leaders() == 0) {
+        if !turns.turn(first.into_iter().chain(more), now, &mut effects)? {
             return Ok(());
         }
     }

@@ -24,6 +24,6 @@ mod tests;
 
 pub use config::StoreConfig;
 pub use grpc::{GrpcService, RaftIngress};
-pub use node::{NodeError, StoreNode};
+pub use node::{NodeError, PdTso, StoreNode, take_place};
 pub use read_pool::ReadPool;
 pub use store::StoreService;

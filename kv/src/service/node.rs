@@ -90,9 +90,7 @@ impl StoreNode {
         network: Option<Arc<LocalNetwork>>,
     ) -> Result<Arc<StoreNode>, NodeError> {
         let engines = open_engines(config.clone()).await?;
-        let store_id = claim_identity(&*engines.kv, &*pd).await?;
-        let store = describe(&config, store_id, &*pd).await?;
-        join_cluster(&*engines.kv, &*pd, store).await?;
+        let store_id = take_place(&config, &*engines.kv, &*pd).await?;
 
         let runtime = tokio::runtime::Handle::current();
         let grpc: Arc<dyn Transport> =
@@ -222,6 +220,18 @@ async fn open_engines(config: StoreConfig) -> Result<OpenEngines, NodeError> {
     tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?
 }
 
+/// Gives the engine its identity and its place in PD's cluster; answers the store's id.
+pub async fn take_place(
+    config: &StoreConfig,
+    engine: &dyn KvEngine,
+    pd: &dyn PdClient,
+) -> Result<u64, NodeError> {
+    let store_id = claim_identity(engine, pd).await?;
+    let store = describe(config, store_id, pd).await?;
+    join_cluster(engine, pd, store).await?;
+    Ok(store_id)
+}
+
 /// The store's id: from the folder, or fresh from PD.
 async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64, NodeError> {
     let cluster_id = pd.cluster_id();
@@ -312,7 +322,7 @@ async fn finish_bootstrap(
 }
 
 /// Timestamps of PD, for one-phase commits.
-struct PdTso(Arc<dyn PdClient>);
+pub struct PdTso(pub Arc<dyn PdClient>);
 
 #[async_trait]
 impl TsoSource for PdTso {

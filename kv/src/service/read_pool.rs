@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::raftstore::RegionError;
@@ -21,8 +21,10 @@ const TASKS_PER_THREAD_MAX: usize = 128;
 
 /// A bounded pool of reading tasks.
 pub struct ReadPool {
-    /// Taken out when the pool is dropped, to end it without waiting.
-    runtime: Option<Runtime>,
+    /// Taken out when the pool is dropped, to end it without waiting; none if the
+    /// pool's threads are somebody else's.
+    own: Option<Runtime>,
+    runtime: Handle,
     tasks: Arc<AtomicUsize>,
     tasks_max: usize,
 }
@@ -46,10 +48,16 @@ impl ReadPool {
             .enable_time()
             .build()?;
         Ok(ReadPool {
-            runtime: Some(runtime),
+            runtime: runtime.handle().clone(),
+            own: Some(runtime),
             tasks: Arc::default(),
             tasks_max: threads * TASKS_PER_THREAD_MAX,
         })
+    }
+
+    /// A pool whose tasks run on a runtime that is there already (simulations).
+    pub fn on(runtime: Handle) -> ReadPool {
+        ReadPool { own: None, runtime, tasks: Arc::default(), tasks_max: TASKS_PER_THREAD_MAX }
     }
 
     /// Tasks waiting or running.
@@ -67,15 +75,14 @@ impl ReadPool {
     }
 
     /// Starts a task; it goes on until it is done or aborted.
-    pub fn spawn<F>(&self, slot: TaskSlot, task: F) -> Option<JoinHandle<F::Output>>
+    pub fn spawn<F>(&self, slot: TaskSlot, task: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let runtime = self.runtime.as_ref()?;
-        Some(runtime.spawn(async move {
+        self.runtime.spawn(async move {
             let _slot = slot;
             task.await
-        }))
+        })
     }
 
     /// Runs a piece of work on a pool thread; it is not started any more once the
@@ -85,10 +92,7 @@ impl ReadPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RegionError> {
         let slot = self.reserve()?;
-        let Some(task) = self.spawn(slot, async move { work() }) else {
-            return Err(RegionError::busy("store is stopping"));
-        };
-        let mut task = AbortOnDrop(task);
+        let mut task = AbortOnDrop(self.spawn(slot, async move { work() }));
         (&mut task.0).await.map_err(|_| RegionError::busy("read was aborted"))
     }
 }
@@ -103,7 +107,7 @@ impl<T> Drop for AbortOnDrop<T> {
 
 impl Drop for ReadPool {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.own.take() {
             // May be dropped from async code, where waiting is not allowed.
             runtime.shutdown_background();
         }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use cairn_proto::kv::{self, key_error};
 use cairn_types::TimeStamp;
+use cairn_types::sabotage::{Bug, planted};
 
 use super::{TxnError, write_of_lock};
 use crate::mvcc::{Lock, MvccReader, MvccTxn, TxnRecord, WriteKind, keys};
@@ -52,7 +53,7 @@ pub fn commit_lock(
     lock: &Lock,
     commit_ts: TimeStamp,
 ) -> Result<(), TxnError> {
-    if commit_ts < lock.min_commit_ts {
+    if commit_ts < lock.min_commit_ts && !planted(Bug::CommitIgnoresReaders) {
         return Err(TxnError::key(key_error::Kind::CommitTsExpired(kv::CommitTsExpired {
             start_ts: lock.start_ts.0,
             attempted_commit_ts: commit_ts.0,

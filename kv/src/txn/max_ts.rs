@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use cairn_proto::kv;
 use cairn_types::TimeStamp;
+use cairn_types::sabotage::{Bug, planted};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
@@ -70,6 +71,9 @@ impl MaxTs {
     /// Notes a read at `ts`; before the table is looked at and before the engine
     /// snapshot is taken.
     pub fn observe(&self, ts: TimeStamp) {
+        if planted(Bug::OnePcIgnoresReads) {
+            return;
+        }
         if !ts.is_max() && self.max_ts.load(Ordering::SeqCst) < ts.0 {
             self.max_ts.fetch_max(ts.0, Ordering::SeqCst);
         }

@@ -44,6 +44,8 @@ struct Inner {
     groups: BTreeMap<u64, Group>,
     /// What groups changed since the last sync looked like at that sync.
     before_unsynced: HashMap<u64, Group>,
+    /// Batches since the last sync.
+    unsynced: Vec<LogBatch>,
     sync_count: u64,
 }
 
@@ -61,9 +63,24 @@ impl MemoryRaftLog {
 
     /// Loses every batch since the last sync.
     pub fn crash(&self) {
+        self.crash_keeping(0);
+    }
+
+    /// As [`MemoryRaftLog::crash`], but the first `batches` since then had reached the disk.
+    pub fn crash_keeping(&self, batches: usize) {
         let mut inner = self.inner.lock();
-        let lost = std::mem::take(&mut inner.before_unsynced);
-        inner.groups.extend(lost);
+        let before = std::mem::take(&mut inner.before_unsynced);
+        inner.groups.extend(before);
+        for batch in std::mem::take(&mut inner.unsynced).into_iter().take(batches) {
+            for (region_id, op) in batch.ops {
+                inner.groups.entry(region_id).or_default().apply(op);
+            }
+        }
+    }
+
+    /// Batches since the last sync.
+    pub fn unsynced_batches(&self) -> usize {
+        self.inner.lock().unsynced.len()
     }
 }
 
@@ -114,6 +131,9 @@ impl RaftLog for MemoryRaftLog {
                 .unwrap_or_else(|| inner.groups.get(region_id).and_then(Group::bounds));
             bounds.insert(*region_id, next_bounds(*region_id, now, op)?);
         }
+        if !sync {
+            inner.unsynced.push(batch.clone());
+        }
         for (region_id, op) in batch.ops {
             let group = inner.groups.entry(region_id).or_default();
             if !sync {
@@ -123,6 +143,7 @@ impl RaftLog for MemoryRaftLog {
         }
         if sync {
             inner.before_unsynced.clear();
+            inner.unsynced.clear();
             inner.sync_count += 1;
         }
         Ok(())

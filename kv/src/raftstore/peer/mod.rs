@@ -83,6 +83,7 @@ pub struct Peer {
     leader_since: MonotonicTime,
     /// Term and role when the election timeout was drawn.
     timeout_drawn_for: (u64, StateRole),
+    timeout_ticks: usize,
     was_leader_in: u64,
     /// Without data: the epoch at which somebody wrote to this peer, which was a member
     /// then. Whoever knows less must not call it removed.
@@ -138,6 +139,7 @@ impl Peer {
             strangers: HashMap::new(),
             leader_since: MonotonicTime(0),
             timeout_drawn_for: (u64::MAX, StateRole::Follower),
+            timeout_ticks: 0,
             was_leader_in: 0,
             born_at: None,
             merging: Merging::default(),
@@ -179,9 +181,11 @@ impl Peer {
         let drawn_for = (self.node.raft.term, self.node.raft.state);
         if drawn_for != self.timeout_drawn_for {
             self.timeout_drawn_for = drawn_for;
-            let ticks = draw(min_ticks, min_ticks * 3 / 2 + 1);
-            self.node.raft.set_randomized_election_timeout(ticks);
+            self.timeout_ticks = draw(min_ticks, min_ticks * 3 / 2 + 1);
         }
+        // Raft draws one of its own whenever it changes its role, also when it has changed
+        // back since the last tick.
+        self.node.raft.set_randomized_election_timeout(self.timeout_ticks);
         self.node.tick();
     }
 

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use cairn_types::sabotage::{Bug, planted};
 use raft::ReadState;
 
 use crate::raftstore::clock::MonotonicTime;
@@ -90,7 +91,9 @@ impl ReadQueue {
     pub(super) fn take_confirmed(&mut self, applied_index: u64) -> Vec<PendingRead> {
         let mut reads = Vec::new();
         let done = |batch: &Batch| {
-            batch.confirmed_index.is_some_and(|confirmed_index| confirmed_index <= applied_index)
+            batch.confirmed_index.is_some_and(|confirmed_index| {
+                confirmed_index <= applied_index || planted(Bug::ReadBeforeApply)
+            })
         };
         while self.issued.front().is_some_and(done) {
             reads.extend(self.issued.pop_front().map(|batch| batch.reads).unwrap_or_default());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::meta;
+use cairn_types::sabotage::{Bug, planted};
 use raft::eraftpb::ConfChangeV2;
 
 use super::{Effects, OutgoingSnapshot, PdEvent, StoreCore};
@@ -85,7 +86,9 @@ impl StoreCore {
             peer.merging.state = merge;
             self.merging.insert(region.id);
         }
-        self.vote_quiet_until = now.plus(self.config.vote_quiet());
+        if !planted(Bug::VoteAfterRestart) {
+            self.vote_quiet_until = now.plus(self.config.vote_quiet());
+        }
         if let Some(peer) = self.peer_mut(region.id)
             && peer.is_only_voter()
         {

@@ -19,11 +19,12 @@ mod merge;
 
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cairn_engine::LogBatch;
 use cairn_proto::{kv, meta, pd};
+use cairn_types::sabotage::{Bug, planted};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -31,7 +32,7 @@ use super::apply::{ApplyReport, ApplyTask, Callback, Outcome};
 use super::clock::MonotonicTime;
 use super::config::RaftStoreConfig;
 use super::error::{RaftStoreError, RegionError};
-use super::ids::RegionId;
+use super::ids::{IdMap, RegionId};
 use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
 use super::peer::{Peer, PendingRead, ReadyEffects};
@@ -185,7 +186,7 @@ pub struct StoreCore {
     engines: Engines,
     regions: Arc<Regions>,
     metrics: Arc<RaftMetrics>,
-    peers: HashMap<u64, Peer>,
+    peers: IdMap<Peer>,
     /// Peers that may be ready.
     dirty: BTreeSet<u64>,
     /// Regions in a joint state of their membership.
@@ -195,13 +196,13 @@ pub struct StoreCore {
     /// Regions whose Raft snapshot cannot be installed yet: a region is in its way.
     blocked_installs: BTreeSet<u64>,
     /// Regions that are replaced by the Raft snapshot of the region that absorbed them.
-    absorbing: HashMap<u64, Vec<u64>>,
+    absorbing: IdMap<Vec<u64>>,
     /// Peers that apply is removing: no message may create them anew meanwhile.
     destroying: BTreeSet<u64>,
     /// Raft snapshots that arrived and are not yet accepted by Raft.
-    received: HashMap<u64, SnapshotData>,
+    received: IdMap<SnapshotData>,
     /// Accepted Raft snapshots that wait for apply to let go of the region.
-    installations: HashMap<u64, Installation>,
+    installations: IdMap<Installation>,
     /// No votes before: peers from disk do not remember what they promised a leader.
     vote_quiet_until: MonotonicTime,
     pending_votes: VecDeque<kv::RaftMessage>,
@@ -244,15 +245,15 @@ impl StoreCore {
             engines,
             regions,
             metrics,
-            peers: HashMap::new(),
+            peers: IdMap::default(),
             dirty: BTreeSet::new(),
             joint: BTreeSet::new(),
             merging: BTreeSet::new(),
             blocked_installs: BTreeSet::new(),
-            absorbing: HashMap::new(),
+            absorbing: IdMap::default(),
             destroying: BTreeSet::new(),
-            received: HashMap::new(),
-            installations: HashMap::new(),
+            received: IdMap::default(),
+            installations: IdMap::default(),
             vote_quiet_until: MonotonicTime(0),
             pending_votes: VecDeque::new(),
             compactions: BTreeMap::new(),
@@ -419,6 +420,7 @@ impl StoreCore {
                     _ => 0,
                 })
                 .sum();
+            must_sync &= !planted(Bug::AnswerBeforeSync);
             self.engines.log.write(log, must_sync)?;
             add(&self.metrics.rounds, 1);
             add(&self.metrics.log_syncs, u64::from(must_sync));

@@ -1,0 +1,4 @@
+//! What must hold: judged while a run goes on and when it has come to rest.
+
+pub mod linearizable;
+pub mod replicas;

@@ -1,0 +1,308 @@
+//! What goes wrong: faults by the plan's weights, each with its own end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_kv::raftstore::{ConfChangeKind, RegionId};
+use cairn_proto::meta::{self, PeerRole, StoreState};
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::client;
+use crate::cluster::Cluster;
+use crate::plan::FaultKind;
+use crate::world::{Dice, Node};
+
+/// How long one fault lasts.
+const FAULT_MS: (u64, u64) = (200, 6_000);
+/// A change that operators want may take so long before it is given up.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Stores that must stay when one is emptied: as many as a region has replicas.
+const STORES_MIN: usize = 3;
+
+/// Makes faults happen until it is told to stop.
+pub struct Faults {
+    cluster: Arc<Cluster>,
+    /// Told when SQL nodes are to die.
+    client_deaths: Vec<Arc<Notify>>,
+    /// The admin's client, on a SQL node that does not die.
+    admin: Node,
+}
+
+impl Faults {
+    /// Faults of the cluster's plan.
+    pub fn new(cluster: Arc<Cluster>, client_deaths: Vec<Arc<Notify>>, admin: Node) -> Faults {
+        Faults { cluster, client_deaths, admin }
+    }
+
+    /// Runs until the plan's time is over; every fault has ended then.
+    pub async fn run(self) {
+        let world = self.cluster.world.clone();
+        let end = Instant::now() + self.cluster.plan.faulty_time;
+        let faults = Arc::new(self);
+        let mut offline_used = false;
+        while Instant::now() < end {
+            let pause_ms = faults.cluster.plan.fault_pause_ms_max;
+            sleep(world.millis(Dice::Faults, 10, pause_ms)).await;
+            let kind = world.roll(Dice::Faults, |rng| {
+                let choice = faults.cluster.plan.faults.choose_weighted(rng, |(_, weight)| *weight);
+                choice.map_or(FaultKind::CrashStore, |(kind, _)| *kind)
+            });
+            if kind == FaultKind::Offline && std::mem::replace(&mut offline_used, true) {
+                continue;
+            }
+            let lasting = world.millis(Dice::Faults, FAULT_MS.0, FAULT_MS.1);
+            let until = (Instant::now() + lasting).min(end);
+            let faults = faults.clone();
+            tokio::spawn(async move { faults.happen(kind, until).await });
+        }
+        faults.end_all();
+    }
+
+    /// Whatever still lasts ends now.
+    fn end_all(&self) {
+        let world = &self.cluster.world;
+        world.note(format_args!("faults end"));
+        world.network.heal();
+        for node in world.nodes() {
+            world.host(node).set_paused(false);
+            // Timestamps stand still until a clock that jumped back has caught up, and
+            // locks of the dead with them: somebody sets the clocks right.
+            world.host(node).set_wall_offset_ms(0);
+        }
+        for process in self.cluster.stores() {
+            process.disk.set_slow_ms(0);
+            self.cluster.set_disk_full(process.node, false);
+        }
+        for member in self.cluster.members() {
+            member.disk.set_slow_ms(0);
+        }
+    }
+
+    fn any_store(&self) -> Node {
+        let nodes: Vec<Node> = self.cluster.stores().map(|process| process.node).collect();
+        self.any_of(&nodes)
+    }
+
+    fn any_server(&self) -> Node {
+        let all = self.cluster.world.nodes();
+        let nodes: Vec<Node> = all.filter(|node| !matches!(node, Node::Client(_))).collect();
+        self.any_of(&nodes)
+    }
+
+    fn any_of(&self, nodes: &[Node]) -> Node {
+        self.cluster.world.roll(Dice::Faults, |rng| *nodes.choose(rng).unwrap_or(&Node::Store(1)))
+    }
+
+    async fn happen(&self, kind: FaultKind, until: Instant) {
+        let world = self.cluster.world.clone();
+        world.note(format_args!("fault {kind:?}"));
+        match kind {
+            FaultKind::CrashStore => self.cluster.crash(self.any_store()),
+            FaultKind::CrashAllStores => {
+                let nodes: Vec<Node> = self.cluster.stores().map(|process| process.node).collect();
+                nodes.into_iter().for_each(|node| self.cluster.crash(node));
+            }
+            FaultKind::CrashPd => {
+                let nodes: Vec<Node> = self.cluster.members().iter().map(|m| m.node).collect();
+                self.cluster.crash(self.any_of(&nodes));
+            }
+            FaultKind::CrashClient => {
+                let deaths = &self.client_deaths;
+                let chosen = world.roll(Dice::Faults, |rng| deaths.choose(rng).cloned());
+                if let Some(death) = chosen {
+                    death.notify_waiters();
+                }
+            }
+            FaultKind::Isolate => self.isolate(self.any_server(), until).await,
+            FaultKind::OneWay => {
+                let (from, to) = (self.any_server(), self.any_server());
+                world.note(format_args!("cut {from} to {to}"));
+                self.cut(&[(from, to)], until).await;
+            }
+            FaultKind::Partition => self.partition(until).await,
+            FaultKind::SlowLinks => {
+                let node = self.any_server();
+                let by_ms = world.roll(Dice::Faults, |rng| rng.random_range(20..800));
+                world.note(format_args!("{node} is {by_ms} ms away"));
+                world.network.slow_down(node, by_ms);
+                sleep_until(until).await;
+                world.network.slow_down(node, 0);
+            }
+            FaultKind::Pause => {
+                let node = self.any_server();
+                world.note(format_args!("{node} stops"));
+                world.host(node).set_paused(true);
+                sleep_until(until).await;
+                world.note(format_args!("{node} goes on"));
+                world.host(node).set_paused(false);
+            }
+            FaultKind::SlowDisk => self.slow_disk(until).await,
+            FaultKind::FullDisk => {
+                let node = self.any_store();
+                world.note(format_args!("{node} has a full disk"));
+                self.cluster.set_disk_full(node, true);
+                sleep_until(until).await;
+                self.cluster.set_disk_full(node, false);
+            }
+            FaultKind::WallClock => {
+                let node = self.any_server();
+                let offset_ms = world.roll(Dice::Faults, |rng| {
+                    let reach = *[100, 5_000, 60_000].choose(rng).unwrap_or(&100);
+                    rng.random_range(-reach..=reach)
+                });
+                world.note(format_args!("{node} has its clock {offset_ms} ms off"));
+                world.host(node).set_wall_offset_ms(offset_ms);
+            }
+            FaultKind::Split => drop(timeout(CHANGE_TIMEOUT, self.split()).await),
+            FaultKind::Transfer => self.transfer(),
+            FaultKind::Members => drop(timeout(CHANGE_TIMEOUT, self.change_members()).await),
+            FaultKind::Offline => drop(timeout(CHANGE_TIMEOUT, self.empty_a_store()).await),
+        }
+    }
+
+    async fn isolate(&self, node: Node, until: Instant) {
+        let world = &self.cluster.world;
+        world.note(format_args!("{node} is cut off"));
+        let others = world.nodes().filter(|other| *other != node);
+        let links: Vec<_> = others.flat_map(|other| [(node, other), (other, node)]).collect();
+        self.cut(&links, until).await;
+    }
+
+    async fn partition(&self, until: Instant) {
+        let world = &self.cluster.world;
+        let sided: Vec<(Node, bool)> = world.roll(Dice::Faults, |rng| {
+            world.nodes().map(|node| (node, rng.random_bool(0.5))).collect()
+        });
+        world.note(format_args!("partition {sided:?}"));
+        let mut links = Vec::new();
+        for (node, side) in &sided {
+            let others = sided.iter().filter(|(_, other_side)| other_side != side);
+            links.extend(others.map(|(other, _)| (*node, *other)));
+        }
+        self.cut(&links, until).await;
+    }
+
+    /// Cuts links for a while.
+    async fn cut(&self, links: &[(Node, Node)], until: Instant) {
+        let network = &self.cluster.world.network;
+        links.iter().for_each(|(from, to)| network.cut(*from, *to));
+        sleep_until(until).await;
+        links.iter().for_each(|(from, to)| network.mend(*from, *to));
+    }
+
+    async fn slow_disk(&self, until: Instant) {
+        let world = &self.cluster.world;
+        let node = self.any_server();
+        let slow_ms = world.roll(Dice::Faults, |rng| *[20, 100, 1_000].choose(rng).unwrap_or(&50));
+        world.note(format_args!("{node} has a disk {slow_ms} ms slow"));
+        let disk = match self.cluster.store(node) {
+            Some(process) => &process.disk,
+            None => match self.cluster.members().iter().find(|member| member.node == node) {
+                Some(member) => &member.disk,
+                None => return,
+            },
+        };
+        disk.set_slow_ms(slow_ms);
+        sleep_until(until).await;
+        disk.set_slow_ms(0);
+    }
+
+    /// A raw key as workloads use them.
+    fn any_key(&self) -> Bytes {
+        self.cluster.world.roll(Dice::Faults, |rng| {
+            let family = *["a", "c", "g", "r"].choose(rng).unwrap_or(&"r");
+            Bytes::from(format!("{family}{:02}", rng.random_range(0..12)))
+        })
+    }
+
+    async fn split(&self) {
+        let world = &self.cluster.world;
+        let key = self.any_key();
+        let client = client::connect(&self.cluster, self.admin);
+        let outcome = client.split_region(vec![key.clone()]).await;
+        let outcome = outcome.map(|regions| regions.len()).map_err(|error| error.to_string());
+        world.note(format_args!("split at {key:?}: {outcome:?}"));
+    }
+
+    /// A region some process leads, as PD knows it.
+    fn any_region(&self) -> Option<(meta::Region, Option<meta::Peer>)> {
+        let key = self.any_key();
+        let server = self.cluster.members().iter().find_map(|member| member.server())?;
+        let route = server.get_region(&key).ok()?;
+        Some((route.region, route.leader))
+    }
+
+    fn transfer(&self) {
+        let Some((region, Some(leader))) = self.any_region() else { return };
+        let target = self
+            .cluster
+            .world
+            .roll(Dice::Faults, |rng| region.peers.choose(rng).map_or(0, |peer| peer.id));
+        let router = self
+            .cluster
+            .node_of_store(leader.store_id)
+            .and_then(|node| self.cluster.store(node)?.router());
+        if let Some(router) = router {
+            // A full mailbox refuses: nothing is moved then.
+            let _ = router.transfer_leader(RegionId(region.id), target);
+        }
+    }
+
+    /// Removes a replica, or adds one where there is none.
+    async fn change_members(&self) {
+        let world = &self.cluster.world;
+        let Some((region, Some(leader))) = self.any_region() else { return };
+        let router = self
+            .cluster
+            .node_of_store(leader.store_id)
+            .and_then(|node| self.cluster.store(node)?.router());
+        let Some(router) = router else { return };
+        let empty: Vec<u64> = self
+            .cluster
+            .store_ids()
+            .into_iter()
+            .map(|(id, _)| id)
+            .filter(|id| region.peers.iter().all(|peer| peer.store_id != *id))
+            .collect();
+        let adds = world.roll(Dice::Faults, |rng| rng.random_bool(0.5)) && !empty.is_empty();
+        let region_id = RegionId(region.id);
+        if adds {
+            let pd = self.cluster.pd_client(self.admin);
+            let Ok(id) = pd.alloc_ids(1).await else { return };
+            let store_id = world.roll(Dice::Faults, |rng| *empty.choose(rng).unwrap_or(&0));
+            let peer = meta::Peer { id, store_id, role: PeerRole::Learner.into() };
+            let outcome = router.change_peer(region_id, ConfChangeKind::AddLearner, peer).await;
+            world.note(format_args!("learner {id} of {region_id}: {}", outcome.is_ok()));
+            if outcome.is_ok() {
+                sleep(world.millis(Dice::Faults, 50, 1_000)).await;
+                let peer = meta::Peer { role: PeerRole::Voter.into(), ..peer };
+                let outcome = router.change_peer(region_id, ConfChangeKind::AddVoter, peer).await;
+                world.note(format_args!("voter {id} of {region_id}: {}", outcome.is_ok()));
+            }
+        } else if region.peers.len() > 2 {
+            let peer = world.roll(Dice::Faults, |rng| region.peers.choose(rng).copied());
+            let Some(peer) = peer.filter(|peer| peer.id != leader.id) else { return };
+            let outcome = router.change_peer(region_id, ConfChangeKind::Remove, peer).await;
+            world.note(format_args!("remove {} of {region_id}: {}", peer.id, outcome.is_ok()));
+        }
+    }
+
+    /// A store is told to give its regions away, as before it is switched off.
+    async fn empty_a_store(&self) {
+        if self.cluster.store_ids().len() <= STORES_MIN {
+            return;
+        }
+        let pd = self.cluster.pd_client(self.admin);
+        let node = self.any_store();
+        let store = self.cluster.store_ids().into_iter().find(|(_, at)| *at == node);
+        let Some((store_id, _)) = store else { return };
+        let Ok(mut store) = pd.get_store(store_id).await else { return };
+        store.set_state(StoreState::Offline);
+        let outcome = pd.put_store(store).await;
+        self.cluster.world.note(format_args!("{node} goes offline: {}", outcome.is_ok()));
+    }
+}

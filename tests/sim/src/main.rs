@@ -1,0 +1,157 @@
+//! `cairn-sim`: runs seeds, says which fail and how to see why.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cairn_sim::{Options, Report, Scale, run};
+use cairn_types::sabotage::Bug;
+use clap::Parser;
+
+/// Deterministic simulation of a whole cluster.
+#[derive(Parser)]
+struct Arguments {
+    /// Runs this seed only.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Seeds that run at one time.
+    #[arg(long, default_value_t = 2)]
+    jobs: u64,
+    /// Short runs, as in the test suite.
+    #[arg(long)]
+    short: bool,
+    /// Prints every event.
+    #[arg(long)]
+    trace: bool,
+    /// Shows the program's own log too, from this level on (with --seed).
+    #[arg(long)]
+    log: Option<String>,
+    /// Plants this bug (builds with the feature `sabotage`).
+    #[arg(long)]
+    bug: Option<String>,
+    /// Plants every known bug and looks for it in --seeds seeds.
+    #[arg(long)]
+    bugs: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(level) = &arguments.log {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+            .without_time()
+            .init();
+    }
+    if !cfg!(feature = "sabotage") && (arguments.bugs || arguments.bug.is_some()) {
+        println!("this build has no bugs to plant: build it with --features sabotage");
+        return ExitCode::FAILURE;
+    }
+    let bug = match arguments.bug.as_deref().map(bug_of) {
+        None => None,
+        Some(Some(bug)) => Some(bug),
+        Some(None) => {
+            println!("known bugs: {:?}", Bug::ALL);
+            return ExitCode::FAILURE;
+        }
+    };
+    let success = match (arguments.seed, arguments.bugs) {
+        (Some(seed), _) => {
+            let report = run(options(&arguments, seed, bug));
+            report.lines.iter().for_each(|line| println!("{line}"));
+            show(&report, &arguments);
+            report.failures.is_empty()
+        }
+        (None, true) => find_bugs(&arguments),
+        (None, false) => {
+            let failed = run_many(&arguments, bug, |report| {
+                show(report, &arguments);
+                true
+            });
+            println!("{} seeds, {failed} failed", arguments.seeds);
+            failed == 0
+        }
+    };
+    if success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn options(arguments: &Arguments, seed: u64, bug: Option<Bug>) -> Options {
+    let scale = if arguments.short { Scale::Short } else { Scale::Full };
+    Options { keeps_lines: arguments.trace, bug, ..Options::new(seed, scale) }
+}
+
+fn bug_of(name: &str) -> Option<Bug> {
+    Bug::ALL.into_iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(name))
+}
+
+/// Runs seeds on several threads as long as `go_on` wants; answers how many failed.
+fn run_many(
+    arguments: &Arguments,
+    bug: Option<Bug>,
+    go_on: impl Fn(&Report) -> bool + Sync,
+) -> u64 {
+    let end = arguments.from + arguments.seeds;
+    let next = AtomicU64::new(arguments.from);
+    let failed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let report = run(options(arguments, seed, bug));
+                    failed.fetch_add(u64::from(!report.failures.is_empty()), Ordering::Relaxed);
+                    if !go_on(&report) {
+                        next.store(end, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner()
+}
+
+/// Whether every known bug is found; tells by which seed.
+fn find_bugs(arguments: &Arguments) -> bool {
+    let mut missed = 0;
+    for bug in Bug::ALL {
+        let runs = AtomicU64::new(0);
+        let failed = run_many(arguments, Some(bug), |report| {
+            let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
+            let Some(failure) = report.failures.first() else { return true };
+            println!("{bug:?}: run {run}, seed {}: {failure}", report.seed);
+            false
+        });
+        if failed == 0 {
+            missed += 1;
+            println!("{bug:?}: not found in {} seeds", arguments.seeds);
+        }
+    }
+    println!("{} bugs planted, {missed} missed", Bug::ALL.len());
+    missed == 0
+}
+
+/// One line per run; more if it failed.
+fn show(report: &Report, arguments: &Arguments) {
+    let Report { seed, hash, events, operations, failures, .. } = report;
+    let elapsed = Duration::from_millis(report.elapsed.as_millis() as u64);
+    let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "seed {seed} {verdict} hash {hash:016x}: \
+         {events} events, {operations} operations in {elapsed:?}"
+    );
+    for failure in failures.iter().take(10) {
+        println!("  {failure}");
+    }
+    if !failures.is_empty() {
+        let short = if arguments.short { " --short" } else { "" };
+        println!("  replay: cairn-sim --seed {seed}{short} --trace");
+    }
+}

@@ -1,0 +1,135 @@
+//! Transfers between accounts: in every view, money is neither made nor lost.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_kv_client::{KeyRange, KvClient, KvError};
+use parking_lot::Mutex;
+use rand::Rng;
+
+use super::{Outcome, fresh_view, number, scan_all};
+use crate::world::{Dice, World};
+
+/// What an account begins with.
+const OPENING: u64 = 100;
+
+/// The bank's rules and counts.
+pub struct Bank {
+    accounts: u32,
+    done: Mutex<u64>,
+}
+
+fn key_of(account: u32) -> Bytes {
+    Bytes::from(format!("a{account:02}"))
+}
+
+impl Bank {
+    /// A bank without accounts.
+    pub fn new(accounts: u32) -> Bank {
+        Bank { accounts, done: Mutex::new(0) }
+    }
+
+    /// Operations that were done.
+    pub fn done(&self) -> u64 {
+        *self.done.lock()
+    }
+
+    /// Opens all accounts.
+    pub async fn open(&self, client: &Arc<KvClient>) -> Result<(), KvError> {
+        let txn = client.begin(client.current_ts().await?);
+        for account in 0..self.accounts {
+            txn.set(key_of(account), Bytes::from(OPENING.to_string()))?;
+        }
+        txn.commit().await.map(|_| ())
+    }
+
+    /// Transfers, or sums.
+    pub async fn act(&self, world: &World, client: &Arc<KvClient>) {
+        let (from, to, part, sums) = world.roll(Dice::Workload, |rng| {
+            let accounts = 0..self.accounts;
+            let (from, to) = (rng.random_range(accounts.clone()), rng.random_range(accounts));
+            (from, to, rng.random_range(1..=20), rng.random_bool(0.4))
+        });
+        if sums || from == to {
+            let scans = part % 2 == 0;
+            if self.sum(world, client, scans).await.is_ok() {
+                *self.done.lock() += 1;
+            }
+            return;
+        }
+        // What failed was noted.
+        let _ = self.transfer(world, client, (from, to), part).await;
+    }
+
+    /// Transfers between every account and the next.
+    pub async fn probe(&self, world: &World, client: &Arc<KvClient>) -> Result<(), KvError> {
+        for account in 1..self.accounts {
+            self.transfer(world, client, (account - 1, account), 1).await?;
+        }
+        self.sum(world, client, true).await
+    }
+
+    async fn transfer(
+        &self,
+        world: &World,
+        client: &Arc<KvClient>,
+        (from, to): (u32, u32),
+        amount: u64,
+    ) -> Result<(), KvError> {
+        let result = self.try_transfer(world, client, (from, to), amount).await;
+        let outcome = Outcome::of(&result);
+        world.note(format_args!("a{from:02} -> a{to:02} {amount} {outcome:?}"));
+        *self.done.lock() += u64::from(outcome == Outcome::Done);
+        result
+    }
+
+    async fn try_transfer(
+        &self,
+        world: &World,
+        client: &Arc<KvClient>,
+        (from, to): (u32, u32),
+        amount: u64,
+    ) -> Result<(), KvError> {
+        let txn = client.begin(client.current_ts().await?);
+        let keys = [key_of(from), key_of(to)];
+        let mut balances = [0, 0];
+        for (key, balance) in keys.iter().zip(&mut balances) {
+            *balance = number(world, key, txn.get(key).await?.as_ref());
+        }
+        let amount = amount.min(balances[0]);
+        let [from_key, to_key] = keys;
+        txn.set(from_key, Bytes::from((balances[0] - amount).to_string()))?;
+        txn.set(to_key, Bytes::from((balances[1] + amount).to_string()))?;
+        txn.commit().await.map(|_| ())
+    }
+
+    async fn sum(&self, world: &World, client: &Arc<KvClient>, scans: bool) -> Result<(), KvError> {
+        let view = fresh_view(client).await?;
+        let keys: Vec<Bytes> = (0..self.accounts).map(key_of).collect();
+        let balances: Vec<u64> = if scans {
+            let pairs = scan_all(&view, KeyRange::new("a", "b"), coin(world)).await?;
+            pairs.iter().map(|(key, value)| number(world, key, Some(value))).collect()
+        } else {
+            let found = view.batch_get(&keys).await?;
+            keys.iter().map(|key| number(world, key, found.get(key))).collect()
+        };
+        let (sum, expected) = (balances.iter().sum::<u64>(), u64::from(self.accounts) * OPENING);
+        world.note(format_args!("sum {balances:?}"));
+        if sum != expected {
+            let ts = view.start_ts();
+            world.fail(format!("bank: {balances:?} at {ts} sum to {sum}, not {expected}"));
+        }
+        Ok(())
+    }
+
+    /// A last sum.
+    pub async fn judge(&self, world: &World, client: &Arc<KvClient>) -> Result<(), KvError> {
+        self.sum(world, client, true).await?;
+        self.sum(world, client, false).await
+    }
+}
+
+/// A coin.
+fn coin(world: &World) -> bool {
+    world.roll(Dice::Workload, |rng| rng.random_bool(0.5))
+}

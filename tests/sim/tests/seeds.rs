@@ -1,0 +1,28 @@
+//! A few short runs with every build, and the proof that a seed decides its run.
+
+use cairn_sim::{Options, Report, Scale, run};
+
+fn short(seed: u64) -> Report {
+    run(Options::new(seed, Scale::Short))
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let (first, second) = (short(7), short(7));
+    assert_eq!((first.hash, first.events), (second.hash, second.events));
+    assert_ne!(first.hash, short(8).hash);
+}
+
+/// Seeds that failed once, with what they showed:
+/// 18: scans over a split PD had not heard of lost or doubled rows.
+/// 36: a store that found its disk full at its start was never started again.
+const FAILED_ONCE: &[u64] = &[18, 36];
+
+#[test]
+fn short_runs_find_nothing() {
+    for seed in (1..=8).chain(FAILED_ONCE.iter().copied()) {
+        let report = short(seed);
+        assert!(report.failures.is_empty(), "seed {seed}: {:#?}", report.failures);
+        assert!(report.operations > 20, "seed {seed} did nothing: {report:?}");
+    }
+}

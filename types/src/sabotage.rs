@@ -1,0 +1,77 @@
+//! Known bugs, for the simulation to show that its checks find them.
+//!
+//! They exist only in builds with the feature `sabotage`, which nothing but
+//! `make sim-bugs` turns on. In every other build [`planted`] is the constant `false`,
+//! and the compiler drops what depends on it.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A leader trusts its lease longer than followers keep their promise.
+    LeaseTooLong,
+    /// A peer answers before what it promises is durable.
+    AnswerBeforeSync,
+    /// A restarted peer votes although it forgot whom it promised its vote.
+    VoteAfterRestart,
+    /// Apply takes writes of an older shape of the region, wherever their keys lie.
+    ApplyIgnoresEpoch,
+    /// A read confirmed by the quorum is answered before its index is applied.
+    ReadBeforeApply,
+    /// Raft snapshots leave the locks out.
+    SnapshotWithoutLocks,
+    /// Prewrite does not look for newer commits.
+    PrewriteIgnoresConflict,
+    /// Commands on one key do not wait for each other.
+    NoLatches,
+    /// Commit ignores that a reader has passed the lock.
+    CommitIgnoresReaders,
+    /// One-phase commit does not ask what was read before.
+    OnePcIgnoresReads,
+    /// Locks are resolved without asking their primary.
+    ResolveWithoutPrimary,
+    /// PD hands out timestamps above a bound that is not durable.
+    TsoBoundNotDurable,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 12] = [
+        Bug::LeaseTooLong,
+        Bug::AnswerBeforeSync,
+        Bug::VoteAfterRestart,
+        Bug::ApplyIgnoresEpoch,
+        Bug::ReadBeforeApply,
+        Bug::SnapshotWithoutLocks,
+        Bug::PrewriteIgnoresConflict,
+        Bug::NoLatches,
+        Bug::CommitIgnoresReaders,
+        Bug::OnePcIgnoresReads,
+        Bug::ResolveWithoutPrimary,
+        Bug::TsoBoundNotDurable,
+    ];
+}
+
+#[cfg(feature = "sabotage")]
+thread_local! {
+    /// A simulation runs on one thread, so other runs have their own.
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in what this thread runs from now on, or removes it.
+#[cfg(feature = "sabotage")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether the bug is planted.
+#[cfg(feature = "sabotage")]
+pub fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether the bug is planted: never.
+#[cfg(not(feature = "sabotage"))]
+#[inline(always)]
+pub const fn planted(_: Bug) -> bool {
+    false
+}
