@@ -81,7 +81,7 @@ impl DrivenStore {
 /// One output of a round.
 enum Output {
     Messages(Vec<kv::RaftMessage>),
-    Snapshot(OutgoingSnapshot),
+    Snapshot(Box<OutgoingSnapshot>),
     Apply(Vec<ApplyTask>),
     Background(BackgroundJob),
     Pd(PdEvent),
@@ -99,7 +99,7 @@ impl Outputs {
         for output in self.outputs {
             match output {
                 Output::Messages(messages) => self.effects.send(messages),
-                Output::Snapshot(snapshot) => self.effects.send_snapshot(snapshot),
+                Output::Snapshot(snapshot) => self.effects.send_snapshot(*snapshot),
                 Output::Apply(tasks) => self.effects.apply(tasks),
                 Output::Background(job) => self.effects.background(job),
                 Output::Pd(event) => self.effects.pd(event),
@@ -131,7 +131,7 @@ impl Effects for Collector<'_> {
         self.put(Output::Messages(messages));
     }
     fn send_snapshot(&mut self, snapshot: OutgoingSnapshot) {
-        self.put(Output::Snapshot(snapshot));
+        self.put(Output::Snapshot(Box::new(snapshot)));
     }
     fn apply(&mut self, tasks: Vec<ApplyTask>) {
         self.put(Output::Apply(tasks));

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_engine::{KvEngine, WriteBatch};
 use cairn_pd_client::PdClient;
-use cairn_proto::{kv, meta};
+use cairn_proto::{kv, meta, pd};
 use tokio::sync::oneshot;
 
 use super::apply::{Callback, InflightBytes};
@@ -65,6 +65,11 @@ impl RaftRouter {
     /// Asks a leader of this store to hand over; it may not succeed.
     pub fn transfer_leader(&self, region_id: RegionId, peer_id: u64) -> Result<(), RegionError> {
         self.send(StoreMessage::TransferLeader { region_id: region_id.0, peer_id })
+    }
+
+    /// Does what PD might want of a region this store leads, if it still fits.
+    pub fn take_step(&self, step: pd::RegionHeartbeatResponse) -> Result<(), RegionError> {
+        self.send(StoreMessage::PdStep(step))
     }
 
     /// The region behind a context that this store leads.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use cairn_pd::PdServer;
 use cairn_pd_client::PdClient;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -70,6 +71,11 @@ impl Cluster {
     /// The members of PD.
     pub fn members(&self) -> &[Arc<PdProcess>] {
         &self.members
+    }
+
+    /// The member of PD whose word counts, if one runs.
+    pub fn pd_server(&self) -> Option<Arc<PdServer>> {
+        self.members.iter().find_map(|member| member.server())
     }
 
     /// All store processes.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_kv::raftstore::{ConfChangeKind, RegionId};
+use cairn_kv::raftstore::{ConfChangeKind, PeerChange, RaftRouter, RegionId};
 use cairn_proto::meta::{self, PeerRole, StoreState};
+use cairn_proto::pd;
+use cairn_proto::pd::region_heartbeat_response::Step;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use tokio::sync::Notify;
@@ -160,6 +162,7 @@ impl Faults {
             FaultKind::Split => drop(timeout(CHANGE_TIMEOUT, self.split()).await),
             FaultKind::Transfer => self.transfer(),
             FaultKind::Members => drop(timeout(CHANGE_TIMEOUT, self.change_members()).await),
+            FaultKind::Merge => self.merge(),
             FaultKind::Offline => drop(timeout(CHANGE_TIMEOUT, self.empty_a_store()).await),
         }
     }
@@ -228,39 +231,53 @@ impl Faults {
         world.note(format_args!("split at {key:?}: {outcome:?}"));
     }
 
-    /// A region some process leads, as PD knows it.
-    fn any_region(&self) -> Option<(meta::Region, Option<meta::Peer>)> {
+    /// A region, as PD knows it, and the way to its leader.
+    fn any_region(&self) -> Option<(meta::Region, meta::Peer, Arc<RaftRouter>)> {
         let key = self.any_key();
-        let server = self.cluster.members().iter().find_map(|member| member.server())?;
-        let route = server.get_region(&key).ok()?;
-        Some((route.region, route.leader))
+        let route = self.cluster.pd_server()?.get_region(&key).ok()?;
+        let leader = route.leader?;
+        let node = self.cluster.node_of_store(leader.store_id)?;
+        Some((route.region, leader, self.cluster.store(node)?.router()?))
     }
 
     fn transfer(&self) {
-        let Some((region, Some(leader))) = self.any_region() else { return };
+        let Some((region, _, router)) = self.any_region() else { return };
         let target = self
             .cluster
             .world
             .roll(Dice::Faults, |rng| region.peers.choose(rng).map_or(0, |peer| peer.id));
-        let router = self
-            .cluster
-            .node_of_store(leader.store_id)
-            .and_then(|node| self.cluster.store(node)?.router());
-        if let Some(router) = router {
-            // A full mailbox refuses: nothing is moved then.
-            let _ = router.transfer_leader(RegionId(region.id), target);
-        }
+        // A full mailbox refuses: nothing is moved then.
+        let _ = router.transfer_leader(RegionId(region.id), target);
     }
 
-    /// Removes a replica, or adds one where there is none.
+    /// Moves a region into one of its neighbours, if their replicas lie together.
+    fn merge(&self) {
+        let world = &self.cluster.world;
+        let Some((source, _, router)) = self.any_region() else { return };
+        let Some(server) = self.cluster.pd_server() else { return };
+        let neighbours = server.scan_regions(b"", b"", 0).into_iter().filter(|route| {
+            let (left, right) = (&route.region, &source);
+            (left.end_key == right.start_key && !left.end_key.is_empty())
+                || (right.end_key == left.start_key && !right.end_key.is_empty())
+        });
+        let neighbours: Vec<meta::Region> = neighbours.map(|route| route.region).collect();
+        let target = world.roll(Dice::Faults, |rng| neighbours.choose(rng).cloned());
+        let Some(target) = target else { return };
+        world.note(format_args!("merge {} into {}", source.id, target.id));
+        let step = pd::RegionHeartbeatResponse {
+            region_id: source.id,
+            epoch: source.epoch,
+            step: Some(Step::Merge(pd::Merge { target: Some(target) })),
+            ..pd::RegionHeartbeatResponse::default()
+        };
+        // A full mailbox refuses: nothing is merged then.
+        let _ = router.take_step(step);
+    }
+
+    /// Removes a replica, adds one where there is none, or moves one in a single step.
     async fn change_members(&self) {
         let world = &self.cluster.world;
-        let Some((region, Some(leader))) = self.any_region() else { return };
-        let router = self
-            .cluster
-            .node_of_store(leader.store_id)
-            .and_then(|node| self.cluster.store(node)?.router());
-        let Some(router) = router else { return };
+        let Some((region, leader, router)) = self.any_region() else { return };
         let empty: Vec<u64> = self
             .cluster
             .store_ids()
@@ -268,26 +285,34 @@ impl Faults {
             .map(|(id, _)| id)
             .filter(|id| region.peers.iter().all(|peer| peer.store_id != *id))
             .collect();
-        let adds = world.roll(Dice::Faults, |rng| rng.random_bool(0.5)) && !empty.is_empty();
+        let others: Vec<meta::Peer> =
+            region.peers.iter().filter(|peer| peer.id != leader.id).copied().collect();
         let region_id = RegionId(region.id);
-        if adds {
-            let pd = self.cluster.pd_client(self.admin);
-            let Ok(id) = pd.alloc_ids(1).await else { return };
-            let store_id = world.roll(Dice::Faults, |rng| *empty.choose(rng).unwrap_or(&0));
-            let peer = meta::Peer { id, store_id, role: PeerRole::Learner.into() };
-            let outcome = router.change_peer(region_id, ConfChangeKind::AddLearner, peer).await;
+        let (adds, moves, store_id, other) = world.roll(Dice::Faults, |rng| {
+            let (store, other) = (empty.choose(rng).copied(), others.choose(rng).copied());
+            (rng.random_bool(0.6), rng.random_bool(0.5), store, other)
+        });
+        if let Some(store_id) = store_id.filter(|_| adds) {
+            let Ok(id) = self.cluster.pd_client(self.admin).alloc_ids(1).await else { return };
+            let learner = meta::Peer { id, store_id, role: PeerRole::Learner.into() };
+            let change = vec![PeerChange::new(ConfChangeKind::AddLearner, learner)];
+            let outcome = router.change_peers(region_id, change).await;
             world.note(format_args!("learner {id} of {region_id}: {}", outcome.is_ok()));
-            if outcome.is_ok() {
-                sleep(world.millis(Dice::Faults, 50, 1_000)).await;
-                let peer = meta::Peer { role: PeerRole::Voter.into(), ..peer };
-                let outcome = router.change_peer(region_id, ConfChangeKind::AddVoter, peer).await;
-                world.note(format_args!("voter {id} of {region_id}: {}", outcome.is_ok()));
+            if outcome.is_err() {
+                return;
             }
-        } else if region.peers.len() > 2 {
-            let peer = world.roll(Dice::Faults, |rng| region.peers.choose(rng).copied());
-            let Some(peer) = peer.filter(|peer| peer.id != leader.id) else { return };
-            let outcome = router.change_peer(region_id, ConfChangeKind::Remove, peer).await;
-            world.note(format_args!("remove {} of {region_id}: {}", peer.id, outcome.is_ok()));
+            sleep(world.millis(Dice::Faults, 50, 1_000)).await;
+            let voter = meta::Peer { role: PeerRole::Voter.into(), ..learner };
+            let mut change = vec![PeerChange::new(ConfChangeKind::AddVoter, voter)];
+            if let Some(other) = other.filter(|_| moves) {
+                change.push(PeerChange::new(ConfChangeKind::Remove, other));
+            }
+            let outcome = router.change_peers(region_id, change).await;
+            world.note(format_args!("voter {id} of {region_id}: {}", outcome.is_ok()));
+        } else if let Some(other) = other.filter(|_| region.peers.len() > 2) {
+            let change = vec![PeerChange::new(ConfChangeKind::Remove, other)];
+            let outcome = router.change_peers(region_id, change).await;
+            world.note(format_args!("remove {} of {region_id}: {}", other.id, outcome.is_ok()));
         }
     }
 

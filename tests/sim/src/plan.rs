@@ -46,15 +46,17 @@ pub enum FaultKind {
     Split,
     /// Somebody moves a leader.
     Transfer,
-    /// Somebody adds or removes a replica.
+    /// Somebody adds or removes a replica, or moves one through a joint state.
     Members,
+    /// Somebody merges a region into its neighbour.
+    Merge,
     /// A store is to be emptied.
     Offline,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 16] = [
+    pub const ALL: [FaultKind; 17] = [
         FaultKind::CrashStore,
         FaultKind::CrashAllStores,
         FaultKind::CrashPd,
@@ -70,6 +72,7 @@ impl FaultKind {
         FaultKind::Split,
         FaultKind::Transfer,
         FaultKind::Members,
+        FaultKind::Merge,
         FaultKind::Offline,
     ];
 }

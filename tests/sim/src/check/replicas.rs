@@ -115,7 +115,7 @@ fn tiles(regions: &BTreeMap<u64, Held>) -> Vec<String> {
 }
 
 fn offline_stores(cluster: &Cluster) -> Vec<u64> {
-    let Some(server) = cluster.members().iter().find_map(|member| member.server()) else {
+    let Some(server) = cluster.pd_server() else {
         return Vec::new();
     };
     let stores = server.get_all_stores().into_iter().map(|(store, _)| store);
@@ -147,7 +147,7 @@ fn members(held: &Held, offline: &[u64]) -> Vec<String> {
 /// Replicas whose data differs from the first one's.
 fn differences(cluster: &Cluster, held: &Held) -> Vec<String> {
     let mut complaints = Vec::new();
-    let mut first: Option<(Node, Vec<(Cf, Bytes, Bytes)>)> = None;
+    let mut first: Option<(Node, Vec<Pair>)> = None;
     for node in &held.at {
         let Some(process) = cluster.store(*node) else { continue };
         let data = data_of(process.disk.engine(), &held.region);
@@ -168,7 +168,10 @@ fn differences(cluster: &Cluster, held: &Held) -> Vec<String> {
     complaints
 }
 
-fn data_of(engine: &dyn KvEngine, region: &meta::Region) -> Vec<(Cf, Bytes, Bytes)> {
+/// One pair of a column family.
+type Pair = (Cf, Bytes, Bytes);
+
+fn data_of(engine: &dyn KvEngine, region: &meta::Region) -> Vec<Pair> {
     let (start, end) = keys::region_data_range(region);
     let (start, end) = (Bytes::from(start), Bytes::from(end));
     let view = engine.snapshot();
@@ -188,7 +191,7 @@ fn data_of(engine: &dyn KvEngine, region: &meta::Region) -> Vec<(Cf, Bytes, Byte
 
 /// What PD believes must be what the stores hold.
 fn pd_view(cluster: &Cluster, regions: &BTreeMap<u64, Held>) -> Vec<String> {
-    let Some(server) = cluster.members().iter().find_map(|member| member.server()) else {
+    let Some(server) = cluster.pd_server() else {
         return vec!["no member of PD runs".into()];
     };
     let routes = server.scan_regions(b"", b"", 0);
