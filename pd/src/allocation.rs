@@ -2,6 +2,7 @@
 
 use cairn_pd_client::PdError;
 use cairn_types::TimeStamp;
+use cairn_types::sabotage::{Bug, planted};
 
 use crate::server::PdServer;
 use crate::state::Kind;
@@ -78,7 +79,9 @@ impl PdServer {
     }
 
     pub(crate) async fn make_bound_durable(&self, bound_ms: u64) -> Result<(), PdError> {
-        self.replication.propose(Kind::TsoBound(bound_ms)).await?;
+        if !planted(Bug::TsoBoundNotDurable) {
+            self.replication.propose(Kind::TsoBound(bound_ms)).await?;
+        }
         self.tso.raise_bound(bound_ms);
         Ok(())
     }

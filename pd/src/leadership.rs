@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_pd_client::PdError;
+use cairn_types::sabotage::{Bug, planted};
 use rand::Rng;
 
 use crate::cluster::Cluster;
@@ -80,7 +81,9 @@ impl PdServer {
         }
         self.tso.begin_at(tso_bound_ms);
         let bound_ms = self.tso.next_bound_ms();
-        self.replication.propose_in(term, Kind::TsoBound(bound_ms)).await?;
+        if !planted(Bug::TsoBoundNotDurable) {
+            self.replication.propose_in(term, Kind::TsoBound(bound_ms)).await?;
+        }
         self.tso.raise_bound(bound_ms);
         self.ids.lock().skip(id_bound);
         let replicas = self.config.max_replicas.max(1);

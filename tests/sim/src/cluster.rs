@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cairn_pd::PdServer;
+use cairn_pd::replication::Inbox;
 use cairn_pd_client::PdClient;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -27,6 +28,7 @@ pub struct Cluster {
     members: Vec<Arc<PdProcess>>,
     store_nodes: Mutex<BTreeMap<u64, Node>>,
     full_disks: Mutex<BTreeMap<Node, bool>>,
+    pd_inboxes: Mutex<BTreeMap<u64, (Node, Inbox)>>,
     cluster_id: AtomicU64,
     /// Processes that die are started again by somebody.
     restarts: AtomicBool,
@@ -53,6 +55,7 @@ impl Cluster {
             members,
             store_nodes: Mutex::default(),
             full_disks: Mutex::default(),
+            pd_inboxes: Mutex::default(),
             cluster_id: AtomicU64::new(0),
             restarts: AtomicBool::new(true),
         })
@@ -73,9 +76,20 @@ impl Cluster {
         &self.members
     }
 
-    /// The member of PD whose word counts, if one runs.
+    /// The member of PD that leads, if one does.
     pub fn pd_server(&self) -> Option<Arc<PdServer>> {
-        self.members.iter().find_map(|member| member.server())
+        let servers = self.members.iter().filter_map(|member| member.server());
+        servers.filter(|server| server.check_leads().is_ok()).next_back()
+    }
+
+    /// Messages to the member come in here.
+    pub fn set_pd_inbox(&self, member_id: u64, node: Node, inbox: Inbox) {
+        self.pd_inboxes.lock().insert(member_id, (node, inbox));
+    }
+
+    /// Where messages to the member come in, and in which process.
+    pub fn pd_inbox(&self, member_id: u64) -> Option<(Node, Inbox)> {
+        self.pd_inboxes.lock().get(&member_id).cloned()
     }
 
     /// All store processes.

@@ -1,14 +1,14 @@
 //! The placement driver's processes, and the way to them.
 //!
 //! A member is the real server over a simulated disk. [`SimPdClient`] stands for the gRPC
-//! client: it calls a member over the network and tries again as that client does. It
-//! also watches that timestamps grow: over all members, restarts and clock jumps.
+//! client: it calls a member over the network, and tries the next one when that does not
+//! lead, as that client does. It also watches that timestamps grow: over all members, restarts and clock jumps.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cairn_pd::replication::Driver;
+use cairn_pd::replication::{Driver, Inbox, MemoryFiles, Transport};
 use cairn_pd::{PdConfig, PdParts, PdServer};
 use cairn_pd_client::{PdClient, PdError, RegionRoute};
 use cairn_proto::meta::{Region, Store};
@@ -19,6 +19,8 @@ use cairn_types::TimeStamp;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
+use raft::eraftpb::Message;
+use rand::Rng;
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::Cluster;
@@ -38,6 +40,8 @@ pub struct PdProcess {
     pub node: Node,
     /// Outlives crashes.
     pub disk: Arc<Disk>,
+    /// Identity and snapshots; written whole and synced, so they outlive crashes.
+    files: Arc<MemoryFiles>,
     running: Mutex<Option<Running>>,
 }
 
@@ -49,7 +53,12 @@ struct Running {
 impl PdProcess {
     /// A process that was never started.
     pub fn new(node: Node) -> PdProcess {
-        PdProcess { node, disk: Arc::default(), running: Mutex::new(None) }
+        PdProcess {
+            node,
+            disk: Arc::default(),
+            files: Arc::new(MemoryFiles::new()),
+            running: Mutex::new(None),
+        }
     }
 
     /// The server, when it runs.
@@ -79,18 +88,75 @@ pub fn start(cluster: &Arc<Cluster>, process: &Arc<PdProcess>) {
         sleep(world.millis(Dice::Machine, 1, 50)).await;
         let log = process.disk.open_log(false);
         let mut config = PdConfig::in_memory(node.to_string());
-        config.seed = Some(world.seed);
-        let parts =
-            PdParts { log: log.clone(), clock: world.host(node).clone(), driver: Driver::Task };
+        config.seed = Some(world.roll(Dice::Machine, |rng| rng.random()));
+        config.addr = address_of(node);
+        let members = cluster.members();
+        if members.len() > 1 {
+            let named =
+                |member: &Arc<PdProcess>| (member.node.to_string(), address_of(member.node));
+            config.initial_cluster = members.iter().map(named).collect();
+        }
+        let parts = PdParts {
+            log: log.clone(),
+            files: process.files.clone(),
+            clock: world.host(node).clone(),
+            transport: Arc::new(SimTransport { cluster: cluster.clone(), node }),
+            driver: Driver::Task,
+        };
         match PdServer::open_with(config, parts).await {
             Ok(server) => {
-                cluster.set_cluster_id(server.cluster_id());
                 *process.running.lock() = Some(Running { log, server });
                 world.note(format_args!("{node} runs"));
             }
             Err(error) => world.fail(format!("{node} cannot open its data: {error}")),
         }
     });
+}
+
+fn address_of(node: Node) -> String {
+    format!("{node}:2379")
+}
+
+/// Carries Raft messages of one member.
+struct SimTransport {
+    cluster: Arc<Cluster>,
+    node: Node,
+}
+
+impl Transport for SimTransport {
+    fn attach(&self, member_id: u64, inbox: Inbox) {
+        self.cluster.set_pd_inbox(member_id, self.node, inbox);
+    }
+
+    fn send(&self, to: u64, _address: &str, messages: Vec<Message>) {
+        let world = &self.cluster.world;
+        let Some((receiver, _)) = self.cluster.pd_inbox(to) else { return };
+        for message in messages {
+            for delay in world.network.datagram(world, self.node, receiver) {
+                let (cluster, from) = (self.cluster.clone(), self.node);
+                let message = message.clone();
+                tokio::spawn(async move {
+                    // A process that stands still neither sends nor receives.
+                    cluster.world.host(from).runs().await;
+                    sleep(delay).await;
+                    cluster.world.host(receiver).runs().await;
+                    deliver(&cluster, from, to, message);
+                });
+            }
+        }
+    }
+}
+
+fn deliver(cluster: &Cluster, from: Node, to: u64, message: Message) {
+    let world = &cluster.world;
+    let Some((receiver, inbox)) = cluster.pd_inbox(to) else { return };
+    let is_running =
+        cluster.members().iter().any(|member| member.node == receiver && member.server().is_some());
+    let (kind, term) = (message.msg_type, message.term);
+    if is_running && world.network.connects(from, receiver) {
+        world.note(format_args!("{from} > {receiver} raft {kind:?} {term}"));
+        inbox.deliver(vec![message]);
+    }
 }
 
 /// Timestamps seen by anybody, in the order they were given out.
@@ -175,6 +241,8 @@ impl SimPdClient {
         world.host(to).runs().await;
         let server = process.server();
         let server = server.ok_or_else(|| PdError::Unavailable(format!("{to} is down")))?;
+        server.check_leads()?;
+        self.cluster.set_cluster_id(server.cluster_id());
         world.note(format_args!("{} > {to} {what}", self.from));
         // The member goes on when its caller has left.
         let answer = tokio::spawn(ask(server.local_client())).await;

@@ -150,7 +150,7 @@ impl Plan {
         };
         Plan {
             stores: *[3, 3, 3, 4, 5].choose(rng).unwrap_or(&3),
-            members: 1,
+            members: *[1, 3, 3].choose(rng).unwrap_or(&1),
             clients: rng.random_range(2..=3),
             sessions: rng.random_range(1..=3),
             keys: rng.random_range(2..=8),
