@@ -78,8 +78,8 @@ impl Cluster {
 
     /// The member of PD that leads, if one does.
     pub fn pd_server(&self) -> Option<Arc<PdServer>> {
-        let servers = self.members.iter().filter_map(|member| member.server());
-        servers.filter(|server| server.check_leads().is_ok()).next_back()
+        let mut servers = self.members.iter().filter_map(|member| member.server());
+        servers.rfind(|server| server.check_leads().is_ok())
     }
 
     /// Messages to the member come in here.

@@ -298,17 +298,28 @@ impl Faults {
             let change = vec![PeerChange::new(ConfChangeKind::AddLearner, learner)];
             let outcome = router.change_peers(region_id, change).await;
             world.note(format_args!("learner {id} of {region_id}: {}", outcome.is_ok()));
-            if outcome.is_err() {
-                return;
-            }
+            let Ok(region) = outcome else { return };
             sleep(world.millis(Dice::Faults, 50, 1_000)).await;
+            // As PD does: only if the region is still as it was. Somebody may have removed
+            // the learner, and the id of a removed peer is never used again.
+            let change = |kind: pd::ChangePeerKind, peer| {
+                let mut change = pd::ChangePeer { peer: Some(peer), ..Default::default() };
+                change.set_kind(kind);
+                change
+            };
             let voter = meta::Peer { role: PeerRole::Voter.into(), ..learner };
-            let mut change = vec![PeerChange::new(ConfChangeKind::AddVoter, voter)];
+            let mut changes = vec![change(pd::ChangePeerKind::AddVoter, voter)];
             if let Some(other) = other.filter(|_| moves) {
-                change.push(PeerChange::new(ConfChangeKind::Remove, other));
+                changes.push(change(pd::ChangePeerKind::Remove, other));
             }
-            let outcome = router.change_peers(region_id, change).await;
-            world.note(format_args!("voter {id} of {region_id}: {}", outcome.is_ok()));
+            world.note(format_args!("voter {id} of {region_id}: {} changes", changes.len()));
+            // A full mailbox refuses: the learner is PD's to deal with.
+            let _ = router.take_step(pd::RegionHeartbeatResponse {
+                region_id: region.id,
+                epoch: region.epoch,
+                step: Some(Step::ChangePeerV2(pd::ChangePeerV2 { changes })),
+                ..pd::RegionHeartbeatResponse::default()
+            });
         } else if let Some(other) = other.filter(|_| region.peers.len() > 2) {
             let change = vec![PeerChange::new(ConfChangeKind::Remove, other)];
             let outcome = router.change_peers(region_id, change).await;
