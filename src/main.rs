@@ -6,7 +6,7 @@
 //! | `roles.rs` | starting one role and keeping it until it is told to stop |
 //! | `playground.rs` | a whole cluster in one process |
 //! | `processes.rs` | a whole cluster of child processes |
-//! | `ctl.rs` | looking at and steering a running cluster |
+//! | `ctl/` | looking at and steering a running cluster |
 //! | `logging.rs`, `signals.rs` | structured logs; SIGINT and SIGTERM |
 
 mod ctl;

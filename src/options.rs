@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+use crate::ctl::options::{
+    ConfigAction, HotAction, OperatorAction, RegionAction, RuleAction, SchedulerAction, StoreAction,
+};
 use crate::error::StartError;
 use crate::logging::LogFormat;
 
@@ -262,25 +265,56 @@ pub enum CtlCommand {
         #[command(subcommand)]
         action: Option<MemberAction>,
     },
-    /// Stores of the cluster.
+    /// Stores of the cluster; what becomes of one.
     Store {
         /// Only this one.
         id: Option<u64>,
+        /// What to do with it.
+        #[command(subcommand)]
+        action: Option<StoreAction>,
     },
     /// Regions with their leaders and peers.
     Region {
         /// Only this one.
         id: Option<u64>,
+        /// How to find them.
+        #[command(subcommand)]
+        action: Option<RegionAction>,
+    },
+    /// What the placement driver is doing to regions, did, or shall do.
+    Operator {
+        /// Those under way when absent.
+        #[command(subcommand)]
+        action: Option<OperatorAction>,
+    },
+    /// Schedulers: what balances the cluster.
+    Scheduler {
+        /// All of them when absent.
+        #[command(subcommand)]
+        action: Option<SchedulerAction>,
+    },
+    /// Placement rules: how many replicas go where.
+    Rule {
+        /// All of them when absent.
+        #[command(subcommand)]
+        action: Option<RuleAction>,
+    },
+    /// Hot regions.
+    Hot {
+        /// Of reads, writes, or before.
+        #[command(subcommand)]
+        action: HotAction,
     },
     /// A timestamp, or what one means.
     Tso {
         /// The timestamp to take apart; a fresh one when absent.
         timestamp: Option<u64>,
     },
-    /// Cluster-wide configuration values.
+    /// Settings of scheduling, shown and changed.
     Config {
-        /// Keys that begin with this.
-        prefix: Option<String>,
+        /// All of them when absent.
+        #[command(subcommand)]
+        action: Option<ConfigAction>,
     },
 }
 

@@ -8,9 +8,10 @@
 //! | [`service`], [`local`], [`status`] | gRPC, direct calls, HTTP pages |
 //! | [`state`] | the durable state machine, a pure function of its commands |
 //! | [`replication`] | the Raft group in front of it |
-//! | [`cluster`] | what heartbeats tell, operators under way |
+//! | [`cluster`], [`index`], [`hot`] | what heartbeats tell, operators under way |
 //! | [`view`], [`operator`] | what decisions see, what they give |
-//! | [`checkers`], [`schedulers`] | the decisions, pure functions |
+//! | [`checkers`], [`schedulers`], [`placement`] | the decisions, pure functions; the rules |
+//! | [`config`], [`steer`] | what people set, ask and order |
 //! | [`clock`] | injected time |
 //!
 //! **Invariants.** No timestamp or id is handed out twice, across leaders, restarts and
@@ -22,19 +23,26 @@ pub(crate) mod allocation;
 pub mod checkers;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod error;
+pub mod hot;
+pub mod index;
 pub(crate) mod leadership;
 pub mod local;
 pub mod members;
 pub(crate) mod membership;
 pub mod operator;
+pub mod placement;
 pub mod regions;
 pub mod replication;
 pub mod schedulers;
 pub mod server;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod state;
 pub mod status;
+pub mod steer;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

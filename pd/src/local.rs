@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cairn_pd_client::{PdClient, PdError, RegionRoute};
+use cairn_pd_client::{Order, PdClient, PdError, RegionRoute};
 use cairn_proto::meta::{Region, Store};
 use cairn_proto::pd::{
     ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
@@ -171,5 +171,17 @@ impl PdClient for LocalPdClient {
 
     async fn notify_schema(&self, schema_version: i64) -> Result<(), PdError> {
         on_leader!(self, server => server.notify_schema(schema_version).await)
+    }
+
+    async fn steer(&self, order: Order) -> Result<String, PdError> {
+        on_leader!(self, server => server.steer(order.clone()).await)
+    }
+
+    async fn scatter_regions(
+        &self,
+        region_ids: Vec<u64>,
+        group: &str,
+    ) -> Result<Vec<u64>, PdError> {
+        on_leader!(self, server => server.scatter_regions(&region_ids, group).await)
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! **Flow.** A heartbeat with a new epoch is made durable first; then it updates
 //! what is known, and its answer carries the next step of the region's operator.
-//! A region without one is looked at by the checkers then; schedulers run from
-//! the background task.
+//! A region that is not known to be well is looked at by the checkers then;
+//! schedulers and the patrol over all regions run from the background task.
 
 use cairn_pd_client::{PdError, RegionRoute};
 use cairn_proto::meta::{Peer, Region, Store, StoreState};
 use cairn_proto::pd::{RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId};
 
+use crate::hot::Now;
 use crate::operator::Operator;
 use crate::server::PdServer;
 use crate::state::Command;
@@ -19,7 +20,7 @@ const SCAN_REGIONS_MAX: usize = 1_024;
 /// Regions of one split.
 const SPLIT_COUNT_MAX: u32 = 1_024;
 /// Operators that schedulers may begin per look.
-const OPERATORS_PER_LOOK_MAX: usize = 4;
+const OPERATORS_PER_LOOK_MAX: usize = 64;
 
 impl PdServer {
     /// A leader's report; answers the step it is to take, if any.
@@ -38,51 +39,78 @@ impl PdServer {
         match freshness {
             Freshness::Stale => return Ok(RegionHeartbeatResponse::default()),
             Freshness::Known => {}
-            Freshness::New => {
-                self.replication.propose(Command::put_regions(vec![region.clone()])).await?;
-                let state = self.shared().state().read();
-                self.cluster.lock().retain_regions(&state);
-            }
+            Freshness::New => self.put_regions(vec![region.clone()]).await?,
         }
-        let now_ms = self.clock.monotonic_ms();
+        let now = self.now();
         let wanted = {
             let state = self.shared().state().read();
             let mut cluster = self.cluster.lock();
-            if !cluster.region_heartbeat(&request) {
+            if !cluster.region_heartbeat(&request, now) {
                 return Ok(RegionHeartbeatResponse::default());
             }
-            if let Some(response) = cluster.next_step(region, now_ms) {
-                return Ok(response);
+            match cluster.check(&state, region.id, now) {
+                Some(operator) => operator,
+                None => return Ok(cluster.next_step(&state, region.id, now).unwrap_or_default()),
             }
-            cluster.check(&state, region.id, now_ms)
         };
-        let Some(operator) = wanted else { return Ok(RegionHeartbeatResponse::default()) };
-        self.admit(operator).await?;
-        Ok(self.cluster.lock().next_step(region, now_ms).unwrap_or_default())
+        self.admit(vec![wanted]).await?;
+        let state = self.shared().state().read();
+        Ok(self.cluster.lock().next_step(&state, region.id, now).unwrap_or_default())
     }
 
-    async fn admit(&self, mut operator: Operator) -> Result<(), PdError> {
-        let added = operator.added_peers();
-        if added > 0 {
-            let first_id = self.alloc_ids(added as u32).await?;
-            operator.fill_peer_ids(first_id);
-        }
-        self.cluster.lock().admit(operator, self.clock.monotonic_ms());
+    /// Both clocks.
+    pub(crate) fn now(&self) -> Now {
+        Now { ms: self.clock.monotonic_ms(), unix_ms: self.clock.unix_ms() }
+    }
+
+    /// Makes regions durable; those they overrun are forgotten.
+    async fn put_regions(&self, regions: Vec<Region>) -> Result<(), PdError> {
+        let overrun: Vec<u64> = {
+            let state = self.shared().state().read();
+            let overlapped = |region: &Region| -> Vec<u64> {
+                let overlapping = state.regions.overlapping(&region.start_key, &region.end_key);
+                overlapping.map(|other| other.id).collect()
+            };
+            regions.iter().flat_map(overlapped).collect()
+        };
+        self.replication.propose(Command::put_regions(regions)).await?;
+        let state = self.shared().state().read();
+        self.cluster.lock().forget_gone(&overrun, &state, self.now());
         Ok(())
     }
 
+    /// Begins operators, all or none; tells whether they began.
+    pub(crate) async fn admit(&self, mut operators: Vec<Operator>) -> Result<bool, PdError> {
+        for operator in &mut operators {
+            let added = operator.added_peers();
+            if added > 0 {
+                let first_id = self.alloc_ids(added as u32).await?;
+                operator.fill_peer_ids(first_id);
+            }
+        }
+        let state = self.shared().state().read();
+        Ok(self.cluster.lock().admit(operators, &state, self.now()))
+    }
+
+    /// One look of schedulers and of the patrol.
     pub(crate) async fn run_schedulers(&self) -> Result<(), PdError> {
-        let now_ms = self.clock.monotonic_ms();
-        self.cluster.lock().expire(now_ms);
+        self.cluster.lock().expire(self.now());
         for _ in 0..OPERATORS_PER_LOOK_MAX {
             let wanted = {
                 let state = self.shared().state().read();
-                self.cluster.lock().schedule(&state, now_ms)
+                self.cluster.lock().schedule(&state, self.now())
             };
-            match wanted {
-                Some(operator) => self.admit(operator).await?,
-                None => break,
+            let Some(operator) = wanted else { break };
+            if !self.admit(vec![operator]).await? {
+                break;
             }
+        }
+        let found = {
+            let state = self.shared().state().read();
+            self.cluster.lock().patrol(&state, self.now())
+        };
+        for operators in found {
+            self.admit(operators).await?;
         }
         Ok(())
     }
@@ -97,6 +125,7 @@ impl PdServer {
         for mut store in empty {
             store.set_state(StoreState::Tombstone);
             self.replication.propose(Command::put_store(store)).await?;
+            self.cluster.lock().settings_changed();
         }
         Ok(())
     }
@@ -158,7 +187,7 @@ impl PdServer {
         for region in &regions {
             valid_region(Some(region))?;
         }
-        self.replication.propose(Command::put_regions(regions)).await
+        self.put_regions(regions).await
     }
 }
 

@@ -310,7 +310,9 @@ impl PdServer {
     /// Registers or changes a store.
     pub async fn put_store(&self, store: Store) -> Result<(), PdError> {
         self.check_address(&store)?;
-        self.replication.propose(Command::put_store(store)).await
+        self.replication.propose(Command::put_store(store)).await?;
+        self.cluster.lock().settings_changed();
+        Ok(())
     }
 
     /// Two living stores on one address would answer each other's requests.
@@ -394,7 +396,9 @@ impl PdServer {
 
     /// Writes settings atomically; an empty value removes.
     pub async fn put_config(&self, entries: Vec<ConfigEntry>) -> Result<(), PdError> {
-        self.replication.propose(Command::put_config(entries)).await
+        self.replication.propose(Command::put_config(entries)).await?;
+        self.cluster.lock().settings_changed();
+        Ok(())
     }
 
     /// The newest schema version, now and when it changes.

@@ -413,6 +413,28 @@ impl Pd for PdService {
             Ok(TransferMemberResponse::default())
         })
     }
+
+    async fn steer(
+        &self,
+        request: Request<SteerRequest>,
+    ) -> Result<Response<SteerResponse>, Status> {
+        answer!(self, request, SteerResponse, {
+            let order = crate::steer::read_order(&request.order)?;
+            Ok(SteerResponse { header: None, rows: self.server.steer(order).await? })
+        })
+    }
+
+    async fn scatter_regions(
+        &self,
+        request: Request<ScatterRegionsRequest>,
+    ) -> Result<Response<ScatterRegionsResponse>, Status> {
+        answer!(self, request, ScatterRegionsResponse, {
+            let ScatterRegionsRequest { region_ids, group, .. } = request;
+            let left_region_ids = self.server.scatter_regions(&region_ids, &group).await?;
+            let scattered = (region_ids.len() - left_region_ids.len()) as u32;
+            Ok(ScatterRegionsResponse { header: None, scattered, left_region_ids })
+        })
+    }
 }
 
 #[tonic::async_trait]

@@ -138,18 +138,7 @@ async fn regions(Extract(server): Extract<Arc<PdServer>>) -> Json<Value> {
 }
 
 async fn operators(Extract(server): Extract<Arc<PdServer>>) -> Json<Value> {
-    Json(server.inspect(|_, cluster, now_ms| {
-        let shown = cluster.operators().map(|running| {
-            json!({
-                "region_id": running.operator.region_id,
-                "kind": running.operator.kind.name(),
-                "steps": running.operator.steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "step": running.step,
-                "age_ms": now_ms.saturating_sub(running.admitted_ms),
-            })
-        });
-        Value::Array(shown.collect())
-    }))
+    Json(Value::Array(server.operator_rows()))
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -159,6 +148,7 @@ struct StoreLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabels {
+    kind: &'static str,
     outcome: &'static str,
 }
 
@@ -172,27 +162,33 @@ async fn metrics(Extract(server): Extract<Arc<PdServer>>) -> impl IntoResponse {
     let peers: Gauges<StoreLabels> = Family::default();
     let leaders: Gauges<StoreLabels> = Family::default();
     let store_states: Gauges<StoreLabels> = Family::default();
+    let region_scores: Family<StoreLabels, Gauge<f64, AtomicU64>> = Family::default();
+    let leader_scores: Family<StoreLabels, Gauge<f64, AtomicU64>> = Family::default();
     registry.register("regions", "Regions of the cluster", regions.clone());
     registry.register("operators_running", "Operators under way", running.clone());
-    registry.register("operators_ended", "Operators ended, by outcome", ended.clone());
+    registry.register("operators_ended", "Operators ended, by kind and outcome", ended.clone());
     registry.register("store_peers", "Peers on a store", peers.clone());
     registry.register("store_leaders", "Leaders on a store", leaders.clone());
+    let help = "How full a store is for balance";
+    registry.register("store_region_score", help, region_scores.clone());
+    let help = "How much a store leads for balance";
+    registry.register("store_leader_score", help, leader_scores.clone());
     registry.register("store_state", "State of a store, 0 is up", store_states.clone());
     server.inspect(|state, cluster, now_ms| {
         regions.set(state.regions.len() as u64);
         running.set(cluster.operators().count() as u64);
-        let counts = cluster.operator_counts();
-        for (outcome, count) in [
-            ("finished", counts.finished),
-            ("cancelled", counts.cancelled),
-            ("timed_out", counts.timed_out),
-        ] {
-            ended.get_or_create(&OutcomeLabels { outcome }).set(count);
+        for (kind, ending, count) in cluster.history().counts() {
+            let labels = OutcomeLabels { kind: kind.name(), outcome: ending.name() };
+            ended.get_or_create(&labels).set(count);
         }
         for store in state.stores.values() {
             let labels = StoreLabels { store: store.id };
             peers.get_or_create(&labels).set(state.regions.peer_count(store.id) as u64);
             leaders.get_or_create(&labels).set(cluster.leader_count(store.id) as u64);
+            if let Some(view) = cluster.view().stores.get(&store.id) {
+                region_scores.get_or_create(&labels).set(view.region_score());
+                leader_scores.get_or_create(&labels).set(view.leader_score());
+            }
             store_states.get_or_create(&labels).set(cluster.store_state(store, now_ms) as u64);
         }
     });

@@ -320,6 +320,8 @@ macro_rules! answers {
 
 answers!(
     GetMembersResponse,
+    SteerResponse,
+    ScatterRegionsResponse,
     AllocIdResponse,
     BootstrapResponse,
     IsBootstrappedResponse,

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::channel::{LeaderChannel, unavailable};
 use crate::error::PdError;
+use crate::order::Order;
 use crate::tso::TsoBatcher;
 use crate::{PdClient, RegionRoute};
 
@@ -235,6 +236,25 @@ impl PdClient for GrpcPdClient {
         let call =
             unary!(self, notify_schema, NotifySchemaRequest { schema_version: schema_version });
         call.await.map(drop)
+    }
+
+    async fn steer(&self, order: Order) -> Result<String, PdError> {
+        let order = serde_json::to_string(&order)
+            .map_err(|error| PdError::InvalidArgument(error.to_string()))?;
+        Ok(unary!(self, steer, SteerRequest { order: order }).await?.rows)
+    }
+
+    async fn scatter_regions(
+        &self,
+        region_ids: Vec<u64>,
+        group: &str,
+    ) -> Result<Vec<u64>, PdError> {
+        let call = unary!(
+            self,
+            scatter_regions,
+            ScatterRegionsRequest { region_ids: region_ids, group: group.to_owned() }
+        );
+        Ok(call.await?.left_region_ids)
     }
 }
 

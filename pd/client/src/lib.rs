@@ -5,6 +5,7 @@
 //! | [`PdClient`] (here) | the seam: stores, SQL nodes and tools see only this trait |
 //! | [`GrpcPdClient`] | a remote PD: leader discovery, repeats, batched timestamps |
 //! | [`backoff`] | delays with jitter, the budget of repeats |
+//! | [`order`] | what people ask about scheduling, and order |
 //! | [`error`] | [`PdError`], with what may be retried |
 //!
 //! Two implementations exist: the gRPC client of this crate, and a direct one in
@@ -18,6 +19,7 @@ pub mod backoff;
 mod channel;
 pub mod error;
 mod grpc;
+pub mod order;
 mod tso;
 
 use async_trait::async_trait;
@@ -31,6 +33,7 @@ use futures::stream::BoxStream;
 
 pub use error::PdError;
 pub use grpc::GrpcPdClient;
+pub use order::Order;
 
 /// What PD knows of a region: its range, replicas and leader.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -162,4 +165,21 @@ pub trait PdClient: Send + Sync {
 
     /// Announces a new schema version to every watcher.
     async fn notify_schema(&self, schema_version: i64) -> Result<(), PdError>;
+
+    /// Answers a question about scheduling, or carries an order out: rows as a JSON
+    /// array of objects.
+    async fn steer(&self, order: Order) -> Result<String, PdError> {
+        Err(PdError::Internal(format!("this placement driver takes no orders: {order:?}")))
+    }
+
+    /// Spreads regions that were made at once, as far as they can be now; answers
+    /// those that are left.
+    async fn scatter_regions(
+        &self,
+        region_ids: Vec<u64>,
+        group: &str,
+    ) -> Result<Vec<u64>, PdError> {
+        let _ = group;
+        Ok(region_ids)
+    }
 }

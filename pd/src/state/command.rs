@@ -2,14 +2,14 @@
 //!
 //! Protobuf with fixed tags: a newer server reads what an older one wrote.
 
-use cairn_proto::meta::{Region, Store};
+use cairn_proto::meta::{Region, Store, StoreState};
 use cairn_proto::pd::ConfigEntry;
 
 /// One entry of the log.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 30, 31")]
     pub kind: Option<Kind>,
 }
 
@@ -55,6 +55,23 @@ pub enum Kind {
     /// The member goes for good. Comes as a change of Raft's configuration.
     #[prost(uint64, tag = "23")]
     RemoveMember(u64),
+    /// A store begins to leave, or stays after all.
+    #[prost(message, tag = "30")]
+    StoreState(StoreStateChange),
+    /// A store that is gone for good is forgotten.
+    #[prost(uint64, tag = "31")]
+    ForgetStore(u64),
+}
+
+/// What becomes of a store.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StoreStateChange {
+    /// The store.
+    #[prost(uint64, tag = "1")]
+    pub store_id: u64,
+    /// Up or Offline.
+    #[prost(enumeration = "StoreState", tag = "2")]
+    pub state: i32,
 }
 
 /// A member of the placement driver.
@@ -148,6 +165,11 @@ impl Command {
     /// Registers or changes a store.
     pub fn put_store(store: Store) -> Command {
         Kind::PutStore(store).into()
+    }
+
+    /// A store begins to leave, or stays after all.
+    pub fn store_state(store_id: u64, state: StoreState) -> Command {
+        Kind::StoreState(StoreStateChange { store_id, state: state.into() }).into()
     }
 
     /// Regions with a new epoch.

@@ -74,6 +74,8 @@ impl State {
                 )?;
             }
             Kind::PutStore(store) => self.put_store(store)?,
+            Kind::StoreState(change) => self.set_store_state(change.store_id, change.state())?,
+            Kind::ForgetStore(id) => self.forget_store(id)?,
             Kind::PutRegions(regions) => {
                 for region in regions.regions {
                     self.regions.insert(region);
@@ -149,6 +151,38 @@ impl State {
         store.set_state(state);
         self.stores.insert(id, store);
         Ok(())
+    }
+
+    fn set_store_state(&mut self, id: u64, wanted: StoreState) -> Result<(), PdError> {
+        let store = self.stores.get_mut(&id);
+        let store = store.ok_or_else(|| PdError::StoreNotFound(format!("store {id}")))?;
+        match (store.state(), wanted) {
+            (StoreState::Tombstone, _) => {
+                Err(PdError::StoreTombstone(format!("store {id} was removed")))
+            }
+            (_, StoreState::Up | StoreState::Offline) => {
+                store.set_state(wanted);
+                Ok(())
+            }
+            (_, other) => Err(PdError::InvalidArgument(format!(
+                "a store cannot be made {}",
+                other.as_str_name()
+            ))),
+        }
+    }
+
+    fn forget_store(&mut self, id: u64) -> Result<(), PdError> {
+        match self.stores.get(&id).map(Store::state) {
+            None => Err(PdError::StoreNotFound(format!("store {id}"))),
+            Some(StoreState::Tombstone) => {
+                self.stores.remove(&id);
+                Ok(())
+            }
+            Some(state) => Err(PdError::InvalidArgument(format!(
+                "store {id} is {}, not TOMBSTONE",
+                state.as_str_name()
+            ))),
+        }
     }
 
     fn put_config(&mut self, entries: Vec<ConfigEntry>) -> Result<(), PdError> {
@@ -258,6 +292,15 @@ mod tests {
             state.apply(Command::put_store(store(4))),
             Err(PdError::StoreTombstone(_))
         ));
+        state.apply(Command::store_state(1, StoreState::Offline)).expect("leaves");
+        state.apply(Command::store_state(1, StoreState::Up)).expect("stays after all");
+        assert_eq!(state.stores[&1].state(), StoreState::Up);
+        for (id, wanted) in [(4, StoreState::Up), (9, StoreState::Up), (1, StoreState::Down)] {
+            state.apply(Command::store_state(id, wanted)).expect_err("refused");
+        }
+        state.apply(Kind::ForgetStore(1).into()).expect_err("it lives");
+        state.apply(Kind::ForgetStore(4).into()).expect("it is gone");
+        assert!(!state.stores.contains_key(&4));
         // A store with data cannot become one.
         assert!(matches!(
             state.apply(with(1, StoreState::Tombstone)),

@@ -65,6 +65,17 @@ impl RegionTree {
             .take_while(move |region| end.is_empty() || &region.start_key[..] < end)
     }
 
+    /// The regions that end where this one begins and begin where it ends.
+    pub fn neighbours(&self, region: &Region) -> [Option<&Region>; 2] {
+        let below = (Bound::Unbounded, Bound::Excluded(&region.start_key[..]));
+        let before = self.by_start.range::<[u8], _>(below).next_back().map(|(_, before)| before);
+        let behind = self.by_start.get(&region.end_key);
+        [
+            before.filter(|before| before.end_key == region.start_key),
+            behind.filter(|_| !region.end_key.is_empty()),
+        ]
+    }
+
     /// Every region in key order.
     pub fn iter(&self) -> impl Iterator<Item = &Region> + Clone {
         self.by_start.values()

@@ -193,7 +193,8 @@ async fn a_new_leader_knows_what_is_durable_and_calls_no_store_down() {
     assert_ne!(cluster_id, 0);
     let old = members.leader().await;
     // Nobody has heard of the store for a long time, as far as the old leader knows.
-    tokio::time::advance(Duration::from_millis(DOWN_AFTER_MS + 1_000)).await;
+    let down_ms = ScheduleConfig::default().down_ms();
+    tokio::time::advance(Duration::from_millis(down_ms + 1_000)).await;
     let state = |store: Result<(Store, StoreStats), PdError>| store.expect("known").0.state();
     let server = members.machines[members.leader().await].server.clone().expect("lives");
     if server.shared().member_id() == old as u64 + 1 {

@@ -9,14 +9,16 @@ use cairn_pd_client::{GrpcPdClient, PdClient, PdError};
 use cairn_proto::meta::{Peer, PeerRole, Region, RegionEpoch, Store, StoreState};
 use cairn_proto::pd::region_heartbeat_response::Step;
 use cairn_proto::pd::{
-    ChangePeerKind, ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, StoreStats,
+    ChangePeer, ChangePeerKind, ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse,
+    StoreStats,
 };
 use cairn_types::TimeStamp;
 use futures::StreamExt;
 use tokio::net::TcpListener;
 
 use crate::clock::ManualClock;
-use crate::cluster::{DISCONNECTED_AFTER_MS, DOWN_AFTER_MS};
+use crate::config::ScheduleConfig;
+use crate::operator::history::Ending;
 use crate::replication::MemoryFiles;
 use crate::{PdConfig, PdParts, PdServer};
 
@@ -119,12 +121,13 @@ async fn stores_fall_silent() {
     server.bootstrap(store(1), first_region()).await.expect("first");
     let state = || server.get_store(1).expect("known").0.state();
     assert_eq!(state(), StoreState::Up);
-    bench.clock.advance(DISCONNECTED_AFTER_MS);
+    let config = ScheduleConfig::default();
+    bench.clock.advance(config.disconnected_ms());
     assert_eq!(state(), StoreState::Disconnected);
     let stats = StoreStats { store_id: 1, capacity_bytes: 7, ..StoreStats::default() };
     server.store_heartbeat(stats).expect("known");
     assert_eq!(state(), StoreState::Up);
-    bench.clock.advance(DOWN_AFTER_MS);
+    bench.clock.advance(config.down_ms());
     assert_eq!(state(), StoreState::Down);
     assert_eq!(server.get_all_stores()[0].1.capacity_bytes, 7);
     let unknown = StoreStats { store_id: 4, ..StoreStats::default() };
@@ -148,6 +151,32 @@ impl Leader {
             term: 6,
             pending_peers: self.pending.clone(),
             ..RegionHeartbeatRequest::default()
+        }
+    }
+
+    /// Enters a joint state; without changes leaves it.
+    fn change_jointly(&mut self, changes: &[ChangePeer]) {
+        for peer in &mut self.region.peers {
+            match peer.role() {
+                PeerRole::IncomingVoter => peer.set_role(PeerRole::Voter),
+                PeerRole::DemotingVoter => peer.set_role(PeerRole::Learner),
+                _ => {}
+            }
+        }
+        let mut told = if changes.is_empty() { "Leave" } else { "Enter" }.to_owned();
+        for change in changes {
+            let id = change.peer.expect("names a peer").id;
+            let known = self.region.peers.iter_mut().find(|known| known.id == id);
+            let known = known.expect("it is a member");
+            told += &format!(" {:?} {}", change.kind(), known.store_id);
+            known.set_role(match change.kind() {
+                ChangePeerKind::AddVoter => PeerRole::IncomingVoter,
+                _ => PeerRole::DemotingVoter,
+            });
+        }
+        self.steps.push(told);
+        if let Some(epoch) = &mut self.region.epoch {
+            epoch.conf_ver += 1;
         }
     }
 
@@ -177,7 +206,7 @@ impl Leader {
                 self.steps.push(format!("Transfer {}", self.leader.store_id));
             }
             Step::SplitRegion(_) => self.steps.push("Split".into()),
-            Step::ChangePeerV2(_) => self.steps.push("ChangePeers".into()),
+            Step::ChangePeerV2(joint) => self.change_jointly(&joint.changes),
             Step::Merge(_) => self.steps.push("Merge".into()),
         }
         true
@@ -219,7 +248,10 @@ async fn a_region_gets_its_replicas_and_moves_off_a_leaving_store() {
     let mut leaving = store(1);
     leaving.set_state(StoreState::Offline);
     server.put_store(leaving).await.expect("leaves");
-    assert_eq!(run(&mut leader).await, ["AddLearner 4", "AddVoter 4", "Transfer 2", "Remove 1"]);
+    assert_eq!(
+        run(&mut leader).await,
+        ["AddLearner 4", "Transfer 2", "Enter AddVoter 4 AddLearner 1", "Leave", "Remove 1"]
+    );
     // The empty store is removed for good, without being asked.
     let removed = async || {
         while server.get_store(1).expect("known").0.state() != StoreState::Tombstone {
@@ -227,8 +259,8 @@ async fn a_region_gets_its_replicas_and_moves_off_a_leaving_store() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), removed()).await.expect("becomes a tombstone");
-    let counts = server.inspect(|_, cluster, _| cluster.operator_counts());
-    assert_eq!((counts.finished, counts.cancelled, counts.timed_out), (3, 0, 0));
+    let ended = |ending| server.inspect(|_, cluster, _| cluster.history().count(ending));
+    assert_eq!(Ending::ALL.map(ended), [3, 0, 0, 0]);
     // Late news of the time before.
     let mut old = leader.heartbeat();
     old.region = Some(first_region());

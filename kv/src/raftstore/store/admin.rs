@@ -116,6 +116,7 @@ impl StoreCore {
             leader_count: leaders as u32,
             sending_snapshot_count: self.snapshots_sending as u32,
             receiving_snapshot_count: self.received.len() as u32,
+            region_split_bytes: self.config.region_split_bytes,
             ..pd::StoreStats::default()
         }));
     }

@@ -1,11 +1,18 @@
 //! `cairn ctl`: tables for people, JSON for scripts.
+//!
+//! Most commands are orders to PD, which answers rows; what they are and how their
+//! fields are named is the placement driver's business. [`options`] turns the command
+//! line into orders.
 
-use cairn_pd_client::{GrpcPdClient, PdClient, RegionRoute};
-use cairn_proto::meta::{Region, StoreState};
+pub mod options;
+
+use cairn_pd_client::{GrpcPdClient, Order, PdClient, RegionRoute};
+use cairn_proto::meta::Region;
 use cairn_types::TimeStamp;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
+use self::options::{ConfigAction, OperatorAction, RegionAction, RuleAction, SchedulerAction};
 use crate::error::StartError;
 use crate::options::{CtlArgs, CtlCommand, MemberAction};
 use crate::roles::{announce, connect_pd};
@@ -16,12 +23,36 @@ const REGIONS_PAGE: u32 = 1_000;
 /// Runs a `ctl` command.
 pub async fn run(args: CtlArgs) -> Result<(), StartError> {
     let pd = connect_pd(&args.pd).await?;
-    let rows = match &args.command {
+    let rows = match args.command {
         CtlCommand::Member { action } => members(&pd, action.as_ref()).await?,
-        CtlCommand::Store { id } => stores(&pd, *id).await?,
-        CtlCommand::Region { id } => regions(&pd, *id).await?,
-        CtlCommand::Tso { timestamp } => timestamp_parts(&pd, *timestamp).await?,
-        CtlCommand::Config { prefix } => config(&pd, prefix.as_deref().unwrap_or("")).await?,
+        CtlCommand::Store { id, action: None } => ask(&pd, Order::Stores { id }).await?,
+        CtlCommand::Store { id, action: Some(action) } => ask(&pd, action.order(id)?).await?,
+        CtlCommand::Region { id, action: None } => regions(&pd, id).await?,
+        CtlCommand::Region { action: Some(RegionAction::Key { key }), .. } => {
+            vec![region_row(&pd.get_region(&bytes_of_hex(&key)?).await?)]
+        }
+        CtlCommand::Region { action: Some(action), .. } => match action.order() {
+            Some(order) => ask(&pd, order).await?,
+            None => Vec::new(),
+        },
+        CtlCommand::Operator { action } => {
+            ask(&pd, action.unwrap_or(OperatorAction::List).order()).await?
+        }
+        CtlCommand::Scheduler { action } => {
+            ask(&pd, action.unwrap_or(SchedulerAction::List).order()).await?
+        }
+        CtlCommand::Rule { action } => {
+            ask(&pd, action.unwrap_or(RuleAction::List { group: None }).order()?).await?
+        }
+        CtlCommand::Hot { action } => ask(&pd, action.order()).await?,
+        CtlCommand::Tso { timestamp } => timestamp_parts(&pd, timestamp).await?,
+        CtlCommand::Config { action } => {
+            let shown = ConfigAction::Show { prefix: String::new() };
+            match action.unwrap_or(shown).order() {
+                Ok(order) => ask(&pd, order).await?,
+                Err(prefix) => entries(&pd, &prefix).await?,
+            }
+        }
     };
     announce(&if args.json { json_text(&rows) } else { table_text(&rows) });
     Ok(())
@@ -31,12 +62,32 @@ fn json_text(rows: &[Value]) -> String {
     serde_json::to_string_pretty(rows).unwrap_or_default()
 }
 
-/// Rows are objects with the same keys in the same order.
+/// Rows are objects with the same keys in the same order. A column in which no row has
+/// anything is left out: people look for what there is.
 fn table_text(rows: &[Value]) -> String {
     let Some(first) = rows.first().and_then(Value::as_object) else { return "none".to_owned() };
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    };
+    let shown: Vec<&String> =
+        first.keys().filter(|name| !rows.iter().all(|row| is_empty(&row[name.as_str()]))).collect();
     let mut table = Table::new();
-    table.set_header(first.keys());
-    let cell = |value: &Value| match value {
+    table.set_header(&shown);
+    for row in rows {
+        table.add_row(shown.iter().map(|name| cell_text(name, &row[name.as_str()])));
+    }
+    table.to_string()
+}
+
+/// A value for people.
+fn cell_text(name: &str, value: &Value) -> String {
+    match value {
+        Value::Number(number) if name.ends_with("_bytes") => {
+            number.as_u64().map_or_else(|| number.to_string(), size_text)
+        }
         Value::String(text) => text.clone(),
         Value::Array(list) => {
             let texts = list
@@ -46,11 +97,17 @@ fn table_text(rows: &[Value]) -> String {
         }
         Value::Null => String::new(),
         other => other.to_string(),
-    };
-    for row in rows.iter().filter_map(Value::as_object) {
-        table.add_row(row.values().map(cell));
     }
-    table.to_string()
+}
+
+/// A size for people.
+fn size_text(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] =
+        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => bytes.to_string(),
+    }
 }
 
 async fn members(
@@ -85,29 +142,24 @@ async fn members(
     Ok(rows.collect())
 }
 
-async fn stores(pd: &dyn PdClient, only: Option<u64>) -> Result<Vec<Value>, StartError> {
-    let stores = pd.get_all_stores().await?;
-    let rows = stores.iter().filter(|(store, _)| only.is_none_or(|id| id == store.id));
-    let rows = rows.map(|(store, stats)| {
-        let state = StoreState::try_from(store.state).map_or("?", |state| state.as_str_name());
-        let labels: Vec<String> =
-            store.labels.iter().map(|label| format!("{}={}", label.key, label.value)).collect();
-        json!({
-            "id": store.id,
-            "address": store.address,
-            "state": state,
-            "regions": stats.region_count,
-            "leaders": stats.leader_count,
-            "used_bytes": stats.used_bytes,
-            "labels": labels,
-            "version": store.version,
-        })
-    });
-    Ok(rows.collect())
+/// Gives PD an order; answers its rows.
+async fn ask(pd: &dyn PdClient, order: Order) -> Result<Vec<Value>, StartError> {
+    let rows = pd.steer(order).await?;
+    serde_json::from_str(&rows)
+        .map_err(|error| StartError::Config(format!("the placement driver's answer: {error}")))
+}
+
+fn bytes_of_hex(text: &str) -> Result<Vec<u8>, StartError> {
+    let bad = || StartError::Config(format!("'{text}' is no key in hex"));
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return Err(bad());
+    }
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| bad());
+    (0..text.len()).step_by(2).map(byte).collect()
 }
 
 fn hex(key: &[u8]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+    key.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn region_row(route: &RegionRoute) -> Value {
@@ -173,7 +225,7 @@ async fn timestamp_parts(pd: &dyn PdClient, given: Option<u64>) -> Result<Vec<Va
     })])
 }
 
-async fn config(pd: &dyn PdClient, prefix: &str) -> Result<Vec<Value>, StartError> {
+async fn entries(pd: &dyn PdClient, prefix: &str) -> Result<Vec<Value>, StartError> {
     let entries = pd.get_config(prefix).await?;
     let rows = entries
         .iter()
