@@ -45,19 +45,32 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 /// The placement driver, waiting until it answers.
 pub async fn connect_pd(list: &str) -> Result<GrpcPdClient, StartError> {
+    connect_pd_within(list, CLUSTER_TIMEOUT).await
+}
+
+/// As [`connect_pd`], with a patience of the caller's.
+pub async fn connect_pd_within(list: &str, patience: Duration) -> Result<GrpcPdClient, StartError> {
     let endpoints = endpoints(list);
+    let last = parking_lot::Mutex::new(String::new());
     let connect = async {
         loop {
             match GrpcPdClient::connect(&endpoints).await {
                 Ok(client) => return Ok(client),
-                Err(error @ PdError::InvalidArgument(_)) => return Err(error.into()),
-                Err(error) => tracing::debug!(%error, "the placement driver does not answer yet"),
+                Err(error @ (PdError::InvalidArgument(_) | PdError::ClusterMismatch(_))) => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the placement driver does not answer yet");
+                    *last.lock() = error.to_string();
+                }
             }
             tokio::time::sleep(CLUSTER_RETRY).await;
         }
     };
-    tokio::time::timeout(CLUSTER_TIMEOUT, connect).await.unwrap_or_else(|_| {
-        Err(StartError::Config(format!("no placement driver answers at {list}")))
+    let connected = tokio::time::timeout(patience, connect).await;
+    connected.unwrap_or_else(|_| {
+        let last = last.into_inner();
+        Err(StartError::Config(format!("no placement driver at {list} leads ({last})")))
     })
 }
 

@@ -6,22 +6,31 @@
 
 pub mod options;
 
+use std::time::Duration;
+
 use cairn_pd_client::{GrpcPdClient, Order, PdClient, RegionRoute};
 use cairn_proto::meta::Region;
+use cairn_proto::pd::Member;
 use cairn_types::TimeStamp;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
 use self::options::{ConfigAction, OperatorAction, RegionAction, RuleAction, SchedulerAction};
 use crate::error::StartError;
-use crate::options::{CtlArgs, CtlCommand, MemberAction};
-use crate::roles::{announce, connect_pd};
+use crate::options::{CtlArgs, CtlCommand, MemberAction, endpoints};
+use crate::roles::{announce, connect_pd, connect_pd_within};
 
+/// How long a look at the members waits for one that leads: longer than an election.
+const LEADER_PATIENCE: Duration = Duration::from_secs(4);
 /// Regions asked for at a time.
 const REGIONS_PAGE: u32 = 1_000;
 
 /// Runs a `ctl` command.
 pub async fn run(args: CtlArgs) -> Result<(), StartError> {
+    if let CtlCommand::Member { action: None } = &args.command {
+        announce_rows(&list_members(&args.pd).await?, args.json);
+        return Ok(());
+    }
     let pd = connect_pd(&args.pd).await?;
     let rows = match args.command {
         CtlCommand::Member { action } => members(&pd, action.as_ref()).await?,
@@ -54,8 +63,12 @@ pub async fn run(args: CtlArgs) -> Result<(), StartError> {
             }
         }
     };
-    announce(&if args.json { json_text(&rows) } else { table_text(&rows) });
+    announce_rows(&rows, args.json);
     Ok(())
+}
+
+fn announce_rows(rows: &[Value], json: bool) {
+    announce(&if json { json_text(rows) } else { table_text(rows) });
 }
 
 fn json_text(rows: &[Value]) -> String {
@@ -110,6 +123,18 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
+/// The members; while nobody leads, as one of them knows the list.
+async fn list_members(list: &str) -> Result<Vec<Value>, StartError> {
+    match connect_pd_within(list, LEADER_PATIENCE).await {
+        Ok(pd) => members(&pd, None).await,
+        Err(error) => {
+            let known = GrpcPdClient::members_of_any(&endpoints(list)).await;
+            tracing::warn!("{error}");
+            Ok(member_rows(&known.map_err(|_| error)?, 0))
+        }
+    }
+}
+
 async fn members(
     pd: &GrpcPdClient,
     action: Option<&MemberAction>,
@@ -127,8 +152,13 @@ async fn members(
     let (members, leader) = pd.members().await?;
     let leader_id = leader.map_or(0, |leader| leader.member_id);
     let only_leader = matches!(action, Some(MemberAction::Leader));
-    let shown = members.iter().filter(|member| !only_leader || member.member_id == leader_id);
-    let rows = shown.map(|member| {
+    let mut rows = member_rows(&members, leader_id);
+    rows.retain(|row| !only_leader || row["leader"] == true);
+    Ok(rows)
+}
+
+fn member_rows(members: &[Member], leader_id: u64) -> Vec<Value> {
+    let rows = members.iter().map(|member| {
         json!({
             "name": member.name,
             "id": member.member_id,
@@ -139,7 +169,7 @@ async fn members(
             "log_index": member.log_index,
         })
     });
-    Ok(rows.collect())
+    rows.collect()
 }
 
 /// Gives PD an order; answers its rows.

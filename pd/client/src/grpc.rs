@@ -70,6 +70,22 @@ impl GrpcPdClient {
         Ok((response.members, response.leader))
     }
 
+    /// The members as the first of the endpoints that answers knows them: for a look at a
+    /// group in which nobody leads.
+    pub async fn members_of_any<S: AsRef<str>>(endpoints: &[S]) -> Result<Vec<Member>, PdError> {
+        let endpoints: Vec<String> =
+            endpoints.iter().map(|endpoint| endpoint.as_ref().trim().to_owned()).collect();
+        let mut last = PdError::InvalidArgument("no endpoint of the placement driver".into());
+        let channel = LeaderChannel::new(endpoints.clone(), 0);
+        for endpoint in &endpoints {
+            match channel.get_members(endpoint).await {
+                Ok((_, response)) => return Ok(response.members),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
     /// Takes a member of the placement driver in, as a learner at first. The token tells
     /// a repeated call from another member's of the same name.
     pub async fn add_member(

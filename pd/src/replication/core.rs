@@ -200,7 +200,6 @@ impl Core {
             self.finish_transfer();
             self.resend_snapshots();
             self.ask_for_lease(now_ms);
-            self.show_progress();
         }
         self.on_role_changed();
     }
@@ -377,7 +376,7 @@ impl Core {
         });
     }
 
-    fn show_progress(&self) {
+    pub(super) fn show_progress(&self) {
         let progress = self.node.raft.prs().iter().filter(|(id, _)| **id != self.member_id);
         let shown = progress.map(|(id, progress)| {
             let heard_ms = self.heard_ms.get(id).copied().unwrap_or(0);

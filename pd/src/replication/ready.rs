@@ -59,6 +59,9 @@ impl Core {
             }
         }
         self.publish();
+        if self.is_leader() {
+            self.show_progress();
+        }
         self.snapshot_if_due()
     }
 

@@ -20,6 +20,7 @@ use crate::clock::ManualClock;
 use crate::config::ScheduleConfig;
 use crate::operator::history::Ending;
 use crate::replication::MemoryFiles;
+use crate::state::{Command, Kind};
 use crate::{PdConfig, PdParts, PdServer};
 
 mod failover;
@@ -112,6 +113,44 @@ async fn opens_quickly_on_disk_and_remembers() {
     let mut versions = client.watch_schema().await.expect("watches");
     assert_eq!(versions.next().await, Some(9));
     server.stop().await;
+}
+
+/// What a member wrote before there could be several: a log and nothing else.
+#[tokio::test]
+async fn a_folder_of_a_single_member_of_old_opens() {
+    use cairn_engine::{LogBatch, RaftEngineLog, RaftEngineOptions, RaftLocalState, RaftLog};
+    use prost::Message;
+
+    let dir = tempfile::tempdir().expect("a folder");
+    {
+        let log = RaftEngineLog::open(&dir.path().join("log"), &RaftEngineOptions::default());
+        let mut batch = LogBatch::new();
+        let commands = [None, Some(Kind::InitCluster(77)), Some(Kind::IdBound(1_000))];
+        let entries = commands.into_iter().enumerate().map(|(at, kind)| {
+            let command = kind.map(Command::from);
+            raft::eraftpb::Entry {
+                index: at as u64 + 1,
+                term: 2,
+                data: command.map_or(Vec::new(), |command| command.encode_to_vec()).into(),
+                ..Default::default()
+            }
+        });
+        batch.append(1, entries.collect());
+        let mut local = RaftLocalState { last_index: 3, ..RaftLocalState::default() };
+        (local.hard_state.term, local.hard_state.vote, local.hard_state.commit) = (2, 1, 2);
+        batch.put_state(1, local);
+        log.expect("opens").write(batch, true).expect("written");
+    }
+    for _ in 0..2 {
+        let config = PdConfig::new("pd-1", dir.path(), "127.0.0.1:1");
+        let server = PdServer::open(config).await.expect("opens");
+        assert_eq!(server.cluster_id(), 77);
+        assert!(server.alloc_ids(1).await.expect("serves") > 1_000);
+        let (members, leader) = server.members();
+        assert_eq!((members.len(), members[0].name.as_str()), (1, "pd-1"));
+        assert_eq!(leader.map(|leader| leader.member_id), Some(1));
+        server.stop().await;
+    }
 }
 
 #[tokio::test]
