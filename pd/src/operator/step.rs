@@ -196,13 +196,11 @@ impl OpStep {
                 }
             }
             OpStep::MergeInto { .. } => Progress::Due,
-            OpStep::Absorb { version: before, .. } => {
-                if version(region) > *before {
-                    Progress::Done
-                } else {
-                    Progress::NotYet
-                }
+            // The merge ends this step along with the source; any other change undoes it.
+            OpStep::Absorb { version: before, .. } if version(region) > *before => {
+                Progress::Moot("the region has changed without its neighbour")
             }
+            OpStep::Absorb { .. } => Progress::NotYet,
         }
     }
 
