@@ -175,6 +175,12 @@ layered_options! {
         labels: String, "CAIRN_KV_LABELS";
         /// Size at which a region is split, in bytes. Default 256 MiB.
         region_split_bytes: u64, "CAIRN_KV_REGION_SPLIT_BYTES";
+        /// Keys (versions of them) at which a region is split. Default 2560000.
+        region_split_keys: u64, "CAIRN_KV_REGION_SPLIT_KEYS";
+        /// Requests per second at which a region is split for its load; 0: never. Default 7000.
+        split_qps_threshold: u64, "CAIRN_KV_SPLIT_QPS_THRESHOLD";
+        /// Bytes per second at which a region is split for its load; 0: never. Default 100 MiB.
+        split_byte_threshold: u64, "CAIRN_KV_SPLIT_BYTE_THRESHOLD";
         /// RocksDB's block cache, in bytes.
         block_cache_bytes: usize, "CAIRN_KV_BLOCK_CACHE_BYTES";
     }

@@ -188,6 +188,15 @@ pub async fn run_kv(args: KvArgs) -> Result<(), StartError> {
     let addr = local_addr(&listener)?;
     let mut config = StoreConfig::new(data_dir, addr.to_string());
     config.labels = pairs("--labels", args.labels.as_deref().unwrap_or_default())?;
+    if let Some(keys) = args.region_split_keys {
+        config.region_split_keys = keys;
+    }
+    if let Some(queries) = args.split_qps_threshold {
+        config.load_split.queries_per_second = queries;
+    }
+    if let Some(bytes) = args.split_byte_threshold {
+        config.load_split.bytes_per_second = bytes;
+    }
     if let Some(bytes) = args.region_split_bytes {
         config.region_split_bytes = bytes;
     }

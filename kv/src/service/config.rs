@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairn_engine::RocksOptions;
 
-use crate::raftstore::RaftStoreConfig;
+use crate::raftstore::{LoadThresholds, RaftStoreConfig};
 
 const MIB: usize = 1 << 20;
 
@@ -22,6 +22,10 @@ pub struct StoreConfig {
     pub labels: Vec<(String, String)>,
     /// Size at which a region is split.
     pub region_split_bytes: u64,
+    /// Keys (versions of them) at which a region is split.
+    pub region_split_keys: u64,
+    /// Load at which a region is split.
+    pub load_split: LoadThresholds,
     /// RocksDB's block cache.
     pub block_cache_bytes: usize,
     /// RocksDB's memtables, all together.
@@ -49,6 +53,8 @@ impl StoreConfig {
             status_addr: String::new(),
             labels: Vec::new(),
             region_split_bytes: raft.region_split_bytes,
+            region_split_keys: raft.region_split_keys,
+            load_split: raft.load_split,
             block_cache_bytes: rocks.block_cache_bytes,
             memtable_bytes: rocks.memtable_total_bytes,
             read_threads: 0,
@@ -64,6 +70,8 @@ impl StoreConfig {
             tick: self.raft_tick,
             election_timeout_ticks: self.election_timeout_ticks,
             region_split_bytes: self.region_split_bytes,
+            region_split_keys: self.region_split_keys,
+            load_split: self.load_split,
             snapshot_dir: Some(self.data_dir.join("snapshots")),
             store_heartbeat: self.store_heartbeat,
             capacity_bytes: self.capacity_bytes,
