@@ -16,7 +16,10 @@ fn the_same_seed_is_the_same_run() {
 /// Seeds that failed once, with what they showed:
 /// 18: scans over a split PD had not heard of lost or doubled rows.
 /// 36: a store that found its disk full at its start was never started again.
-const FAILED_ONCE: &[u64] = &[18, 36];
+/// 57: a replica was promoted under an id that had been removed meanwhile.
+/// A seed means another run once plans are drawn otherwise; what each found has a test of
+/// its own beside the code.
+const FAILED_ONCE: &[u64] = &[18, 36, 57];
 
 #[test]
 fn short_runs_find_nothing() {
