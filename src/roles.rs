@@ -225,9 +225,13 @@ pub async fn run_kv(args: KvArgs) -> Result<(), StartError> {
     announce(&format!("ready kv {addr} store {}", node.store_id()));
     let serving = node.serve_grpc(listener, stop.clone());
     tokio::pin!(serving);
+    let leave = async {
+        signals.wait().await;
+        node.hand_over().await;
+    };
     let outcome = tokio::select! {
         outcome = &mut serving => outcome,
-        () = signals.wait() => {
+        () = leave => {
             stop.cancel();
             serving.await
         }

@@ -4,6 +4,7 @@
 //! ```text
 //! z ‖ memcomparable(raw key) [‖ !ts big endian]     row and index data, all CFs
 //! \x01 \x01                                          store identity      (CF default)
+//! \x01 \x03                                          number of starts    (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ r               region state        (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ a               apply state         (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ s               snapshot being applied (CF default)
@@ -21,9 +22,13 @@ pub const DATA_END: &[u8] = b"{";
 const LOCAL_PREFIX: u8 = 0x01;
 const STORE_IDENT: u8 = 0x01;
 const REGION_LOCAL: u8 = 0x02;
+const STORE_INCARNATION: u8 = 0x03;
 
 /// Key of the store's identity.
 pub const STORE_IDENT_KEY: &[u8] = &[LOCAL_PREFIX, STORE_IDENT];
+
+/// Key of the number of the store's starts.
+pub const STORE_INCARNATION_KEY: &[u8] = &[LOCAL_PREFIX, STORE_INCARNATION];
 
 /// What is kept per region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,7 +105,7 @@ impl PdClient for LocalPdClient {
         on_leader!(self, server => Ok(server.get_all_stores()))
     }
 
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError> {
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
         on_leader!(self, server => server.store_heartbeat(stats))
     }
 

@@ -354,8 +354,8 @@ impl PdServer {
         present.map(|store| cluster.shown(store, now_ms)).collect()
     }
 
-    /// A store's own report.
-    pub fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError> {
+    /// A store's own report; answers regions whose leaders should report now.
+    pub fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
         let state = self.shared().state().read();
         let id = stats.store_id;
         match state.stores.get(&id).map(Store::state) {
@@ -363,8 +363,9 @@ impl PdServer {
             Some(StoreState::Tombstone) => Err(PdError::StoreTombstone(format!("store {id}"))),
             Some(_) => {
                 let (now_ms, unix_ms) = (self.clock.monotonic_ms(), self.clock.unix_ms());
-                self.cluster.lock().store_heartbeat(stats, now_ms, unix_ms);
-                Ok(())
+                let mut cluster = self.cluster.lock();
+                cluster.store_heartbeat(stats, now_ms, unix_ms);
+                Ok(cluster.wanted_regions(&state, id))
             }
         }
     }

@@ -239,8 +239,8 @@ impl Pd for PdService {
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
         answer!(self, request, StoreHeartbeatResponse, {
-            self.server.store_heartbeat(request.stats.unwrap_or_default())?;
-            Ok(StoreHeartbeatResponse::default())
+            let wanted_regions = self.server.store_heartbeat(request.stats.unwrap_or_default())?;
+            Ok(StoreHeartbeatResponse { header: None, wanted_regions })
         })
     }
 

@@ -782,7 +782,7 @@ impl PdClient for MockPd {
         Err(unused())
     }
 
-    async fn store_heartbeat(&self, _stats: StoreStats) -> Result<(), PdError> {
+    async fn store_heartbeat(&self, _stats: StoreStats) -> Result<Vec<u64>, PdError> {
         Err(unused())
     }
 

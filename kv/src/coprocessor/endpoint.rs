@@ -18,9 +18,10 @@ use super::pages::{PageRunner, Pages, error_response};
 use super::source::{EnteredView, ReadView, RegionSource};
 use crate::keys::region_contains;
 use crate::raftstore::{
-    Clock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot, Touched,
+    Clock, RaftKv, RegionContext, RegionError, RegionId, ReplicaRead, ReplicaView, Touched,
 };
 use crate::service::ReadPool;
+use crate::service::reads::entered_view;
 use crate::service::store::region_context;
 use crate::txn::MaxTs;
 
@@ -171,9 +172,14 @@ impl Shared {
     async fn execute(&self, task: Task, pages: &Pages) {
         // What is pending is looked at before the view is taken, see `MaxTs`.
         self.max_ts.observe(task.at.read_ts);
-        let pending = self.max_ts.pending_for(task.at.read_ts, &task.at.resolved);
+        let mut pending = self.max_ts.pending_for(task.at.read_ts, &task.at.resolved);
         let outcome = match self.view(&task).await {
-            Ok(view) => self.build(task, EnteredView::new(pending, view)).map_err(error_response),
+            Ok(ReplicaView { snapshot, pending: elsewhere }) => {
+                pending.extend(elsewhere);
+                pending.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+                let view = EnteredView::new(pending, snapshot);
+                self.build(task, view).map_err(error_response)
+            }
             Err(error) => Err(refused(error)),
         };
         match outcome {
@@ -184,12 +190,15 @@ impl Shared {
         }
     }
 
-    async fn view(&self, task: &Task) -> Result<RegionSnapshot, RegionError> {
-        let view = match self.kv.try_local_snapshot(&task.region)? {
-            Some(view) => view,
-            None => self.kv.snapshot(&task.region).await?,
+    async fn view(&self, task: &Task) -> Result<ReplicaView, RegionError> {
+        // Look-ups go beyond the ranges: everything pending is asked for.
+        let read = ReplicaRead {
+            read_ts: task.at.read_ts.0,
+            resolved: task.at.resolved.to_vec(),
+            ..ReplicaRead::default()
         };
-        let region = &view.region;
+        let view = entered_view(&*self.kv, &task.region, read).await?;
+        let region = &view.snapshot.region;
         for range in &task.ranges {
             let ends_inside =
                 region.end_key.is_empty() || (!range.end.is_empty() && range.end <= region.end_key);
@@ -198,7 +207,7 @@ impl Shared {
                 return Err(RegionError::KeyNotInRegion { key, region_id });
             }
         }
-        view.load.read(0, 0, || {
+        view.snapshot.load.read(0, 0, || {
             let start = task.ranges.first().map(|range| range.start.clone());
             let end = task.ranges.last().map(|range| range.end.clone());
             Touched::Range(start.unwrap_or_default(), end.unwrap_or_default())

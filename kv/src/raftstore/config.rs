@@ -28,6 +28,10 @@ pub struct RaftStoreConfig {
     pub election_timeout_ticks: usize,
     /// Ticks between heartbeats of a leader.
     pub heartbeat_ticks: usize,
+    /// Ticks without traffic after which a region rests (see `liveness`); 0 = never.
+    pub rest_after_ticks: u32,
+    /// Between reports to PD of a region that rests.
+    pub idle_report: Duration,
     /// Bytes of proposals that are not yet answered, over all regions.
     pub inflight_bytes_max: u64,
     /// Messages waiting for the Raft thread.
@@ -65,6 +69,8 @@ impl Default for RaftStoreConfig {
             tick: Duration::from_millis(100),
             election_timeout_ticks: 10,
             heartbeat_ticks: 2,
+            rest_after_ticks: 10,
+            idle_report: Duration::from_secs(60),
             inflight_bytes_max: 128 * MIB,
             mailbox_messages_max: 65_536,
             round_messages_max: 4_096,

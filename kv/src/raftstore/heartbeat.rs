@@ -40,7 +40,12 @@ pub(super) async fn run(
                     .await;
             }
             PdEvent::Store(stats) => {
-                timed("store heartbeat", pd.store_heartbeat(stats)).await;
+                let wanted = timed("store heartbeat", pd.store_heartbeat(stats)).await;
+                if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty())
+                    && mailbox.try_send(StoreMessage::ReportRegions(wanted)).is_err()
+                {
+                    tracing::debug!("mailbox is full: PD will ask again");
+                }
             }
             PdEvent::AskSplit(context, region, keys) => {
                 ask_split(pd.as_ref(), context, region, keys, &mailbox).await;

@@ -68,6 +68,21 @@ impl Lease {
         self.valid_until = self.valid_until.max(sent.plus(self.duration));
     }
 
+    /// What was renewed elsewhere counts here too.
+    pub fn take_over(&mut self, valid_until: MonotonicTime) {
+        self.valid_until = self.valid_until.max(valid_until);
+    }
+
+    /// Whether local reads are allowed at all, if a quorum was heard from.
+    pub fn may_read(&self) -> bool {
+        !self.withdrawn && self.split_index == 0
+    }
+
+    /// Gives memory back.
+    pub fn shrink(&mut self) {
+        self.proposed.shrink_to_fit();
+    }
+
     /// No local reads until the term ends.
     pub fn withdraw(&mut self) {
         self.withdrawn = true;
@@ -95,7 +110,7 @@ impl Lease {
 
     /// Until when local reads are allowed; zero if they are not.
     pub fn valid_until(&self) -> MonotonicTime {
-        if self.withdrawn || self.split_index > 0 { MonotonicTime(0) } else { self.valid_until }
+        if self.may_read() { self.valid_until } else { MonotonicTime(0) }
     }
 
     /// Whether less than half of the lease is left.

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::disk::DiskWatch;
+
 /// Counters since the start of the store.
 #[derive(Debug, Default)]
 pub struct RaftMetrics {
@@ -21,6 +23,8 @@ pub struct RaftMetrics {
     pub lease_reads: AtomicU64,
     /// Reads that needed a round of ReadIndex.
     pub index_reads: AtomicU64,
+    /// Reads from followers.
+    pub replica_reads: AtomicU64,
     /// Raft messages sent.
     pub messages_sent: AtomicU64,
     /// Raft messages that were refused or dropped.
@@ -33,6 +37,24 @@ pub struct RaftMetrics {
     pub merges: AtomicU64,
     /// Merges given up here, as source.
     pub merges_rolled_back: AtomicU64,
+    /// Syncs of the log with their time.
+    pub disk: DiskWatch,
+    /// Slowness of the log's disk, 1 to 100.
+    pub slow_score: AtomicU64,
+    /// Leaderships handed over because of it.
+    pub slow_hand_overs: AtomicU64,
+    /// Elections started here.
+    pub elections: AtomicU64,
+    /// Leaderships won here.
+    pub leaderships: AtomicU64,
+    /// Regions led here that rest.
+    pub resting_leaders: AtomicU64,
+    /// Times a resting leader was woken.
+    pub wakes: AtomicU64,
+    /// Beats and answers between stores.
+    pub beats_sent: AtomicU64,
+    /// Times a store fell silent or started anew while peers here rested under it.
+    pub support_withdrawn: AtomicU64,
     /// Regions this store leads.
     pub leaders: AtomicU64,
     /// Regions of this store.
@@ -43,7 +65,7 @@ impl RaftMetrics {
     /// Name and value of every counter, for exposition.
     pub fn values(&self) -> Vec<(&'static str, u64)> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        vec![
+        let mut values = vec![
             ("proposals", read(&self.proposals)),
             ("rounds", read(&self.rounds)),
             ("log_syncs", read(&self.log_syncs)),
@@ -52,15 +74,26 @@ impl RaftMetrics {
             ("apply_batches", read(&self.apply_batches)),
             ("lease_reads", read(&self.lease_reads)),
             ("index_reads", read(&self.index_reads)),
+            ("replica_reads", read(&self.replica_reads)),
             ("messages_sent", read(&self.messages_sent)),
             ("messages_dropped", read(&self.messages_dropped)),
             ("snapshots_sent", read(&self.snapshots_sent)),
             ("snapshots_applied", read(&self.snapshots_applied)),
             ("merges", read(&self.merges)),
             ("merges_rolled_back", read(&self.merges_rolled_back)),
+            ("slow_score", read(&self.slow_score)),
+            ("slow_hand_overs", read(&self.slow_hand_overs)),
+            ("elections", read(&self.elections)),
+            ("leaderships", read(&self.leaderships)),
+            ("resting_leaders", read(&self.resting_leaders)),
+            ("wakes", read(&self.wakes)),
+            ("beats_sent", read(&self.beats_sent)),
+            ("support_withdrawn", read(&self.support_withdrawn)),
             ("leaders", read(&self.leaders)),
             ("regions", read(&self.regions)),
-        ]
+        ];
+        values.extend(self.disk.values());
+        values
     }
 }
 

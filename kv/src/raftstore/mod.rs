@@ -7,11 +7,13 @@ mod apply;
 pub mod clock;
 mod command;
 pub mod config;
+mod disk;
 pub mod driven;
 pub mod error;
 mod heartbeat;
 pub mod ids;
 mod lease;
+mod liveness;
 pub mod load;
 mod log;
 mod merge;
@@ -66,6 +68,8 @@ pub struct RegionContext {
     pub term: u64,
     /// When the caller stops waiting.
     pub deadline: Option<Deadline>,
+    /// A peer that does not lead may answer too.
+    pub replica_read: bool,
 }
 
 /// A consistent view of a region.
@@ -79,6 +83,33 @@ pub struct RegionSnapshot {
     pub engine: Arc<dyn EngineSnapshot>,
     /// Where reads count themselves.
     pub load: Arc<RegionLoad>,
+}
+
+/// What a follower is to read: the leader hears of it first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaRead {
+    /// The timestamp read at; `u64::MAX` reads the newest versions.
+    pub read_ts: u64,
+    /// First raw key.
+    pub start: Bytes,
+    /// Raw key behind the last; empty = no end.
+    pub end: Bytes,
+    /// Transactions whose locks do not block.
+    pub resolved: Vec<u64>,
+}
+
+/// A follower's view, and the commits under way at its leader that the read must wait for.
+pub struct ReplicaView {
+    /// The view; its term is 0.
+    pub snapshot: RegionSnapshot,
+    /// Sorted by key.
+    pub pending: Vec<kv::LockInfo>,
+}
+
+/// What a leader asks before it lets a follower read.
+pub trait ReadGuard: Send + Sync {
+    /// Notes the read, then answers the commits under way that it must wait for.
+    fn enter(&self, read: &ReplicaRead) -> Vec<kv::LockInfo>;
 }
 
 /// Why requests should be refused before queues collapse.
@@ -108,6 +139,20 @@ pub trait RaftKv: Send + Sync {
 
     /// A view of the region that holds every write acknowledged before the call.
     async fn snapshot(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError>;
+
+    /// A view of the region on this peer, whoever leads, that holds every write
+    /// acknowledged before the call. Stores without followers: as the leader.
+    async fn replica_snapshot(
+        &self,
+        context: &RegionContext,
+        _read: ReplicaRead,
+    ) -> Result<ReplicaView, RegionError> {
+        let snapshot = self.snapshot(context).await?;
+        Ok(ReplicaView { snapshot, pending: Vec::new() })
+    }
+
+    /// Before followers of regions led here read, `guard` is asked; set once, at the start.
+    fn set_read_guard(&self, _guard: Arc<dyn ReadGuard>) {}
 
     /// Replicates the batch through the region's Raft group exactly once; returns
     /// after it is applied on the leader. Keys are engine keys (see `keys`).

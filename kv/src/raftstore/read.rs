@@ -1,27 +1,30 @@
 //! Local reads: what any thread may know of a region without asking the Raft thread.
 //!
 //! **Concurrency.** The Raft thread writes, any thread reads; each field is atomic and
-//! the check is made twice, before and after the engine's snapshot is taken. That a view
-//! is taken a moment after the lease was checked is harmless: it holds every write that
-//! was acknowledged before the check, and the read may be ordered there.
+//! the check is made twice, before and after the engine's snapshot is taken, each time with
+//! the time of then. The first check alone would do: a view taken later holds every write
+//! that was acknowledged before it, and the read may be ordered there. The second keeps a
+//! thread that was stopped in between (SIGSTOP, a paused machine) from answering with what
+//! was the present before: its view is of a moment when the lease was valid.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use cairn_engine::KvEngine;
 use cairn_proto::meta;
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
-use super::clock::MonotonicTime;
+use super::clock::{Clock, MonotonicTime};
 use super::error::RegionError;
 use super::ids::{PeerId, RegionId, epoch_of};
+use super::liveness::RestLease;
 use super::load::RegionLoad;
-use super::{RegionContext, RegionSnapshot};
+use super::{ReadGuard, RegionContext, RegionSnapshot};
 use crate::keys;
 
 /// What readers see of one region.
@@ -33,6 +36,8 @@ pub(super) struct ReadDelegate {
     /// Term in which this peer leads, applied or not; 0 = it does not lead.
     raw_leader_term: AtomicU64,
     lease_valid_until: AtomicU64,
+    /// The lease a resting leader shares with others.
+    rest: ArcSwapOption<RestLease>,
     /// Peer id of the leader as far as known; 0 = unknown.
     leader_id: AtomicU64,
     /// What is read and written.
@@ -49,6 +54,7 @@ impl ReadDelegate {
             leader_term: AtomicU64::new(0),
             raw_leader_term: AtomicU64::new(0),
             lease_valid_until: AtomicU64::new(0),
+            rest: ArcSwapOption::empty(),
             leader_id: AtomicU64::new(0),
             load: Arc::default(),
             wanted: AtomicBool::new(false),
@@ -66,10 +72,21 @@ impl ReadDelegate {
         self.lease_valid_until.store(valid_until.0, Ordering::SeqCst);
     }
 
+    /// The leader rests on this lease, or no longer.
+    pub(super) fn set_rest(&self, lease: Option<Arc<RestLease>>) {
+        self.rest.store(lease);
+    }
+
+    fn has_lease(&self, now: MonotonicTime) -> bool {
+        now.0 < self.lease_valid_until.load(Ordering::SeqCst)
+            || self.rest.load().as_ref().is_some_and(|lease| now < lease.valid_until())
+    }
+
     /// Nobody may read here any more.
     pub(super) fn close(&self) {
         self.set_role(0, 0, false);
         self.set_lease(MonotonicTime(0));
+        self.set_rest(None);
     }
 
     pub(super) fn take_wanted(&self) -> bool {
@@ -105,6 +122,8 @@ pub(super) fn check_context(
 pub(super) struct Regions {
     delegates: DashMap<u64, Arc<ReadDelegate>, foldhash::fast::RandomState>,
     ranges: RwLock<Ranges>,
+    /// What leaders ask before a follower reads; none in stores without transactions.
+    guard: OnceLock<Arc<dyn ReadGuard>>,
 }
 
 /// Regions that have a range, by it.
@@ -131,6 +150,16 @@ impl Ranges {
 }
 
 impl Regions {
+    pub(super) fn set_guard(&self, guard: Arc<dyn ReadGuard>) {
+        if self.guard.set(guard).is_err() {
+            tracing::warn!("a store has one guard of its reads");
+        }
+    }
+
+    pub(super) fn guard(&self) -> Option<&dyn ReadGuard> {
+        self.guard.get().map(AsRef::as_ref)
+    }
+
     pub(super) fn insert(&self, delegate: Arc<ReadDelegate>) {
         self.delegates.insert(delegate.region.load().id, delegate);
     }
@@ -193,6 +222,7 @@ impl Regions {
             peer: PeerId(delegate.peer_id),
             term: 0,
             deadline: None,
+            replica_read: false,
         })
     }
 
@@ -201,7 +231,7 @@ impl Regions {
         &self,
         context: &RegionContext,
         engine: &dyn KvEngine,
-        now: MonotonicTime,
+        clock: &dyn Clock,
     ) -> Result<Option<RegionSnapshot>, RegionError> {
         let Some(delegate) = self.get(context.region_id.0) else {
             return Err(RegionError::RegionNotFound(context.region_id));
@@ -215,7 +245,7 @@ impl Regions {
             return Err(delegate.not_leader(&region));
         }
         let term = delegate.leader_term.load(Ordering::SeqCst);
-        if term == 0 || now.0 >= delegate.lease_valid_until.load(Ordering::SeqCst) {
+        if term == 0 || !delegate.has_lease(clock.now()) {
             return Ok(None);
         }
         if context.term != 0 && context.term != term {
@@ -227,6 +257,7 @@ impl Regions {
         let unchanged = delegate.leader_term.load(Ordering::SeqCst) == term
             && Arc::ptr_eq(&region, &delegate.region.load());
         let load = delegate.load.clone();
-        Ok(unchanged.then_some(RegionSnapshot { region, term, engine, load }))
+        let current = unchanged && delegate.has_lease(clock.now());
+        Ok(current.then_some(RegionSnapshot { region, term, engine, load }))
     }
 }

@@ -18,11 +18,11 @@ use super::error::RegionError;
 use super::ids::{RegionId, StoreId, epoch_of};
 use super::load::Touched;
 use super::metrics::{RaftMetrics, add};
-use super::peer::PendingRead;
+use super::peer::{PendingRead, PendingReplicaRead};
 use super::read::Regions;
 use super::store::StoreMessage;
 use super::worker::Mailbox;
-use super::{Busy, RaftKv, RegionContext, RegionSnapshot};
+use super::{Busy, RaftKv, ReadGuard, RegionContext, RegionSnapshot, ReplicaRead, ReplicaView};
 
 /// How long the state of all peers may take.
 const INFOS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,11 +108,11 @@ impl RaftKv for RaftRouter {
         &self,
         context: &RegionContext,
     ) -> Result<Option<RegionSnapshot>, RegionError> {
-        let now = self.clock.now();
-        if context.deadline.is_some_and(|deadline| deadline.has_passed(now)) {
+        if context.deadline.is_some_and(|deadline| deadline.has_passed(self.clock.now())) {
             return Err(RegionError::DeadlineExceeded);
         }
-        let view = self.regions.try_local_snapshot(context, self.engine.as_ref(), now)?;
+        let (engine, clock) = (self.engine.as_ref(), self.clock.as_ref());
+        let view = self.regions.try_local_snapshot(context, engine, clock)?;
         add(&self.metrics.lease_reads, u64::from(view.is_some()));
         Ok(view)
     }
@@ -125,6 +125,23 @@ impl RaftKv for RaftRouter {
         self.send(StoreMessage::Read(PendingRead { context: context.clone(), answer }))?;
         // Without an answer the store is stopping; nothing was done.
         answered.await.unwrap_or(Err(RegionError::RegionNotFound(context.region_id)))
+    }
+
+    async fn replica_snapshot(
+        &self,
+        context: &RegionContext,
+        read: ReplicaRead,
+    ) -> Result<ReplicaView, RegionError> {
+        let (answer, answered) = oneshot::channel();
+        let context = context.clone();
+        let region_id = context.region_id;
+        self.send(StoreMessage::ReplicaRead(PendingReplicaRead { context, read, answer }))?;
+        // Without an answer the store is stopping; nothing was done.
+        answered.await.unwrap_or(Err(RegionError::RegionNotFound(region_id)))
+    }
+
+    fn set_read_guard(&self, guard: Arc<dyn ReadGuard>) {
+        self.regions.set_guard(guard);
     }
 
     async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError> {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::apply::{Applier, ApplyTask};
 use super::clock::Clock;
 use super::config::RaftStoreConfig;
+use super::disk::TimedLog;
 use super::error::RaftStoreError;
 use super::metrics::RaftMetrics;
 use super::peer::storage::Engines;
@@ -69,7 +70,8 @@ pub(super) fn assemble(parts: &RaftStoreParts) -> Result<Assembled, RaftStoreErr
     let (mailbox, received) = Mailbox::new(config.mailbox_messages_max);
     let (apply, apply_tasks) = unbounded();
     let (background, jobs) = unbounded();
-    let engines = Engines { kv: kv.clone(), log: log.clone() };
+    let log = Arc::new(TimedLog::new(log.clone(), clock.clone(), metrics.clone()));
+    let engines = Engines { kv: kv.clone(), log };
     let applier = Applier::new(store_id.0, engines.clone(), metrics.clone());
     let mut core =
         StoreCore::new(config.clone(), store_id.0, engines, regions.clone(), metrics.clone());
@@ -146,6 +148,14 @@ impl RaftStore {
     /// Counters.
     pub fn metrics(&self) -> &Arc<RaftMetrics> {
         &self.metrics
+    }
+
+    /// Hands every leadership to other stores while this one still serves; answers whether
+    /// all were taken in time. New ones are handed on too.
+    pub async fn hand_over(&self, timeout: std::time::Duration) -> bool {
+        let (done, all_gone) = tokio::sync::oneshot::channel();
+        self.router.mailbox.answer(StoreMessage::Leave(done));
+        matches!(tokio::time::timeout(timeout, all_gone).await, Ok(Ok(())))
     }
 
     /// Ends the threads and makes everything durable. Callers who wait get an error.

@@ -156,6 +156,21 @@ pub fn save_store_ident(engine: &dyn KvEngine, ident: &StoreIdent) -> Result<(),
     Ok(engine.write(batch, true)?)
 }
 
+/// Counts a start of the store, durably; answers its number.
+pub(super) fn next_incarnation(engine: &dyn KvEngine) -> Result<u64, RaftStoreError> {
+    let last = match engine.get(Cf::Default, keys::STORE_INCARNATION_KEY)? {
+        Some(bytes) => <[u8; 8]>::try_from(bytes.as_ref())
+            .map(u64::from_be_bytes)
+            .map_err(|_| RaftStoreError::Corrupted("number of starts"))?,
+        None => 0,
+    };
+    let mut batch = WriteBatch::new();
+    let next = (last + 1).to_be_bytes().to_vec();
+    batch.put(Cf::Default, keys::STORE_INCARNATION_KEY, next);
+    engine.write(batch, true)?;
+    Ok(last + 1)
+}
+
 /// Writes the first region into an engine, durably. Does nothing if it is there.
 pub fn bootstrap_region(
     engine: &dyn KvEngine,

@@ -168,15 +168,19 @@ pub(super) fn run_raft(
 ) -> Result<(), RaftStoreError> {
     let mut turns = RaftTurns::new(core, config.tick, clock.now());
     turns.turn(std::iter::empty(), clock.now(), &mut effects)?;
+    let mut received = Vec::new();
     loop {
         let first = match mailbox.recv_timeout(turns.idle(clock.now())) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        let now = clock.now();
         let more = std::iter::from_fn(|| mailbox.try_recv().ok()).take(config.round_messages_max);
-        if !turns.turn(first.into_iter().chain(more), now, &mut effects)? {
+        received.extend(first.into_iter().chain(more));
+        // After the messages: a lease that is valid now was valid when they were sent. Before
+        // anything this round sends: leases run from here.
+        let now = clock.now();
+        if !turns.turn(received.drain(..), now, &mut effects)? {
             return Ok(());
         }
     }

@@ -12,6 +12,7 @@
 //! of another cluster is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cairn_engine::{
@@ -37,6 +38,8 @@ use crate::raftstore::{
 };
 use crate::txn::TsoSource;
 
+/// How long a store that stops waits for others to take over.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Epoch of a region nobody has changed.
 const FIRST_EPOCH: meta::RegionEpoch = meta::RegionEpoch { conf_ver: 1, version: 1 };
 
@@ -174,6 +177,14 @@ impl StoreNode {
         };
         status::serve(listener, state, shutdown).await?;
         Ok(())
+    }
+
+    /// Prepares to stop: other stores lead from here on, and PD knows. The store must still
+    /// be served meanwhile, so that clients are told where to go.
+    pub async fn hand_over(&self) {
+        if !self.raft.hand_over(HAND_OVER_TIMEOUT).await {
+            tracing::warn!(store_id = self.store_id, "some regions are still led here");
+        }
     }
 
     /// Stops the Raft store; requests under way end with an error. Durable on return.

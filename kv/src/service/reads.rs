@@ -16,7 +16,9 @@ use cairn_types::TimeStamp;
 use super::read_pool::ReadPool;
 use crate::keys::region_contains;
 use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
-use crate::raftstore::{RaftKv, RegionContext, RegionError, RegionSnapshot, Touched};
+use crate::raftstore::{
+    RaftKv, RegionContext, RegionError, RegionSnapshot, ReplicaRead, ReplicaView, Touched,
+};
 use crate::txn::scheduler::abort;
 use crate::txn::{MaxTs, scan_lock};
 
@@ -74,9 +76,19 @@ impl Reads {
         key: &Bytes,
         at: ReadAt<'_>,
     ) -> Result<kv::GetResponse, RegionError> {
-        match self.try_get(context, key, at)? {
-            Some(response) => Ok(response),
-            None => get_at(&self.kv.snapshot(context).await?, key, at),
+        match self.try_get(context, key, at) {
+            Ok(Some(response)) => Ok(response),
+            Err(RegionError::NotLeader { .. }) if context.replica_read => {
+                let read = replica_read(key.clone(), key_after(key), at);
+                let ReplicaView { snapshot, pending } =
+                    self.kv.replica_snapshot(context, read).await?;
+                match pending.into_iter().find(|lock| lock.key == *key) {
+                    Some(lock) => Ok(get_response(Err(ReadError::Locked(Box::new(lock))))),
+                    None => get_at(&snapshot, key, at),
+                }
+            }
+            Ok(None) => get_at(&self.kv.snapshot(context).await?, key, at),
+            Err(error) => Err(error),
         }
     }
 
@@ -95,7 +107,15 @@ impl Reads {
             let pending = self.max_ts.enter_read(&key, read_ts, &resolved).err();
             keys.push((key, pending));
         }
-        let view = self.view(context).await?;
+        let first = keys.iter().map(|(key, _)| key).min().cloned().unwrap_or_default();
+        let last = keys.iter().map(|(key, _)| key).max().map(key_after).unwrap_or_default();
+        let read = replica_read(first, last, ReadAt { read_ts, resolved: &resolved });
+        let ReplicaView { snapshot: view, pending } = self.entered_view(context, read).await?;
+        for lock in pending {
+            if let Some((_, entry)) = keys.iter_mut().find(|(key, _)| *key == lock.key) {
+                *entry = Some(Box::new(lock));
+            }
+        }
         if let Some((key, _)) = keys.iter().find(|(key, _)| !region_contains(&view.region, key)) {
             return Err(outside(&view, key));
         }
@@ -123,7 +143,12 @@ impl Reads {
         if let Err(locked) = entered {
             return Ok(kv::ScanResponse { pairs: vec![locked_pair(*locked)] });
         }
-        let view = self.view(context).await?;
+        let at = ReadAt { read_ts, resolved: &resolved };
+        let read = replica_read(request.start_key.clone(), request.end_key.clone(), at);
+        let ReplicaView { snapshot: view, pending } = self.entered_view(context, read).await?;
+        if let Some(lock) = pending.into_iter().next() {
+            return Ok(kv::ScanResponse { pairs: vec![locked_pair(lock)] });
+        }
         let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
         let options = ScanOptions {
             start,
@@ -159,6 +184,16 @@ impl Reads {
         Ok(kv::ScanLockResponse { locks })
     }
 
+    /// A view for a read that has entered [`MaxTs`] here; from a follower also what it must
+    /// wait for at the leader.
+    async fn entered_view(
+        &self,
+        context: &RegionContext,
+        read: ReplicaRead,
+    ) -> Result<ReplicaView, RegionError> {
+        entered_view(&*self.kv, context, read).await
+    }
+
     /// A view of the region, at once when the lease allows.
     pub async fn view(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
         match self.kv.try_local_snapshot(context)? {
@@ -166,6 +201,36 @@ impl Reads {
             None => self.kv.snapshot(context).await,
         }
     }
+}
+
+/// A view of this store's peer: as the leader if it leads, else as a follower if the
+/// context allows.
+pub(crate) async fn entered_view(
+    kv: &dyn RaftKv,
+    context: &RegionContext,
+    read: ReplicaRead,
+) -> Result<ReplicaView, RegionError> {
+    let snapshot = match kv.try_local_snapshot(context) {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => kv.snapshot(context).await?,
+        Err(RegionError::NotLeader { .. }) if context.replica_read => {
+            return kv.replica_snapshot(context, read).await;
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(ReplicaView { snapshot, pending: Vec::new() })
+}
+
+fn replica_read(start: Bytes, end: Bytes, at: ReadAt<'_>) -> ReplicaRead {
+    ReplicaRead { read_ts: at.read_ts.0, start, end, resolved: at.resolved.to_vec() }
+}
+
+/// The first key behind `key`.
+fn key_after(key: &Bytes) -> Bytes {
+    let mut after = Vec::with_capacity(key.len() + 1);
+    after.extend_from_slice(key);
+    after.push(0);
+    after.into()
 }
 
 fn get_at(

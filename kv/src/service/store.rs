@@ -39,6 +39,7 @@ impl StoreService {
         pool: Arc<ReadPool>,
     ) -> StoreService {
         let max_ts = Arc::new(MaxTs::default());
+        kv.set_read_guard(Arc::clone(&max_ts) as _);
         let scheduler =
             Scheduler::new(Arc::clone(&kv), Arc::clone(&clock), Arc::clone(&max_ts), tso);
         let endpoint = Endpoint::new(
@@ -151,6 +152,7 @@ pub(crate) fn region_context(
         // A client's term is a hint; commands check the term of their own view.
         term: 0,
         deadline,
+        replica_read: context.replica_read,
     })
 }
 

@@ -238,8 +238,8 @@ impl PdClient for FakePd {
         Ok(stores.into_iter().map(|store| (store, StoreStats::default())).collect())
     }
 
-    async fn store_heartbeat(&self, _: StoreStats) -> Result<(), PdError> {
-        Ok(())
+    async fn store_heartbeat(&self, _: StoreStats) -> Result<Vec<u64>, PdError> {
+        Ok(Vec::new())
     }
 
     async fn region_heartbeat(

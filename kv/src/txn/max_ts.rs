@@ -24,6 +24,10 @@
 //! one's leader. Its version has grown, and `max_ts` is raised again before the first
 //! one-phase commit at that version: the other leader stopped serving before.
 //!
+//! **Followers**: a follower's read is announced to the leader first ([`ReadGuard`]), which
+//! takes part for it: it raises `max_ts`, looks into the table, and only then says up to
+//! where the follower must have applied.
+//!
 //! Reads of the newest version (`TimeStamp::MAX`) take no part: a commit that is
 //! not applied yet is not acknowledged yet, so either answer is linearizable.
 
@@ -39,7 +43,7 @@ use cairn_types::sabotage::{Bug, planted};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
-use crate::raftstore::{RegionSnapshot, epoch_of};
+use crate::raftstore::{ReadGuard, RegionSnapshot, ReplicaRead, epoch_of};
 
 /// `max_ts` and the in-memory locks of a store.
 #[derive(Default)]
@@ -139,6 +143,21 @@ impl MaxTs {
         blocking.map(|(key, entry)| *entry.to_info(key)).collect()
     }
 
+    /// As [`MaxTs::enter_scan`], but answers every pending commit that the read must wait
+    /// for, by key.
+    pub fn enter_range(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        read_ts: TimeStamp,
+        resolved: &[u64],
+    ) -> Vec<kv::LockInfo> {
+        self.observe(read_ts);
+        let mut locks = self.pending_for(read_ts, resolved);
+        locks.retain(|lock| lock.key >= start && (end.is_empty() || lock.key < end));
+        locks
+    }
+
     /// Whether `max_ts` covers the reads of all that was the region before the view's term
     /// and version.
     pub fn is_synced(&self, view: &RegionSnapshot) -> bool {
@@ -183,6 +202,12 @@ impl MaxTs {
             }
         }
         (PendingGuard { owner: Arc::clone(self), keys }, commit_ts)
+    }
+}
+
+impl ReadGuard for MaxTs {
+    fn enter(&self, read: &ReplicaRead) -> Vec<kv::LockInfo> {
+        self.enter_range(&read.start, &read.end, TimeStamp(read.read_ts), &read.resolved)
     }
 }
 
@@ -241,6 +266,9 @@ mod tests {
         assert!(max_ts.enter_read(b"other", TimeStamp(51), &[]).is_ok());
         assert!(max_ts.enter_scan(b"a", b"", TimeStamp(60), &[]).is_err());
         assert!(max_ts.enter_scan(b"a", b"k", TimeStamp(60), &[]).is_ok());
+        let locks = max_ts.enter_range(b"a", b"", TimeStamp(60), &[]);
+        assert_eq!(locks.len(), 1);
+        assert_eq!(max_ts.enter_range(b"a", b"k", TimeStamp(60), &[]), []);
         assert!(max_ts.enter_read(b"k", TimeStamp::MAX, &[]).is_ok());
         drop(guard);
         assert!(max_ts.enter_read(b"k", TimeStamp(51), &[]).is_ok());

@@ -162,8 +162,10 @@ impl PdClient for GrpcPdClient {
             .collect())
     }
 
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError> {
-        unary!(self, store_heartbeat, StoreHeartbeatRequest { stats: Some(stats) }).await.map(drop)
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
+        let answer =
+            unary!(self, store_heartbeat, StoreHeartbeatRequest { stats: Some(stats) }).await?;
+        Ok(answer.wanted_regions)
     }
 
     async fn region_heartbeat(

@@ -113,8 +113,9 @@ pub trait PdClient: Send + Sync {
     /// Every store that is no tombstone, with its last report, by id.
     async fn get_all_stores(&self) -> Result<Vec<(meta::Store, StoreStats)>, PdError>;
 
-    /// A store's own report; due every few seconds.
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError>;
+    /// A store's own report; due every few seconds. Answers regions whose leaders should
+    /// report now.
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError>;
 
     /// A leader's report of its region; the answer may hold one step to take.
     async fn region_heartbeat(

@@ -73,6 +73,9 @@ struct LeavingSince {
     peers_at_start: usize,
 }
 
+/// Regions asked of one store at one time.
+const WANTED_REGIONS_MAX: usize = 2048;
+
 /// The living part of PD's knowledge.
 #[derive(Debug, Default)]
 pub struct Cluster {
@@ -116,6 +119,26 @@ impl Cluster {
         let report = StoreReport { stats, heartbeat_ms: now_ms, heartbeat_unix_ms };
         self.stores.insert(report.stats.store_id, report);
         self.refreshed_ms = None;
+    }
+
+    /// Regions whose leaders should report now although nothing about them changed: those
+    /// with an operator whose leader is on that store, and those nobody is known to lead.
+    /// Leaders of idle regions report once a minute otherwise.
+    pub fn wanted_regions(&self, state: &State, store_id: u64) -> Vec<u64> {
+        let leads = |region_id: &u64| {
+            let leader = self.reports.get(region_id).and_then(|report| report.leader);
+            leader.is_some_and(|leader| leader.store_id == store_id)
+        };
+        let mut wanted: Vec<u64> = self.operators.keys().copied().filter(leads).collect();
+        if self.reports.len() < state.regions.len() {
+            let unknown = state.regions.iter().filter(|region| {
+                !self.reports.contains_key(&region.id)
+                    && region.peers.iter().any(|peer| peer.store_id == store_id)
+            });
+            wanted.extend(unknown.map(|region| region.id));
+        }
+        wanted.truncate(WANTED_REGIONS_MAX);
+        wanted
     }
 
     /// The store's report with the time it came.

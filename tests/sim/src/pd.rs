@@ -302,7 +302,7 @@ impl PdClient for SimPdClient {
         self.call("stores", |pd| async move { pd.get_all_stores().await }).await
     }
 
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<(), PdError> {
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
         self.call("store heartbeat", move |pd| async move { pd.store_heartbeat(stats).await }).await
     }
 

@@ -16,15 +16,17 @@ mod merge;
 mod propose;
 mod reads;
 mod ready;
+mod replica_reads;
 mod report;
+mod rest;
 pub mod storage;
 mod validate;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cairn_proto::meta;
-use raft::eraftpb::{Entry, Message};
+use cairn_proto::{kv, meta};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, Ready, StateRole};
 
 use merge::Merging;
@@ -32,7 +34,11 @@ use propose::Proposal;
 pub use reads::PendingRead;
 use reads::ReadQueue;
 pub use ready::ReadyEffects;
+pub use replica_reads::PendingReplicaRead;
+use replica_reads::ReplicaReads;
 pub use report::RegionSize;
+use rest::Rest;
+pub use rest::{Elections, Heard};
 use storage::PeerStorage;
 pub use validate::snapshot_region;
 
@@ -69,6 +75,10 @@ pub struct Peer {
     pub(super) lease: Lease,
     proposals: VecDeque<Proposal>,
     reads: ReadQueue,
+    /// Reads that wait here for what another peer's leader says.
+    replica_reads: Option<Box<ReplicaReads>>,
+    /// Answers to followers' questions.
+    answers: Vec<kv::RaftMessage>,
     /// Taken from Raft, to be completed after the write.
     ready: Option<Ready>,
     /// Persisted messages of `ready`.
@@ -77,9 +87,11 @@ pub struct Peer {
     pub(super) installing: bool,
     /// The hard state changed without being written.
     state_dirty: bool,
-    last_heard: HashMap<u64, MonotonicTime>,
+    /// When other peers were heard last, by their id.
+    last_heard: Vec<(u64, MonotonicTime)>,
     /// Peers that wrote to us and are not (yet) in our idea of the region.
-    strangers: HashMap<u64, meta::Peer>,
+    strangers: Vec<meta::Peer>,
+    rest: Rest,
     leader_since: MonotonicTime,
     /// Term and role when the election timeout was drawn.
     timeout_drawn_for: (u64, StateRole),
@@ -94,6 +106,8 @@ pub struct Peer {
     /// What PD was told of the load last, and when.
     reported: (MonotonicTime, LoadFigures),
     pub(super) last_report: Option<MonotonicTime>,
+    /// When a resting leader is reported next.
+    pub(super) idle_report_at: Option<MonotonicTime>,
 }
 
 impl Peer {
@@ -131,12 +145,15 @@ impl Peer {
             lease: Lease::new(config.lease()),
             proposals: VecDeque::new(),
             reads: ReadQueue::default(),
+            replica_reads: None,
+            answers: Vec::new(),
             ready: None,
             persisted: Vec::new(),
             installing: false,
             state_dirty: false,
-            last_heard: HashMap::new(),
-            strangers: HashMap::new(),
+            last_heard: Vec::new(),
+            strangers: Vec::new(),
+            rest: Rest::new(),
             leader_since: MonotonicTime(0),
             timeout_drawn_for: (u64::MAX, StateRole::Follower),
             timeout_ticks: 0,
@@ -147,6 +164,7 @@ impl Peer {
             load_watch: LoadWatch::default(),
             reported: (MonotonicTime(0), LoadFigures::default()),
             last_report: None,
+            idle_report_at: None,
             node,
         })
     }
@@ -173,27 +191,13 @@ impl Peer {
             && members.voters_outgoing.iter().all(|id| *id == self.peer_id)
     }
 
-    /// One tick. Election timeouts are drawn by `draw` in `[min, max)`.
-    pub fn tick(&mut self, draw: &mut dyn FnMut(usize, usize) -> usize, min_ticks: usize) {
-        if self.installing {
-            return;
-        }
-        let drawn_for = (self.node.raft.term, self.node.raft.state);
-        if drawn_for != self.timeout_drawn_for {
-            self.timeout_drawn_for = drawn_for;
-            self.timeout_ticks = draw(min_ticks, min_ticks * 3 / 2 + 1);
-        }
-        // Raft draws one of its own whenever it changes its role, also when it has changed
-        // back since the last tick.
-        self.node.raft.set_randomized_election_timeout(self.timeout_ticks);
-        self.node.tick();
-    }
-
-    /// Takes a message of another peer. `Err` tells why it was refused.
+    /// Takes a message of another peer; `rest_number` came with it. `Err` tells why it was
+    /// refused.
     pub fn step(
         &mut self,
         from: &meta::Peer,
         mut message: Message,
+        rest_number: u64,
         now: MonotonicTime,
     ) -> Result<(), &'static str> {
         if message.from != from.id {
@@ -207,19 +211,53 @@ impl Peer {
             return Err("a snapshot waits");
         }
         validate::check_message(&self.node, &mut message)?;
-        self.last_heard.insert(message.from, now);
+        if self.node.raft.state == StateRole::Follower
+            && message.term > self.node.raft.term
+            && is_answer(&message)
+        {
+            // It asked nothing in that term; following the message there would break what
+            // it promised its leader.
+            return Err("answer to an earlier role");
+        }
+        self.note_heard(message.from, now);
         if find_peer(self.region(), from.id).is_none() {
+            self.strangers.retain(|stranger| stranger.id != from.id);
             if self.strangers.len() >= STRANGERS_MAX {
                 self.strangers.clear();
             }
-            self.strangers.insert(from.id, *from);
+            self.strangers.push(*from);
         }
+        self.hear_number(&message, rest_number);
         let outcome = self.node.step(message).map_err(|error| {
             tracing::debug!(region = self.region_id, %error, "raft refused a message");
             "refused by raft"
         });
         self.on_role_changed(now);
+        self.check_promise();
         outcome
+    }
+
+    /// A peer was heard.
+    fn note_heard(&mut self, peer_id: u64, at: MonotonicTime) {
+        match self.last_heard.iter_mut().find(|(id, _)| *id == peer_id) {
+            Some((_, last)) => *last = (*last).max(at),
+            None => {
+                let members = &self.node.store().region().peers;
+                self.last_heard.retain(|(id, _)| members.iter().any(|peer| peer.id == *id));
+                self.last_heard.push((peer_id, at));
+            }
+        }
+    }
+
+    /// Gives memory back that only traffic needs.
+    fn shrink(&mut self) {
+        self.proposals.shrink_to_fit();
+        self.strangers.shrink_to_fit();
+        self.persisted.shrink_to_fit();
+        self.reads.shrink();
+        self.answers.shrink_to_fit();
+        self.lease.shrink();
+        self.node.raft.msgs.shrink_to_fit();
     }
 
     /// Whether the region is in a joint state.
@@ -240,6 +278,23 @@ impl Peer {
             self.publish();
             self.node.transfer_leader(peer_id);
         }
+    }
+
+    /// The voter on a good store that has most of the log, if leadership can go there now.
+    pub fn best_successor(&self, is_good: &dyn Fn(u64) -> bool) -> Option<u64> {
+        if !self.is_leader() || self.node.raft.lead_transferee.is_some() {
+            return None;
+        }
+        let voters = self.region().peers.iter().filter(|member| {
+            member.role() == meta::PeerRole::Voter
+                && member.id != self.peer_id
+                && is_good(member.store_id)
+        });
+        let progress = |member: &meta::Peer| self.node.raft.prs().get(member.id);
+        voters
+            .filter(|member| progress(member).is_some_and(|progress| progress.recent_active))
+            .max_by_key(|member| progress(member).map_or(0, |progress| progress.matched))
+            .map(|member| member.id)
     }
 
     /// Apply reported progress.
@@ -300,6 +355,9 @@ impl Peer {
     /// Answers callers whose time ran out.
     pub fn drop_expired(&mut self, now: MonotonicTime) {
         self.reads.drop_expired(now);
+        if self.replica_reads.is_some() {
+            self.expire_replica_reads(now);
+        }
         for proposal in &mut self.proposals {
             if proposal.deadline.is_some_and(|deadline| deadline.has_passed(now)) {
                 std::mem::take(&mut proposal.callback).fail(RegionError::DeadlineExceeded);
@@ -313,17 +371,36 @@ impl Peer {
             proposal.callback.fail(RegionError::StaleCommand);
         }
         self.reads.fail_all(&RegionError::RegionNotFound(RegionId(self.region_id)));
+        self.fail_replica_reads();
         self.delegate.close();
     }
 
+    /// Whether this leader may answer from what it knows, at `now`.
+    pub(super) fn has_lease(&self, now: MonotonicTime) -> bool {
+        let ready = self.is_leader()
+            && self.node.store().apply_state().applied_term == self.term()
+            && self.lease.may_read();
+        ready && (now < self.lease.valid_until() || self.has_rest_lease(now))
+    }
+
+    /// This peer as others address it.
+    fn own_peer(&self) -> meta::Peer {
+        find_peer(self.region(), self.peer_id).cloned().unwrap_or_else(|| meta::Peer {
+            id: self.peer_id,
+            store_id: self.store_id,
+            ..meta::Peer::default()
+        })
+    }
+
     /// Makes role, readiness and lease known to readers.
-    pub fn publish(&self) {
+    pub fn publish(&mut self) {
         let leads = self.is_leader();
         let term = if leads { self.term() } else { 0 };
         let ready = leads
             && self.node.store().apply_state().applied_term == term
             && self.check_not_merging().is_ok();
         self.delegate.set_lease(if ready { self.lease.valid_until() } else { MonotonicTime(0) });
+        self.publish_rest(ready);
         self.delegate.set_role(self.node.raft.leader_id, term, ready);
     }
 
@@ -336,11 +413,14 @@ impl Peer {
         self.was_leader_in = leads_in;
         self.lease.reset();
         self.merging.on_role_changed();
+        self.forget_rest();
         if self.is_leader() {
             self.leader_since = now;
             // What was read under an earlier leadership was reported then.
             self.reported = (now, self.delegate.load.figures());
             self.load_watch.forget();
+            // PD hears of it at once.
+            self.last_report = None;
             // The entry that opens the term goes out with this round.
             self.lease.on_proposed(self.node.raft.raft_log.last_index(), now);
         }
@@ -361,6 +441,16 @@ impl Peer {
             self.lease.on_committed(last.index);
         }
     }
+}
+
+fn is_answer(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgAppendResponse
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVoteResponse
+    )
 }
 
 /// Adds `count` to the counter of refused messages.

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use cairn_types::sabotage::{Bug, planted};
 use raft::ReadState;
 
+use super::replica_reads::RemoteRead;
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::error::RegionError;
 use crate::raftstore::lease::Lease;
@@ -40,12 +41,15 @@ struct Batch {
     sent: MonotonicTime,
     confirmed_index: Option<u64>,
     reads: Vec<PendingRead>,
+    remote: Vec<RemoteRead>,
 }
 
 /// Reads of one leader.
 #[derive(Default)]
 pub(super) struct ReadQueue {
     unissued: Vec<PendingRead>,
+    /// Followers' questions.
+    unissued_remote: Vec<RemoteRead>,
     issued: VecDeque<Batch>,
     last_id: u64,
 }
@@ -55,36 +59,65 @@ impl ReadQueue {
         self.unissued.push(read);
     }
 
+    pub(super) fn shrink(&mut self) {
+        self.unissued.shrink_to_fit();
+        self.unissued_remote.shrink_to_fit();
+        self.issued.shrink_to_fit();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.unissued.is_empty() && self.issued.is_empty()
+        self.nothing_unissued() && self.issued.is_empty()
+    }
+
+    fn nothing_unissued(&self) -> bool {
+        self.unissued.is_empty() && self.unissued_remote.is_empty()
+    }
+
+    pub(super) fn push_remote(&mut self, remote: RemoteRead) {
+        self.unissued_remote.push(remote);
     }
 
     pub(super) fn has_unissued(&self) -> bool {
-        !self.unissued.is_empty() && self.issued.len() < ISSUED_BATCHES_MAX
+        !self.nothing_unissued() && self.issued.len() < ISSUED_BATCHES_MAX
     }
 
     /// The context of a new request, if there is a reason for one.
     pub(super) fn issue(&mut self, now: MonotonicTime, renew: bool) -> Option<Vec<u8>> {
         let renew = renew && self.issued.is_empty();
-        if self.issued.len() >= ISSUED_BATCHES_MAX || (self.unissued.is_empty() && !renew) {
+        if self.issued.len() >= ISSUED_BATCHES_MAX || (self.nothing_unissued() && !renew) {
             return None;
         }
         self.last_id += 1;
         let reads = std::mem::take(&mut self.unissued);
-        self.issued.push_back(Batch { id: self.last_id, sent: now, confirmed_index: None, reads });
+        let remote = std::mem::take(&mut self.unissued_remote);
+        self.issued.push_back(Batch {
+            id: self.last_id,
+            sent: now,
+            confirmed_index: None,
+            reads,
+            remote,
+        });
         Some(self.last_id.to_le_bytes().to_vec())
     }
 
-    /// The quorum answered.
-    pub(super) fn on_read_states(&mut self, states: Vec<ReadState>, lease: &mut Lease) {
+    /// The quorum answered; gives followers' questions that it answers.
+    pub(super) fn on_read_states(
+        &mut self,
+        states: Vec<ReadState>,
+        lease: &mut Lease,
+    ) -> Vec<(RemoteRead, u64)> {
+        let mut confirmed = Vec::new();
         for state in states {
             let Ok(id) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) else { continue };
             let id = u64::from_le_bytes(id);
             if let Some(batch) = self.issued.iter_mut().find(|batch| batch.id == id) {
                 batch.confirmed_index = Some(state.index);
                 lease.renew(batch.sent);
+                let remote = std::mem::take(&mut batch.remote);
+                confirmed.extend(remote.into_iter().map(|remote| (remote, state.index)));
             }
         }
+        confirmed
     }
 
     /// Confirmed reads whose index is applied.
@@ -115,6 +148,8 @@ impl ReadQueue {
     }
 
     pub(super) fn fail_all(&mut self, error: &RegionError) {
+        // Their followers ask again.
+        self.unissued_remote.clear();
         let issued = std::mem::take(&mut self.issued).into_iter().flat_map(|batch| batch.reads);
         for read in issued.chain(std::mem::take(&mut self.unissued)) {
             read.fail(error.clone());

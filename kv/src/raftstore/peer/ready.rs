@@ -46,7 +46,10 @@ impl Peer {
         self.note_committed(ready.committed_entries());
         let messages = ready.take_messages();
         effects.early = self.wrap_all(&messages, &mut effects.snapshots);
-        self.reads.on_read_states(ready.take_read_states(), &mut self.lease);
+        let confirmed = self.reads.on_read_states(ready.take_read_states(), &mut self.lease);
+        for (remote, index) in confirmed {
+            self.confirm_remote(remote, index);
+        }
         self.push_committed(ready.take_committed_entries(), &mut effects.committed);
         if let Some(hard_state) = ready.hs() {
             self.node.mut_store().set_hard_state(hard_state.clone());
@@ -144,21 +147,17 @@ impl Peer {
         let region = self.region();
         let to_peer = match find_peer(region, message.to) {
             Some(peer) => *peer,
-            None => *self.strangers.get(&message.to)?,
+            None => *self.strangers.iter().find(|peer| peer.id == message.to)?,
         };
-        let from_peer = find_peer(region, self.peer_id).cloned().unwrap_or_else(|| meta::Peer {
-            id: self.peer_id,
-            store_id: self.store_id,
-            ..meta::Peer::default()
-        });
         Some(kv::RaftMessage {
             region_id: self.region_id,
-            from_peer: Some(from_peer),
+            from_peer: Some(self.own_peer()),
             to_peer: Some(to_peer),
             epoch: region.epoch.or(self.born_at),
             message: Bytes::from(message.write_to_bytes().ok()?),
             start_key: region.start_key.clone(),
             end_key: region.end_key.clone(),
+            rest_number: self.rest_number(),
             ..kv::RaftMessage::default()
         })
     }

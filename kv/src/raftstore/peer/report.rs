@@ -63,6 +63,14 @@ impl RegionSize {
                 || now >= self.next_check)
     }
 
+    /// Whether no look is due or on its way but the one that time brings.
+    pub fn is_settled(&self) -> bool {
+        !self.checking
+            && !self.split_wanted
+            && self.written.bytes < self.check_at.bytes
+            && self.written.keys < self.check_at.keys
+    }
+
     /// The background thread looked.
     pub fn on_checked(&mut self, check: &SplitCheck, now: MonotonicTime, config: &RaftStoreConfig) {
         self.checking = false;
@@ -168,7 +176,12 @@ impl Peer {
 
     /// How long this leader has not heard from a peer.
     fn silent_for(&self, peer_id: u64, now: MonotonicTime) -> Duration {
-        let heard = self.last_heard.get(&peer_id).copied().unwrap_or_default();
+        if self.rests_with(peer_id) {
+            // Its store answers for it.
+            return Duration::ZERO;
+        }
+        let heard = self.last_heard.iter().find(|(id, _)| *id == peer_id);
+        let heard = heard.map_or(MonotonicTime(0), |(_, at)| *at);
         now.since(heard.max(self.leader_since))
     }
 
@@ -180,8 +193,8 @@ impl Peer {
 
     /// Whether this is a learner that nobody has spoken to for long.
     pub fn is_forsaken(&self, now: MonotonicTime) -> bool {
-        let last = self.last_heard.values().max().copied().unwrap_or_default();
-        !self.node.raft.promotable() && now.since(last) >= FORSAKEN_AFTER
+        let last = self.last_heard.iter().map(|(_, at)| *at).max().unwrap_or_default();
+        !self.is_still() && !self.node.raft.promotable() && now.since(last) >= FORSAKEN_AFTER
     }
 
     /// The peers of the region; of one that has no data yet, those that wrote to it.
@@ -189,7 +202,7 @@ impl Peer {
         if self.node.store().is_initialized() {
             return self.region().peers.clone();
         }
-        self.strangers.values().copied().collect()
+        self.strangers.clone()
     }
 
     /// This peer for `ctl` and tests.
@@ -202,6 +215,7 @@ impl Peer {
             commit_index: raft.raft_log.committed,
             applied_index: self.node.store().apply_state().applied_index,
             last_index: raft.raft_log.last_index(),
+            is_resting: self.is_still(),
         }
     }
 

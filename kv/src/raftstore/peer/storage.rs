@@ -134,6 +134,12 @@ impl PeerStorage {
         &self.apply_state
     }
 
+    /// Gives memory back that only traffic needs.
+    pub fn shrink(&mut self) {
+        self.cache.shrink_to_fit();
+        self.handed_out.get_mut().shrink_to_fit();
+    }
+
     /// Apply reported progress.
     pub fn set_apply_state(&mut self, apply_state: ApplyState) {
         let applied = apply_state.applied_index;

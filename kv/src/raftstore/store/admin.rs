@@ -1,6 +1,7 @@
-//! Housekeeping of a store: splits by size, PD's wishes and reports, log compaction.
-
-use std::time::Duration;
+//! Housekeeping of a store: splits by size, PD's wishes, log compaction.
+//!
+//! Sizes and logs are looked at of regions that are awake; one that rests was looked at
+//! before, and its size is again when it is reported.
 
 use bytes::Bytes;
 use cairn_proto::{meta, pd};
@@ -24,11 +25,6 @@ const ADMIN_TICKS: u64 = 10;
 const PURGE_TICKS: u64 = 100;
 /// Between questions of a learner whether it was removed, in ticks.
 const FORSAKEN_TICKS: u64 = 600;
-/// Between reports of a region at most, and at least for stores with few regions.
-const REPORT_MAX: Duration = Duration::from_secs(30);
-const REPORT_MIN: Duration = Duration::from_secs(1);
-/// PD hears about so many regions per second from one store when nothing changes.
-const REPORTS_PER_SECOND: u32 = 500;
 /// Regions split at one time by one command.
 const SPLIT_KEYS_MAX: usize = 64;
 
@@ -72,69 +68,34 @@ impl StoreCore {
     /// Peers that never stand for election ask whether they were removed while they were
     /// away; the others hear of it when they do.
     fn ask_for_the_forsaken(&mut self, now: MonotonicTime) {
-        let forsaken: Vec<u64> =
-            self.peers.values().filter(|peer| peer.is_forsaken(now)).map(|p| p.region_id).collect();
+        let is_forsaken = |id: &u64| self.peers.get(id).is_some_and(|peer| peer.is_forsaken(now));
+        let forsaken: Vec<u64> = self.awake.iter().copied().filter(|id| is_forsaken(id)).collect();
         for region_id in forsaken {
             self.ask_fate(region_id, FORSAKEN_TICKS);
         }
     }
 
-    fn report_regions(&mut self, now: MonotonicTime) {
-        let leaders = self.peers.values().filter(|peer| peer.is_leader()).count();
-        let interval = (Duration::from_secs(1) * leaders as u32 / REPORTS_PER_SECOND)
-            .clamp(REPORT_MIN, REPORT_MAX);
-        let mut reports = Vec::new();
-        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
-            let due = peer.last_report.is_none_or(|last| now.since(last) >= interval);
-            if due {
-                peer.last_report = Some(now);
-                reports.push(peer.heartbeat(now));
-            }
-        }
-        use std::sync::atomic::Ordering;
-        self.metrics.leaders.store(leaders as u64, Ordering::Relaxed);
-        if !reports.is_empty() {
-            reports.sort_by_key(|report| report.region.as_ref().map_or(0, |region| region.id));
-            self.outbox.pd.push(PdEvent::Regions(reports));
-        }
-    }
-
-    fn report_store(&mut self, now: MonotonicTime) {
-        let interval = self.config.store_heartbeat;
-        if self.last_store_report.is_some_and(|last| now.since(last) < interval) {
-            return;
-        }
-        self.last_store_report = Some(now);
-        let used_bytes = self.engines.kv.disk_usage();
-        let leaders = self.peers.values().filter(|peer| peer.is_leader()).count();
-        self.outbox.pd.push(PdEvent::Store(pd::StoreStats {
-            store_id: self.store_id,
-            capacity_bytes: self.config.capacity_bytes,
-            available_bytes: self.config.capacity_bytes.saturating_sub(used_bytes),
-            used_bytes,
-            region_count: self.peers.len() as u32,
-            leader_count: leaders as u32,
-            sending_snapshot_count: self.snapshots_sending as u32,
-            receiving_snapshot_count: self.received.len() as u32,
-            region_split_bytes: self.config.region_split_bytes,
-            ..pd::StoreStats::default()
-        }));
-    }
-
     fn check_sizes(&mut self, now: MonotonicTime) {
+        let awake: Vec<u64> = self.awake.iter().copied().collect();
+        awake.into_iter().for_each(|region_id| self.check_size(region_id, now));
+    }
+
+    /// Has a region measured that is led here, if that is due.
+    pub(super) fn check_size(&mut self, region_id: u64, now: MonotonicTime) {
         let limits =
             Counted { bytes: self.config.region_split_bytes, keys: self.config.region_split_keys };
-        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
-            if peer.size.is_due(now) {
-                peer.size.checking = true;
-                self.outbox.background.push(BackgroundJob::Measure(MeasureJob {
-                    region: peer.region().clone(),
-                    counted: peer.size.counted,
-                    written: peer.size.written,
-                    limits,
-                    split_anyway: peer.size.split_wanted,
-                }));
-            }
+        let Some(peer) = self.peers.get_mut(&region_id).filter(|peer| peer.is_leader()) else {
+            return;
+        };
+        if peer.size.is_due(now) {
+            peer.size.checking = true;
+            self.outbox.background.push(BackgroundJob::Measure(MeasureJob {
+                region: peer.region().clone(),
+                counted: peer.size.counted,
+                written: peer.size.written,
+                limits,
+                split_anyway: peer.size.split_wanted,
+            }));
         }
     }
 
@@ -300,12 +261,12 @@ impl StoreCore {
 
     fn propose_compactions(&mut self, now: MonotonicTime) {
         let mut ready = Vec::new();
-        for peer in self.peers.values() {
+        for id in &self.awake {
+            let Some(peer) = self.peers.get(id) else { continue };
             if let Some((index, term)) = peer.compactable(&self.config) {
                 ready.push((peer.region_id, index, term));
             }
         }
-        ready.sort_unstable();
         for (region_id, index, term) in ready {
             self.propose_compaction(region_id, index, term, now);
         }

@@ -1,13 +1,14 @@
 //! Messages of other stores: to known peers, to peers not yet born, to peers long gone.
 
 use cairn_proto::{kv, meta};
+use prost::Message as _;
 use raft::SnapshotStatus;
 use raft::eraftpb::{Message, MessageType};
 
 use super::{PENDING_VOTES_MAX, StoreCore};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::ids::{RegionEpoch, epoch_of};
-use crate::raftstore::peer::{count_dropped, snapshot_region};
+use crate::raftstore::peer::{Peer, count_dropped, snapshot_region};
 use crate::raftstore::snapshot::SnapshotData;
 use crate::raftstore::state::{self, PeerState, find_peer};
 
@@ -38,11 +39,15 @@ impl StoreCore {
         now: MonotonicTime,
     ) -> Result<(), &'static str> {
         let region_id = message.region_id;
+        if region_id == 0 {
+            return self.on_beat(&message, now);
+        }
         let from = message.from_peer.ok_or("no sender")?;
         let to = message.to_peer.ok_or("no receiver")?;
-        if region_id == 0 || from.id == 0 || to.id == 0 || to.store_id != self.store_id {
+        if from.id == 0 || to.id == 0 || to.store_id != self.store_id {
             return Err("addresses");
         }
+        self.links.heard(from.store_id, now);
         if self.destroying.contains(&region_id) {
             return Err("peer is being removed");
         }
@@ -71,6 +76,11 @@ impl StoreCore {
             self.on_absent_removed(region_id, epoch);
             return Err("no such peer");
         }
+        if !message.read_index.is_empty() {
+            let read_index =
+                kv::ReadIndex::decode(message.read_index).map_err(|_| "undecodable read index")?;
+            return self.on_read_index(region_id, &from, read_index, now);
+        }
         let decoded = decode_message(&message.message).ok_or("undecodable")?;
         if now < self.vote_quiet_until && is_vote(&decoded) {
             return Err("just started");
@@ -81,8 +91,31 @@ impl StoreCore {
         if !self.peers.contains_key(&region_id) {
             self.create_by_message(&message, &decoded, &to)?;
         }
+        if is_vote(&decoded) && self.peers.get(&region_id).is_some_and(Peer::is_resting) {
+            // Whoever stands for election does not rest.
+            self.wake(region_id, now);
+            self.peer_mut(region_id).into_iter().for_each(Peer::ping);
+        }
         let peer = self.peer_mut(region_id).ok_or("no such peer")?;
-        peer.step(&from, decoded, now)
+        peer.step(&from, decoded, message.rest_number, now)
+    }
+
+    /// A follower's question for a read index, or the answer to one of ours.
+    fn on_read_index(
+        &mut self,
+        region_id: u64,
+        from: &meta::Peer,
+        read_index: kv::ReadIndex,
+        now: MonotonicTime,
+    ) -> Result<(), &'static str> {
+        let peer = self.peers.get_mut(&region_id).ok_or("no such peer")?;
+        self.dirty.insert(region_id);
+        if read_index.is_answer {
+            peer.on_read_index_answer(read_index);
+        } else {
+            peer.on_read_index_question(from, read_index, self.regions.guard(), now);
+        }
+        Ok(())
     }
 
     /// A Raft snapshot that arrived whole.
@@ -131,7 +164,7 @@ impl StoreCore {
         let Some(peer) = self.peer_mut(region_id).filter(|peer| peer.peer_id == to.id) else {
             return Err(("meant for another peer", data));
         };
-        if let Err(reason) = peer.step(&from, decoded, now) {
+        if let Err(reason) = peer.step(&from, decoded, message.rest_number, now) {
             return Err((reason, data));
         }
         // Raft decides when the peer is next ready whether it wants the snapshot.

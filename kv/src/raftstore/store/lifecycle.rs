@@ -27,6 +27,10 @@ use crate::raftstore::state::{
 impl StoreCore {
     /// Loads every region the engine knows. Regions whose only voter is here lead at once.
     pub fn load(&mut self, now: MonotonicTime) -> Result<(), RaftStoreError> {
+        let incarnation = state::next_incarnation(self.engines.kv.as_ref())?;
+        self.links.set_incarnation(incarnation);
+        // Answers to questions of an earlier start must fit none of this one.
+        self.last_read_id = incarnation << 32;
         let view = self.engines.kv.snapshot();
         for local in state::load_regions(view.as_ref())? {
             let RegionLocalState { region: Some(region), peer_id, merge, .. } = local.clone()
@@ -145,12 +149,13 @@ impl StoreCore {
         Ok(())
     }
 
-    fn insert(&mut self, peer: Peer) {
+    fn insert(&mut self, mut peer: Peer) {
         let region_id = peer.region_id;
         self.regions.insert(peer.delegate.clone());
         peer.publish();
         self.peers.insert(region_id, peer);
         self.dirty.insert(region_id);
+        self.awake.insert(region_id);
         self.count_peers();
     }
 
@@ -388,6 +393,8 @@ impl StoreCore {
         self.regions.remove(region_id);
         self.regions.remove_range(region_id);
         self.dirty.remove(&region_id);
+        self.awake.remove(&region_id);
+        self.led.remove(&region_id);
         self.joint.remove(&region_id);
         self.merging.remove(&region_id);
         self.compactions.remove(&region_id);

@@ -10,12 +10,15 @@
 //!   argument and outputs go through [`Effects`].
 //! - A follower's answer leaves only after what it promises is durable.
 //!
-//! **Left out.** Regions without traffic still tick and send heartbeats.
+//! Regions without traffic are not among those that tick: see [`super::liveness`].
 
 mod admin;
+mod evict;
 mod incoming;
 mod lifecycle;
 mod merge;
+mod reports;
+mod rest;
 
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
 
@@ -31,15 +34,17 @@ use rand::{Rng, SeedableRng};
 use super::apply::{ApplyReport, ApplyTask, Callback, Outcome};
 use super::clock::MonotonicTime;
 use super::config::RaftStoreConfig;
+use super::disk::SlowScore;
 use super::error::{RaftStoreError, RegionError};
 use super::ids::{IdMap, RegionId};
+use super::liveness::{CAMPAIGNS_PER_TICK_MAX, Links};
 use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
-use super::peer::{Peer, PendingRead, ReadyEffects};
+use super::peer::{Elections, Peer, PendingRead, PendingReplicaRead, ReadyEffects};
 use super::read::Regions;
 use super::snapshot::{Installation, SnapshotData};
 use super::split::SplitCheck;
-use super::{RegionContext, RegionSnapshot};
+use super::{RegionContext, RegionSnapshot, ReplicaView};
 
 /// Rounds of log writes in one call: a single voter commits at once, which makes the next
 /// peers ready.
@@ -60,6 +65,8 @@ pub enum StoreMessage {
     },
     /// Reads after the quorum confirmed the leader.
     Read(PendingRead),
+    /// Reads from this peer, whoever leads.
+    ReplicaRead(PendingReplicaRead),
     /// Proposes a split whose ids PD gave.
     Split {
         /// Where to.
@@ -71,6 +78,10 @@ pub enum StoreMessage {
     },
     /// One step PD wants.
     PdStep(pd::RegionHeartbeatResponse),
+    /// The store is about to stop: leadership goes elsewhere.
+    Leave(tokio::sync::oneshot::Sender<()>),
+    /// PD wants to hear of these regions.
+    ReportRegions(Vec<u64>),
     /// A membership change that tests or tools want.
     ChangePeers {
         /// The region.
@@ -197,6 +208,17 @@ pub struct StoreCore {
     blocked_installs: BTreeSet<u64>,
     /// Regions that are replaced by the Raft snapshot of the region that absorbed them.
     absorbing: IdMap<Vec<u64>>,
+    /// Peers that tick; the others rest.
+    awake: BTreeSet<u64>,
+    /// Regions led here.
+    led: BTreeSet<u64>,
+    /// Other stores.
+    links: Links,
+    slow_score: SlowScore,
+    /// The store is about to stop; who waits for its leaders to be elsewhere.
+    leaving: Option<Option<tokio::sync::oneshot::Sender<()>>>,
+    /// When resting regions are reported next.
+    idle_reports: BTreeSet<(MonotonicTime, u64)>,
     /// Peers that apply is removing: no message may create them anew meanwhile.
     destroying: BTreeSet<u64>,
     /// Raft snapshots that arrived and are not yet accepted by Raft.
@@ -214,7 +236,9 @@ pub struct StoreCore {
     outbox: Outbox,
     snapshots_sending: usize,
     ticks: u64,
-    last_store_report: Option<MonotonicTime>,
+    next_store_report: MonotonicTime,
+    /// Of followers' questions; grows over restarts too.
+    last_read_id: u64,
     rng: SmallRng,
 }
 
@@ -240,6 +264,7 @@ impl StoreCore {
         StoreCore {
             // Stores that were given one seed must still not draw alike.
             rng: SmallRng::seed_from_u64(config.seed.rotate_left(32) ^ store_id),
+            links: Links::new(store_id, &config),
             config,
             store_id,
             engines,
@@ -251,6 +276,11 @@ impl StoreCore {
             merging: BTreeSet::new(),
             blocked_installs: BTreeSet::new(),
             absorbing: IdMap::default(),
+            awake: BTreeSet::new(),
+            led: BTreeSet::new(),
+            slow_score: SlowScore::new(),
+            leaving: None,
+            idle_reports: BTreeSet::new(),
             destroying: BTreeSet::new(),
             received: IdMap::default(),
             installations: IdMap::default(),
@@ -262,7 +292,8 @@ impl StoreCore {
             outbox: Outbox::default(),
             snapshots_sending: 0,
             ticks: 0,
-            last_store_report: None,
+            next_store_report: MonotonicTime(0),
+            last_read_id: 0,
         }
     }
 
@@ -286,10 +317,22 @@ impl StoreCore {
                     }
                 }
             }
+            StoreMessage::ReplicaRead(read) => {
+                add(&self.metrics.replica_reads, 1);
+                match self.peer_mut(read.context.region_id.0) {
+                    Some(peer) => peer.replica_read(read, now),
+                    None => {
+                        let region_id = read.context.region_id;
+                        read.fail(RegionError::RegionNotFound(region_id));
+                    }
+                }
+            }
             StoreMessage::Split { context, pieces, callback } => {
                 self.propose_split(&context, pieces, callback, now);
             }
             StoreMessage::PdStep(step) => self.take_pd_step(step, now),
+            StoreMessage::Leave(done) => self.leave(done, now),
+            StoreMessage::ReportRegions(wanted) => self.report_wanted(&wanted, now),
             StoreMessage::ChangePeers { region_id, changes, callback } => {
                 match self.peer_mut(region_id) {
                     Some(leader) => leader.propose_conf_change(changes, callback, now),
@@ -339,27 +382,48 @@ impl StoreCore {
         }
     }
 
-    /// One tick of every region.
+    /// One tick of the pairs of stores and of every region that is awake.
     pub fn tick(&mut self, now: MonotonicTime) {
         self.ticks += 1;
-        let min_ticks = self.config.election_timeout_ticks;
+        self.liveness_tick(now);
         let renew = self.ticks.is_multiple_of(self.config.heartbeat_ticks as u64);
         let rng = &mut self.rng;
         let mut draw = |low: usize, high: usize| rng.random_range(low..high);
-        let mut ids: Vec<u64> = self.peers.keys().copied().collect();
-        // The order decides who draws which random number.
-        ids.sort_unstable();
+        let mut elections = Elections {
+            draw: &mut draw,
+            min_ticks: self.config.election_timeout_ticks,
+            budget: CAMPAIGNS_PER_TICK_MAX,
+            started: 0,
+        };
+        let (mut idle, mut asking) = (Vec::new(), Vec::new());
+        // In order of their ids, which decides who draws which random number.
+        let ids: Vec<u64> = self.awake.iter().copied().collect();
         for id in ids {
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
-            peer.tick(&mut draw, min_ticks);
+            let Some(peer) = self.peers.get_mut(&id) else {
+                self.awake.remove(&id);
+                continue;
+            };
+            peer.tick(&mut elections);
             peer.drop_expired(now);
             peer.issue_reads(now, renew);
             if peer.has_ready() {
                 self.dirty.insert(id);
             }
+            if peer.idle_tick(&self.config) {
+                idle.push(id);
+            } else if peer.is_asking() {
+                asking.push(id);
+            }
+            if peer.is_quiet() {
+                self.awake.remove(&id);
+            }
         }
+        add(&self.metrics.elections, elections.started);
         self.drive_joint(now);
         self.drive_merges(now);
+        self.ask_to_rest(idle, now);
+        asking.into_iter().for_each(|region_id| self.rest_if_agreed(region_id, now));
+        self.evict_tick(now);
         self.admin_tick(now);
     }
 
@@ -369,6 +433,9 @@ impl StoreCore {
         now: MonotonicTime,
         effects: &mut dyn Effects,
     ) -> Result<(), RaftStoreError> {
+        let beats = self.links.take_messages(now);
+        add(&self.metrics.beats_sent, beats.len() as u64);
+        self.outbox.messages.extend(beats);
         self.flush(effects);
         for _ in 0..WRITES_PER_ROUND_MAX {
             let dirty = std::mem::take(&mut self.dirty);
@@ -397,6 +464,17 @@ impl StoreCore {
         let mut collected = Vec::with_capacity(dirty.len());
         for region_id in dirty {
             let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            if peer.is_disturbed() {
+                // Before its messages leave: they tell that it is awake.
+                self.wake(region_id, now);
+            }
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            if peer.wants_read_index() {
+                self.last_read_id += 1;
+                let guard = self.regions.guard();
+                let question = peer.ask_read_index(self.last_read_id, guard, now);
+                self.outbox.messages.extend(question);
+            }
             if peer.has_unissued_reads() {
                 peer.issue_reads(now, false);
             }
@@ -409,6 +487,7 @@ impl StoreCore {
                 self.take_effects(region_id, ready);
             }
             self.answer_reads(region_id, now);
+            self.note_role(region_id);
         }
         self.flush(effects);
         if !log.is_empty() {
@@ -452,11 +531,25 @@ impl StoreCore {
     fn answer_reads(&mut self, region_id: u64, now: MonotonicTime) {
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
         let reads = peer.take_confirmed_reads();
+        let replica_reads = peer.take_replica_reads();
+        self.outbox.messages.extend(peer.take_answers());
         peer.publish();
-        if reads.is_empty() {
+        if reads.is_empty() && replica_reads.is_empty() {
             return;
         }
         let engine = self.engines.kv.snapshot();
+        for (read, pending) in replica_reads {
+            match peer.check_replica_read(&read.context, now) {
+                Ok(()) => {
+                    let region = peer.region().clone();
+                    let load = peer.delegate.load.clone();
+                    let snapshot = RegionSnapshot { region, term: 0, engine: engine.clone(), load };
+                    // The caller may have gone away.
+                    let _ = read.answer.send(Ok(ReplicaView { snapshot, pending }));
+                }
+                Err(error) => read.fail(error),
+            }
+        }
         for read in reads {
             match peer.check_leader(&read.context, now) {
                 Ok(()) => {
@@ -471,6 +564,19 @@ impl StoreCore {
                 }
                 Err(error) => read.fail(error),
             }
+        }
+    }
+
+    /// Keeps account of who leads and who is awake.
+    fn note_role(&mut self, region_id: u64) {
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        if !peer.is_leader() {
+            self.led.remove(&region_id);
+        } else if self.led.insert(region_id) {
+            add(&self.metrics.leaderships, 1);
+        }
+        if !peer.is_quiet() {
+            self.awake.insert(region_id);
         }
     }
 

@@ -66,6 +66,8 @@ impl Chaos {
         cluster.config.seed = seed;
         cluster.config.log_entries_max = 30;
         cluster.config.log_entries_force_max = 60;
+        // Half of the runs rest as often as they can.
+        cluster.config.rest_after_ticks = if seed.is_multiple_of(2) { 2 } else { 10 };
         for store_id in 1..=stores {
             cluster.crash(store_id);
             cluster.start(store_id);
@@ -111,7 +113,8 @@ impl Chaos {
             0..45 => self.write(),
             45..65 => self.read(),
             65..85 => {
-                let ticks = self.rng.random_range(1..4);
+                let long = self.rng.random_bool(0.2);
+                let ticks = self.rng.random_range(if long { 4..20 } else { 1..4 });
                 self.cluster.run_ticks(ticks);
             }
             85..88 => {
@@ -128,11 +131,24 @@ impl Chaos {
                     }
                 }
             }
-            91..93 => {
+            91..92 => {
                 let store_id = self.any_store();
                 self.cluster.isolate(store_id);
             }
-            93..95 => self.cluster.heal(),
+            92..93 => {
+                let pair = (self.any_store(), self.any_store());
+                self.cluster.cut.insert(pair);
+            }
+            93..95 => {
+                self.cluster.heal();
+                self.cluster.paused.clear();
+            }
+            95..96 if self.rng.random_bool(0.5) => {
+                let store_id = self.any_store();
+                if !self.cluster.paused.remove(&store_id) {
+                    self.cluster.paused.insert(store_id);
+                }
+            }
             95..96 => self.cluster.loss_percent = self.rng.random_range(0..30),
             96..98 => self.transfer(),
             98..99 => self.change_members(),
@@ -266,6 +282,7 @@ impl Chaos {
 
     pub fn finish(&mut self) {
         self.cluster.heal();
+        self.cluster.paused.clear();
         for store_id in 1..=self.stores {
             if self.cluster.stores[&store_id].running.is_none() {
                 self.cluster.start(store_id);

@@ -98,6 +98,8 @@ pub struct Cluster {
     pub config: RaftStoreConfig,
     /// Pairs of stores (from, to) between which nothing arrives.
     pub cut: BTreeSet<(u64, u64)>,
+    /// Stores that stand still (as after SIGSTOP); messages to them wait.
+    pub paused: BTreeSet<u64>,
     /// Messages lost, in percent.
     pub loss_percent: u32,
     rng: SmallRng,
@@ -112,6 +114,7 @@ impl Cluster {
             clock: ManualClock::new(),
             config: RaftStoreConfig { seed: 7, ..RaftStoreConfig::default() },
             cut: BTreeSet::new(),
+            paused: BTreeSet::new(),
             loss_percent: 0,
             rng: SmallRng::seed_from_u64(11),
             inflight: Arc::new(AtomicU64::new(0)),
@@ -186,6 +189,9 @@ impl Cluster {
 
     /// Runs one round of one store; whether anything happened.
     pub fn round(&mut self, store_id: u64) -> bool {
+        if self.paused.contains(&store_id) {
+            return false;
+        }
         let now = self.clock.now();
         let store = self.stores.get_mut(&store_id).unwrap();
         let Some((core, applier)) = store.running.as_mut() else {
@@ -274,7 +280,10 @@ impl Cluster {
     pub fn tick_stores(&mut self) {
         self.clock.advance(self.config.tick);
         let now = self.clock.now();
-        for store in self.stores.values_mut() {
+        for (store_id, store) in &mut self.stores {
+            if self.paused.contains(store_id) {
+                continue;
+            }
             if let Some((core, _)) = store.running.as_mut() {
                 core.tick(now);
             }
@@ -374,9 +383,8 @@ impl Cluster {
         store_id: u64,
         region: &meta::Region,
     ) -> Result<Option<RegionSnapshot>, RegionError> {
-        let now = self.clock.now();
         let store = &self.stores[&store_id];
-        store.regions.try_local_snapshot(&context_of(region), &store.kv, now)
+        store.regions.try_local_snapshot(&context_of(region), &store.kv, &self.clock)
     }
 
     pub fn read_index(

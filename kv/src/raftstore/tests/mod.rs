@@ -7,4 +7,5 @@ mod joint;
 mod merge;
 mod replication;
 mod restart;
+mod resting;
 mod threads;

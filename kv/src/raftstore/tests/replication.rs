@@ -159,7 +159,15 @@ fn the_lease_ends_before_another_leader_can_begin() {
 
 #[test]
 fn readers_keep_the_lease_alive() {
-    let (mut cluster, region, leader) = three();
+    let (mut cluster, region, _) = three();
+    // Regions at rest keep it without readers.
+    cluster.config.rest_after_ticks = 0;
+    for store_id in 1..=3 {
+        cluster.crash(store_id);
+        cluster.start(store_id);
+    }
+    let leader = cluster.elect(1);
+    cluster.run_ticks(2);
     cluster.put(leader, &region, "a", "1");
     let mut misses = 0;
     for _ in 0..50 {

@@ -1,0 +1,85 @@
+//! Leaders that should be elsewhere: the store's disk is slow, or the store is about to stop.
+//!
+//! **Slow disk.** A leader cannot go on before its own sync returns, because one thread
+//! drives all regions of a store; a follower's slow sync holds nobody up, since the other
+//! two are a majority. So only leaders matter, and of them only those with traffic: regions
+//! that rest are handed over when they wake. Stores tell each other their score with every
+//! beat; nothing moves when no other store is known to be better.
+//!
+//! **Stop.** Every leader with another voter is handed over while the store still serves, so
+//! that its clients are told where to go and nobody waits for an election.
+
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+
+use super::StoreCore;
+use crate::raftstore::clock::MonotonicTime;
+
+/// Between looks at the disk, in ticks: a second.
+const LOOK_TICKS: u64 = 10;
+/// Leaders handed over in one tick because of a slow disk.
+const SLOW_HAND_OVERS_PER_TICK: usize = 32;
+/// Leaders handed over in one tick because the store stops.
+const LEAVE_HAND_OVERS_PER_TICK: usize = 512;
+
+impl StoreCore {
+    /// Looks at the disk now and then, and moves leaders away that should be elsewhere.
+    pub(super) fn evict_tick(&mut self, now: MonotonicTime) {
+        if self.ticks.is_multiple_of(LOOK_TICKS) {
+            let changed = self.slow_score.update(&self.metrics.disk);
+            let score = self.slow_score.value();
+            self.links.set_slow_score(score);
+            self.metrics.slow_score.store(u64::from(score), Ordering::Relaxed);
+            if changed {
+                tracing::warn!(score, slow = self.slow_score.is_slow(), "log disk");
+                // PD should not wait for the next report.
+                self.next_store_report = now;
+            }
+        }
+        if self.leaving.is_some() {
+            self.leave_step();
+        } else if self.slow_score.is_slow() {
+            let leaders = self.awake.intersection(&self.led).copied().collect();
+            let moved = self.hand_over_some(leaders, SLOW_HAND_OVERS_PER_TICK, true);
+            self.metrics.slow_hand_overs.fetch_add(moved as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The store is about to stop: leadership goes elsewhere; `done` hears when it has.
+    pub(super) fn leave(&mut self, done: oneshot::Sender<()>, now: MonotonicTime) {
+        self.leaving = Some(Some(done));
+        self.next_store_report = now;
+        self.leave_step();
+    }
+
+    fn leave_step(&mut self) {
+        let leaders: Vec<u64> = self.led.iter().copied().collect();
+        self.hand_over_some(leaders, LEAVE_HAND_OVERS_PER_TICK, false);
+        if self.shared_leaders() == 0
+            && let Some(Some(done)) = self.leaving.replace(None)
+        {
+            // The caller may have lost patience.
+            let _ = done.send(());
+        }
+    }
+
+    fn hand_over_some(&mut self, leaders: Vec<u64>, count_max: usize, only_healthy: bool) -> usize {
+        let mut moved = 0;
+        for region_id in leaders {
+            if moved == count_max {
+                break;
+            }
+            let links = &self.links;
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            let target = peer.best_successor(&|store_id| links.is_healthy(store_id));
+            let any = || (!only_healthy).then(|| peer.best_successor(&|_| true)).flatten();
+            if let Some(target) = target.or_else(any) {
+                peer.transfer_leader(target);
+                self.dirty.insert(region_id);
+                moved += 1;
+            }
+        }
+        moved
+    }
+}
