@@ -1,7 +1,8 @@
 //! Figures of the multi-version layer on RocksDB: point gets and scans per core.
 //!
 //! `cargo run --release -p cairn-kv --example mvcc_bench [rows]`; one thread, data
-//! in cache, so that a second of wall-clock is a second of one core.
+//! in cache, so that a second of wall-clock is a second of one core. Gets are shown for data
+//! in memtables and in files, through a snapshot of the engine and through its live view.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use cairn_kv::mvcc::{MvccReader, MvccTxn, PairSink, ScanOptions, Scanner, Write,
 use cairn_types::TimeStamp;
 
 const ROWS_DEFAULT: u64 = 500_000;
+/// So many fit into one memtable.
+const MEMTABLE_ROWS: u64 = 100_000;
 const ROWS_PER_BATCH: u64 = 1000;
 const RUN: Duration = Duration::from_secs(2);
 const READ_TS: TimeStamp = TimeStamp(100);
@@ -43,6 +46,15 @@ impl PairSink for Sum {
     }
 }
 
+/// How a get reaches the engine.
+#[derive(Clone, Copy)]
+enum Way {
+    Snapshot,
+    Live,
+    /// One reader for many gets, as batches and look-ups have it.
+    Batch,
+}
+
 fn load(engine: &RocksEngine, rows: u64, value: &[u8]) {
     for first in (0..rows).step_by(ROWS_PER_BATCH as usize) {
         let mut txn = MvccTxn::new();
@@ -53,23 +65,28 @@ fn load(engine: &RocksEngine, rows: u64, value: &[u8]) {
         }
         engine.write(txn.into_batch(), false).expect("write");
     }
-    engine.flush().expect("flush");
 }
 
 fn report(what: &str, count: u64, time: Duration) {
     println!("{what:<34} {:>12.0} per core-second", count as f64 / time.as_secs_f64());
 }
 
-fn gets(engine: &RocksEngine, rows: u64, what: &str, is_missing: bool) {
+fn gets(engine: &RocksEngine, rows: u64, what: &str, way: Way, is_missing: bool) {
     let mut state = 1u64;
     let mut count = 0;
     let start = now();
     while start.elapsed() < RUN {
+        let mut shared = MvccReader::new(engine.snapshot());
         for _ in 0..100 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let handle = (state >> 33) % rows + if is_missing { rows } else { 0 };
-            let mut reader = MvccReader::new(engine.snapshot());
-            let value = reader.get(&row_key(handle), READ_TS, &[]).expect("get");
+            let key = row_key(handle);
+            let value = match way {
+                Way::Snapshot => MvccReader::new(engine.snapshot()).get(&key, READ_TS, &[]),
+                Way::Live => MvccReader::new(engine.live()).get(&key, READ_TS, &[]),
+                Way::Batch => shared.get(&key, READ_TS, &[]),
+            };
+            let value = value.expect("get");
             assert_eq!(value.is_none(), is_missing);
         }
         count += 100;
@@ -102,10 +119,16 @@ fn main() {
         let folder = tempfile::tempdir().expect("folder");
         let engine =
             RocksEngine::open(folder.path(), &RocksOptions::default()).expect("open RocksDB");
-        load(&engine, rows, &vec![7; value_bytes]);
+        load(&engine, MEMTABLE_ROWS.min(rows), &vec![7; value_bytes]);
         println!("{rows} rows of {value_bytes} bytes");
-        gets(&engine, rows, "get", false);
-        gets(&engine, rows, "get of a missing key", true);
+        gets(&engine, MEMTABLE_ROWS.min(rows), "get, memtable, snapshot", Way::Snapshot, false);
+        gets(&engine, MEMTABLE_ROWS.min(rows), "get, memtable, live", Way::Live, false);
+        load(&engine, rows, &vec![7; value_bytes]);
+        engine.flush().expect("flush");
+        gets(&engine, rows, "get, files, snapshot", Way::Snapshot, false);
+        gets(&engine, rows, "get, files, live", Way::Live, false);
+        gets(&engine, rows, "get, files, batches of 100", Way::Batch, false);
+        gets(&engine, rows, "get of a missing key, files, live", Way::Live, true);
         scans(&engine, "scan, rows", false);
         scans(&engine, "scan backwards, rows", true);
     }

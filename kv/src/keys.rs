@@ -8,6 +8,7 @@
 //! \x01 \x02 ‖ region id big endian ‖ r               region state        (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ a               apply state         (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ s               snapshot being applied (CF default)
+//! \x01 \x02 ‖ region id big endian ‖ d               mark of damage        (CF default)
 //! ```
 //! Memcomparable (`cairn_types::codec`): encoded keys keep the order of raw keys and none
 //! is another's prefix.
@@ -39,6 +40,8 @@ pub enum RegionLocal {
     Apply,
     /// A Raft snapshot whose data is being written.
     Snapshot,
+    /// The peer's data is damaged; it waits for a Raft snapshot.
+    Damage,
 }
 
 impl RegionLocal {
@@ -47,6 +50,7 @@ impl RegionLocal {
             RegionLocal::State => b'r',
             RegionLocal::Apply => b'a',
             RegionLocal::Snapshot => b's',
+            RegionLocal::Damage => b'd',
         }
     }
 }
@@ -73,6 +77,7 @@ pub fn parse_region_local_key(key: &[u8]) -> Option<(u64, RegionLocal)> {
         b"r" => RegionLocal::State,
         b"a" => RegionLocal::Apply,
         b"s" => RegionLocal::Snapshot,
+        b"d" => RegionLocal::Damage,
         _ => return None,
     };
     Some((u64::from_be_bytes(id.try_into().ok()?), kind))

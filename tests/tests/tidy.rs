@@ -13,8 +13,12 @@ const LINES_MAX: usize = 1_000;
 const RUN_BY_HAND: &[&str] = &["types/src/collation/uca.rs", "expr/src/eval/tests.rs"];
 
 /// Files of tests whose pauses lie between two questions of a loop with an end.
-const POLLING_TESTS: &[&str] =
-    &["kv/src/service/node_tests.rs", "kv/src/raftstore/tests/threads.rs", "tests/src/lib.rs"];
+const POLLING_TESTS: &[&str] = &[
+    "kv/src/service/node_tests.rs",
+    "kv/src/raftstore/tests/disk_full.rs",
+    "kv/src/raftstore/tests/threads.rs",
+    "tests/src/lib.rs",
+];
 
 /// Crates and the rooms they may build upon, downwards only. A crate's tests may use more of
 /// the house than the crate itself: only `[dependencies]` is held to this.

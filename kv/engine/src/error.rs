@@ -9,6 +9,12 @@ pub enum EngineError {
     /// The Raft log reported a failure.
     #[error("raft log: {0}")]
     RaftLog(String),
+    /// Stored data does not match its checksum, or a file of the engine is broken.
+    #[error("damaged data: {0}")]
+    Damaged(String),
+    /// The disk has no room.
+    #[error("no space left: {0}")]
+    NoSpace(String),
     /// Stored or received bytes do not decode.
     #[error("corrupted bytes: {0}")]
     Corrupted(&'static str),
@@ -39,20 +45,39 @@ pub enum EngineError {
     /// A cursor was moved in a way its options forbid.
     #[error("not supported by this iterator: {0}")]
     Unsupported(&'static str),
-    /// The folder could not be prepared.
+    /// A file or folder could not be used.
     #[error("I/O: {0}")]
     Io(String),
 }
 
+impl EngineError {
+    /// Whether stored data is broken, so that only another replica can help.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, EngineError::Damaged(_) | EngineError::Corrupted(_))
+    }
+}
+
 impl From<rocksdb::Error> for EngineError {
     fn from(error: rocksdb::Error) -> EngineError {
-        EngineError::Rocks(error.into_string())
+        let kind = error.kind();
+        let text = error.into_string();
+        match kind {
+            rocksdb::ErrorKind::Corruption => EngineError::Damaged(text),
+            // RocksDB tells the cause in the text only.
+            rocksdb::ErrorKind::IOError if text.contains("No space left") => {
+                EngineError::NoSpace(text)
+            }
+            _ => EngineError::Rocks(text),
+        }
     }
 }
 
 impl From<raft_engine::Error> for EngineError {
     fn from(error: raft_engine::Error) -> EngineError {
-        EngineError::RaftLog(error.to_string())
+        match error {
+            raft_engine::Error::Corruption(text) => EngineError::Damaged(text),
+            error => EngineError::RaftLog(error.to_string()),
+        }
     }
 }
 

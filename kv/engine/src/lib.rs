@@ -19,9 +19,11 @@ mod error;
 pub mod memory;
 pub mod raft_log;
 pub mod rocks;
+mod sorted_file;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,6 +35,7 @@ pub use raft_log::{
     LogBatch, LogOp, MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLocalState, RaftLog,
 };
 pub use rocks::{RocksEngine, RocksOptions};
+pub use sorted_file::{FilePlan, SortedFile};
 
 /// What every operation of this crate answers.
 pub type Result<T> = std::result::Result<T, EngineError>;
@@ -148,14 +151,95 @@ pub trait KvEngine: Send + Sync + 'static {
     /// Bytes the engine occupies.
     fn disk_usage(&self) -> u64;
 
-    /// Why writes should wait (compaction debt), if they should.
-    fn write_stall(&self) -> Option<&'static str> {
-        None
+    /// Number of the newest write that views taken from now on show.
+    fn sequence(&self) -> u64;
+
+    /// A view that shows, at every single call, the newest state: what point reads that
+    /// need no common moment for several keys use. Cheaper than
+    /// [`KvEngine::snapshot`], since nothing has to be held for it.
+    fn live(&self) -> Arc<dyn EngineSnapshot> {
+        self.snapshot()
     }
+
+    /// Writes the entries that the cursor shows, from where it stands on, into a new
+    /// file for [`KvEngine::ingest`]. Ends with the cursor or when the file is full; the
+    /// cursor then shows the first entry left out. `None` (and no file) without an entry.
+    fn write_file(
+        &self,
+        cf: Cf,
+        plan: &mut FilePlan<'_>,
+        entries: &mut dyn EngineIterator,
+    ) -> Result<Option<SortedFile>>;
+
+    /// Takes in files of [`KvEngine::write_file`] that do not overlap each other; their
+    /// entries hide older ones of the same keys. Durable on return. The files stay where
+    /// they are, so that it can be done again after a crash.
+    fn ingest(&self, cf: Cf, files: &[PathBuf]) -> Result<()>;
+
+    /// How near the engine is to holding up writes.
+    fn pressure(&self) -> Pressure {
+        Pressure::default()
+    }
+
+    /// Rewrites the files of `[start, end)` so that deleted and hidden entries go. Takes
+    /// long; reads and writes go on.
+    fn compact_range(&self, start: &[u8], end: &[u8]) -> Result<()>;
+
+    /// Files that were found damaged since the last call, by whatever read.
+    fn take_damage(&self) -> Vec<DamagedFile> {
+        Vec::new()
+    }
+
+    /// Removes a damaged file with all it holds, so that no compaction comes upon it. What
+    /// its range held is lost here.
+    fn drop_damaged(&self, _file: &DamagedFile) -> Result<()> {
+        Ok(())
+    }
+
+    /// Lets go of what is only kept for speed and was not used lately.
+    fn tidy(&self) {}
+
+    /// Counters and sizes by name, for exposition.
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+/// A file of the engine whose content does not match its checksums.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// Its column family.
+    pub cf: Cf,
+    /// First key it may hold.
+    pub first_key: Bytes,
+    /// Last key it may hold.
+    pub last_key: Bytes,
+    /// What the engine said.
+    pub reason: String,
+}
+
+/// How much work of the engine is waiting, against the points at which it would hold up
+/// writes by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pressure {
+    /// Files of the top level, in the column family that has most.
+    pub top_files: u64,
+    /// Memtables waiting to be written out, in the column family that has most.
+    pub waiting_memtables: u64,
+    /// Bytes that compaction should rewrite.
+    pub compaction_debt_bytes: u64,
+    /// 0: nothing waits; 1: the engine is about to hold up writes. The worst of the above.
+    pub level: f64,
+    /// The engine holds up writes now.
+    pub is_stopped: bool,
 }
 
 /// A frozen view of an engine.
 pub trait EngineSnapshot: Send + Sync {
+    /// Number of the newest write that the view shows; 0 for one that always shows the
+    /// newest state.
+    fn sequence(&self) -> u64;
+
     /// Value of a key in the view.
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>>;
 

@@ -184,9 +184,17 @@ pub fn error_response(error: ExecError) -> kv::CoprocessorResponse {
             return response;
         }
         _ => {
-            if let Some(SourceError(ReadError::Locked(info))) = error.source_as::<SourceError>() {
-                response.locked = Some((**info).clone());
-                return response;
+            match error.source_as::<SourceError>() {
+                Some(SourceError(ReadError::Locked(info))) => {
+                    response.locked = Some((**info).clone());
+                    return response;
+                }
+                Some(SourceError(error)) if error.is_damage() => {
+                    // Another store will lead the region soon.
+                    response.region_error = Some(RegionError::busy("data is damaged here").into());
+                    return response;
+                }
+                _ => {}
             }
         }
     }

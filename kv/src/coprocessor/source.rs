@@ -184,7 +184,8 @@ impl KvSource for RegionSource {
             key_only: false,
             resolved: Arc::clone(&self.at.resolved),
         };
-        let scanner = Scanner::new(Arc::clone(&self.main.view.engine), options);
+        let scanner = Scanner::new(Arc::clone(&self.main.view.engine), options)
+            .with_dead_ranges(self.kv.dead_ranges());
         let load = Arc::clone(&self.main.view.load);
         Ok(Box::new(RegionScan { scanner, turns: Arc::clone(&self.turns), load }))
     }

@@ -22,6 +22,7 @@
 //!
 //! **Sources**: Percolator (OSDI 2010) §2.2-2.3.
 
+pub mod dead_ranges;
 pub mod keys;
 pub mod lock;
 pub mod reader;
@@ -30,6 +31,8 @@ pub mod txn;
 mod wire;
 pub mod write;
 
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +65,11 @@ impl MvccError {
     pub const fn corrupt(what: &'static str) -> MvccError {
         MvccError::Corrupt(what)
     }
+
+    /// Whether stored bytes do not match their checksum.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, MvccError::Engine(error) if error.is_damage())
+    }
 }
 
 /// Why a read has no answer.
@@ -73,6 +81,13 @@ pub enum ReadError {
     /// The storage failed.
     #[error(transparent)]
     Mvcc(#[from] MvccError),
+}
+
+impl ReadError {
+    /// Whether stored bytes do not match their checksum.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ReadError::Mvcc(error) if error.is_damage())
+    }
 }
 
 impl From<EngineError> for ReadError {

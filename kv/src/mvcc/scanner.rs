@@ -6,6 +6,8 @@
 //! versions are left by a seek after [`NEAR_SEEK_STEPS`] steps. Long values come
 //! from a second cursor on CF default that steps along.
 //!
+//! Long runs of deleted rows are walked over once: see [`DeadRanges`].
+//!
 //! **Invariants**: between calls the write cursor stands on the first record
 //! (in scan direction) of a key not yet looked at; a call that fails with
 //! [`ReadError::Locked`] has passed the locked key, so that the caller may go on.
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use cairn_engine::{Cf, EngineIterator, EngineSnapshot, IterOptions};
 use cairn_types::TimeStamp;
 
+use super::dead_ranges::{DeadRange, DeadRanges, RUN_MIN};
 use super::keys::{self, KeyBuf, TS_LEN};
 use super::lock::Lock;
 use super::reader::is_version_of;
@@ -64,6 +67,15 @@ pub struct Scanner {
     raw: Vec<u8>,
     /// Backwards only: the newest visible value met so far.
     value: Vec<u8>,
+    /// Forwards only: deleted rows since the last living one.
+    run: Option<Run>,
+    dead: Option<Arc<DeadRanges>>,
+}
+
+/// Deleted rows in a row.
+struct Run {
+    range: DeadRange,
+    rows: usize,
 }
 
 /// An engine iterator that remembers whether it stands on a record.
@@ -140,7 +152,16 @@ impl Scanner {
             target: KeyBuf::new(),
             raw: Vec::new(),
             value: Vec::new(),
+            run: None,
+            dead: None,
         }
+    }
+
+    /// Jumps over ranges of deleted rows that others have seen, and tells of its own.
+    pub fn with_dead_ranges(mut self, dead: Option<Arc<DeadRanges>>) -> Scanner {
+        // A view without a number cannot be compared with others; backwards is rare.
+        self.dead = dead.filter(|_| !self.options.desc && self.snapshot.sequence() > 0);
+        self
     }
 
     /// Pushes up to `limit` more pairs; false when the range is drained.
@@ -155,20 +176,79 @@ impl Scanner {
         let mut pushed = 0;
         while pushed < limit {
             if !self.pick()? {
+                self.end_run();
                 return Ok(false);
             }
             let has_versions = self.writes.is_at(&self.current);
             if let Some(locked) = self.pass_lock()? {
                 if has_versions {
+                    // It was not looked at: it may be a living row.
+                    self.end_run();
                     self.skip_key()?;
                 }
                 return Err(locked);
             }
             if has_versions && self.visit(sink)? {
                 pushed += 1;
+                self.end_run();
             }
         }
         Ok(true)
+    }
+
+    /// The row under `current` was deleted, its newest record at `newest`.
+    fn extend_run(&mut self, newest: TimeStamp) -> Result<(), MvccError> {
+        let Some(dead) = &self.dead else { return Ok(()) };
+        let run = self.run.get_or_insert_with(|| Run {
+            range: DeadRange {
+                start: self.current.clone(),
+                end: KeyBuf::new(),
+                newest: TimeStamp::ZERO,
+            },
+            rows: 0,
+        });
+        run.rows += 1;
+        run.range.newest = run.range.newest.max(newest);
+        run.range.end.clear();
+        run.range.end.extend_from_slice(&self.current);
+        // Somebody may know where this ends; not worth asking for a row or two.
+        const ASK_AT: usize = 4;
+        if run.rows != ASK_AT {
+            return Ok(());
+        }
+        let found = dead.find(&self.current, self.options.read_ts, self.snapshot.sequence());
+        match found {
+            Some(known) => self.jump(known),
+            None => Ok(()),
+        }
+    }
+
+    /// Places the write cursor behind a range of dead rows, which joins the run.
+    fn jump(&mut self, known: DeadRange) -> Result<(), MvccError> {
+        self.target.clear();
+        self.target.extend_from_slice(&known.end);
+        self.target.extend_from_slice(&[u8::MAX; TS_LEN + 1]);
+        if self.writes.is_valid && self.writes.iter.key() < &self.target[..] {
+            self.writes.seek(&self.target)?;
+        }
+        match &mut self.run {
+            Some(run) => {
+                run.range.newest = run.range.newest.max(known.newest);
+                run.range.end = known.end;
+                run.rows += RUN_MIN;
+            }
+            None => self.run = Some(Run { range: known, rows: RUN_MIN }),
+        }
+        Ok(())
+    }
+
+    /// A living row, or the end: what was walked over is worth telling, or not.
+    fn end_run(&mut self) {
+        if let (Some(run), Some(dead)) = (self.run.take(), &self.dead)
+            && run.rows > RUN_MIN
+        {
+            dead.add(run.range, self.snapshot.sequence());
+        }
     }
 
     fn begin(&mut self) -> Result<(), MvccError> {
@@ -177,9 +257,38 @@ impl Scanner {
             let mut locks = Cursor::new(&*self.snapshot, Cf::Lock, &self.lower, &self.upper);
             locks.start(desc)?;
             self.locks = locks.is_valid.then_some(locks);
-            self.writes.start(desc)?;
+            self.begin_writes()?;
         }
         self.is_started = true;
+        Ok(())
+    }
+
+    fn begin_writes(&mut self) -> Result<(), MvccError> {
+        let read_ts = self.options.read_ts;
+        let known = self
+            .dead
+            .as_ref()
+            .and_then(|dead| dead.find(&self.lower, read_ts, self.snapshot.sequence()));
+        let Some(known) = known else {
+            self.writes.start(self.options.desc)?;
+            if self.dead.is_some() {
+                // Nothing lies between the bound and the first row: should that be dead,
+                // the range begins at the bound, and the next scan need not even seek to
+                // what the engine has still to remove there.
+                let range = DeadRange {
+                    start: self.lower.clone(),
+                    end: self.lower.clone(),
+                    newest: TimeStamp::ZERO,
+                };
+                self.run = Some(Run { range, rows: 0 });
+            }
+            return Ok(());
+        };
+        self.target.clear();
+        self.target.extend_from_slice(&known.end);
+        self.target.extend_from_slice(&[u8::MAX; TS_LEN + 1]);
+        self.writes.seek(&self.target)?;
+        self.run = Some(Run { range: known, rows: RUN_MIN });
         Ok(())
     }
 
@@ -232,8 +341,22 @@ impl Scanner {
 
     /// Pushes the visible pair of `current`, if any, and leaves the key.
     fn visit(&mut self, sink: &mut impl PairSink) -> Result<bool, ReadError> {
-        let visible =
-            if self.options.desc { self.find_backwards()? } else { self.find_forwards()? };
+        let visible = if self.options.desc {
+            self.find_backwards()?
+        } else {
+            let newest = self.writes.commit_ts()?;
+            let visible = self.find_forwards()?;
+            // A record above the read view may make the row live again.
+            if matches!(visible, Visible::Nothing) && newest <= self.options.read_ts {
+                self.skip_key()?;
+                self.extend_run(newest)?;
+                return Ok(false);
+            }
+            if matches!(visible, Visible::Nothing) {
+                self.end_run();
+            }
+            visible
+        };
         let is_visible = !matches!(visible, Visible::Nothing);
         if is_visible {
             keys::decode_user_key(&self.current, &mut self.raw)?;

@@ -90,7 +90,7 @@ fn fill(store: &Store) -> MemoryEngine {
     engine
 }
 
-fn lock(start_ts: u64, kind: LockKind) -> Lock {
+pub fn lock(start_ts: u64, kind: LockKind) -> Lock {
     Lock {
         kind,
         primary: "primary".into(),

@@ -1,11 +1,13 @@
 //! Settings of the Raft store, with the relations that keep it correct.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_types::sabotage::{Bug, planted};
 
 use super::load::LoadThresholds;
+use super::space::SpaceWatch;
 
 /// Entries begin after this index: a peer that has nothing (index 0) can never be
 /// brought up by entries alone and always asks for a Raft snapshot.
@@ -18,6 +20,17 @@ pub const RAFT_INIT_LOG_TERM: u64 = 5;
 pub const SIZE_CHECK_FACTOR_MAX: u32 = 64;
 
 const MIB: u64 = 1024 * 1024;
+
+/// What a store does when an engine fails under it. A failed sync may have lost what the
+/// kernel held, and a second one may "succeed" without it: nothing is ever tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEngineFailure {
+    /// The store's threads end; it answers nothing any more. For tests and simulations.
+    #[default]
+    StopStore,
+    /// The process ends at once; its supervisor starts it again, from what is on disk.
+    EndProcess,
+}
 
 /// Settings of one store.
 #[derive(Clone, Debug)]
@@ -51,10 +64,23 @@ pub struct RaftStoreConfig {
     pub log_entries_max: u64,
     /// Entries that are kept for slow followers, at most.
     pub log_entries_force_max: u64,
-    /// Where Raft snapshots are spooled; none keeps them in memory.
+    /// Where Raft snapshots are built and received; none keeps them in memory.
     pub snapshot_dir: Option<PathBuf>,
     /// Raft snapshots sent at one time.
     pub snapshot_sends_max: usize,
+    /// Raft snapshots received at one time.
+    pub snapshot_receives_max: usize,
+    /// Bytes per second that all Raft snapshots of the store are built and sent with, so
+    /// that clients keep their share of the disk; 0 = unlimited.
+    pub snapshot_bytes_per_second: u64,
+    /// Folder whose disk is watched; none is not watched.
+    pub data_dir: Option<PathBuf>,
+    /// Kept free for work that frees space; `None`: a twentieth of the disk, at most 2 GiB.
+    pub reserve_bytes: Option<u64>,
+    /// What the watch found.
+    pub space: Arc<SpaceWatch>,
+    /// What is done when an engine fails.
+    pub on_engine_failure: OnEngineFailure,
     /// Between reports of the store to PD.
     pub store_heartbeat: Duration,
     /// Size of the disk, as reported to PD; 0 = unknown.
@@ -82,6 +108,12 @@ impl Default for RaftStoreConfig {
             log_entries_force_max: 65_536,
             snapshot_dir: None,
             snapshot_sends_max: 4,
+            snapshot_receives_max: 4,
+            snapshot_bytes_per_second: 100 * MIB,
+            data_dir: None,
+            reserve_bytes: None,
+            space: Arc::default(),
+            on_engine_failure: OnEngineFailure::default(),
             store_heartbeat: Duration::from_secs(3),
             capacity_bytes: 0,
             seed: 0,

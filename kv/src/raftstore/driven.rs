@@ -6,7 +6,6 @@
 //! store comes next, and so that a step's outputs can wait until its write is durable.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_engine::{KvEngine, RaftLog};
@@ -53,7 +52,7 @@ impl DrivenStore {
             is_fresh: true,
         };
         let apply = DrivenApply { applier, tasks: apply_tasks, mailbox: mailbox.clone() };
-        let background = DrivenBackground { jobs, kv, log, mailbox, router: router.clone() };
+        let background = DrivenBackground { jobs, kv, log, mailbox };
         Ok(DrivenStore { raft, apply, background, router, inbox })
     }
 
@@ -239,7 +238,6 @@ pub struct DrivenBackground {
     kv: Arc<dyn KvEngine>,
     log: Arc<dyn RaftLog>,
     mailbox: Mailbox,
-    router: Arc<RaftRouter>,
 }
 
 impl DrivenBackground {
@@ -251,10 +249,7 @@ impl DrivenBackground {
     /// One job.
     pub fn step(&mut self) {
         let Ok(job) = self.jobs.try_recv() else { return };
-        if matches!(job, BackgroundJob::WatchStall) {
-            let stalled = self.kv.write_stall().is_some();
-            self.router.stalled.store(stalled, Ordering::Relaxed);
-        } else if let Some(answer) = worker::run_job(job, self.kv.as_ref(), self.log.as_ref()) {
+        if let Some(answer) = worker::run_job(job, self.kv.as_ref(), self.log.as_ref()) {
             self.mailbox.answer(answer);
         }
     }

@@ -31,6 +31,8 @@ pub struct RaftMetrics {
     pub messages_dropped: AtomicU64,
     /// Raft snapshots sent.
     pub snapshots_sent: AtomicU64,
+    /// Raft snapshots that failed to arrive.
+    pub snapshots_failed: AtomicU64,
     /// Raft snapshots installed.
     pub snapshots_applied: AtomicU64,
     /// Merges applied here, as target.
@@ -55,6 +57,10 @@ pub struct RaftMetrics {
     pub beats_sent: AtomicU64,
     /// Times a store fell silent or started anew while peers here rested under it.
     pub support_withdrawn: AtomicU64,
+    /// Writes refused because the disk is (almost) full.
+    pub disk_full_refusals: AtomicU64,
+    /// Files of the engine found damaged.
+    pub damaged_files: AtomicU64,
     /// Regions this store leads.
     pub leaders: AtomicU64,
     /// Regions of this store.
@@ -78,6 +84,7 @@ impl RaftMetrics {
             ("messages_sent", read(&self.messages_sent)),
             ("messages_dropped", read(&self.messages_dropped)),
             ("snapshots_sent", read(&self.snapshots_sent)),
+            ("snapshots_failed", read(&self.snapshots_failed)),
             ("snapshots_applied", read(&self.snapshots_applied)),
             ("merges", read(&self.merges)),
             ("merges_rolled_back", read(&self.merges_rolled_back)),
@@ -89,6 +96,8 @@ impl RaftMetrics {
             ("wakes", read(&self.wakes)),
             ("beats_sent", read(&self.beats_sent)),
             ("support_withdrawn", read(&self.support_withdrawn)),
+            ("disk_full_refusals", read(&self.disk_full_refusals)),
+            ("damaged_files", read(&self.damaged_files)),
             ("leaders", read(&self.leaders)),
             ("regions", read(&self.regions)),
         ];

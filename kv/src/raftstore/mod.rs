@@ -10,6 +10,7 @@ pub mod config;
 mod disk;
 pub mod driven;
 pub mod error;
+mod flow;
 mod heartbeat;
 pub mod ids;
 mod lease;
@@ -23,6 +24,7 @@ mod read;
 mod router;
 mod running;
 pub mod snapshot;
+pub mod space;
 mod split;
 pub mod state;
 mod store;
@@ -30,18 +32,22 @@ mod store;
 mod tests;
 mod threads;
 pub mod transport;
+mod watch;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_engine::{EngineSnapshot, WriteBatch};
 use cairn_proto::{kv, meta};
 
+use crate::mvcc::dead_ranges::DeadRanges;
+
 pub use clock::{Clock, Deadline, ManualClock, MonotonicTime, SystemClock};
 pub use command::{ConfChangeKind, PeerChange};
-pub use config::RaftStoreConfig;
+pub use config::{OnEngineFailure, RaftStoreConfig};
 pub use error::{RaftStoreError, RegionError};
 pub use ids::{PeerId, RegionEpoch, RegionId, StoreId, epoch_of};
 pub use load::{LoadThresholds, RegionLoad, Touched};
@@ -137,6 +143,24 @@ pub trait RaftKv: Send + Sync {
         context: &RegionContext,
     ) -> Result<Option<RegionSnapshot>, RegionError>;
 
+    /// Like [`RaftKv::try_local_snapshot`], with an engine's view that shows the newest
+    /// state at every call ([`cairn_engine::KvEngine::live`]). For reads of one key at a
+    /// timestamp, lock first: a lock that comes after it was looked for belongs to a
+    /// transaction that commits above the timestamp, and newer records are passed over. What was read counts only
+    /// if [`RaftKv::is_current`] says so afterwards.
+    fn try_live_view(
+        &self,
+        context: &RegionContext,
+    ) -> Result<Option<RegionSnapshot>, RegionError> {
+        self.try_local_snapshot(context)
+    }
+
+    /// Whether this store has led the region, unchanged, since the live view was taken; if
+    /// not, its data may have been removed meanwhile.
+    fn is_current(&self, _view: &RegionSnapshot) -> bool {
+        true
+    }
+
     /// A view of the region that holds every write acknowledged before the call.
     async fn snapshot(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError>;
 
@@ -177,4 +201,15 @@ pub trait RaftKv: Send + Sync {
 
     /// Whether new work should be refused now.
     fn is_busy(&self) -> Option<Busy>;
+
+    /// Ranges of deleted rows that scans of this store may jump over.
+    fn dead_ranges(&self) -> Option<Arc<DeadRanges>> {
+        None
+    }
+
+    /// How long new data of so many bytes has to wait before it may be proposed, or why it
+    /// is refused. Deletions, commits and rollbacks need not ask.
+    fn admit_data(&self, _bytes: u64) -> Result<Duration, RegionError> {
+        Ok(Duration::ZERO)
+    }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use cairn_engine::KvEngine;
+use cairn_engine::EngineSnapshot;
 use cairn_proto::meta;
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -226,12 +226,12 @@ impl Regions {
         })
     }
 
-    /// See [`super::RaftKv::try_local_snapshot`].
-    pub(super) fn try_local_snapshot(
+    /// See [`super::RaftKv::try_local_snapshot`]; `engine` takes the engine's view.
+    pub(super) fn try_local_view(
         &self,
         context: &RegionContext,
-        engine: &dyn KvEngine,
         clock: &dyn Clock,
+        engine: impl FnOnce() -> Arc<dyn EngineSnapshot>,
     ) -> Result<Option<RegionSnapshot>, RegionError> {
         let Some(delegate) = self.get(context.region_id.0) else {
             return Err(RegionError::RegionNotFound(context.region_id));
@@ -251,7 +251,7 @@ impl Regions {
         if context.term != 0 && context.term != term {
             return Err(delegate.not_leader(&region));
         }
-        let engine = engine.snapshot();
+        let engine = engine();
         // Between the checks and the snapshot the peer may have been removed, its
         // data with it; then it no longer leads.
         let unchanged = delegate.leader_term.load(Ordering::SeqCst) == term
@@ -259,5 +259,15 @@ impl Regions {
         let load = delegate.load.clone();
         let current = unchanged && delegate.has_lease(clock.now());
         Ok(current.then_some(RegionSnapshot { region, term, engine, load }))
+    }
+
+    /// See [`super::RaftKv::is_current`]. A peer stops leading, and its region changes,
+    /// before anything is done to its data.
+    pub(super) fn is_current(&self, view: &RegionSnapshot, clock: &dyn Clock) -> bool {
+        self.get(view.region.id).is_some_and(|delegate| {
+            delegate.leader_term.load(Ordering::SeqCst) == view.term
+                && delegate.has_lease(clock.now())
+                && Arc::ptr_eq(&view.region, &delegate.region.load())
+        })
     }
 }

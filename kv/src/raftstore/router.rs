@@ -1,7 +1,7 @@
 //! The store's front door for requests: [`RaftKv`] over the Raft thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +15,17 @@ use super::apply::{Callback, InflightBytes};
 use super::clock::Clock;
 use super::command::{self, PeerChange, SplitPiece};
 use super::error::RegionError;
+use super::flow::FlowControl;
 use super::ids::{RegionId, StoreId, epoch_of};
 use super::load::Touched;
 use super::metrics::{RaftMetrics, add};
 use super::peer::{PendingRead, PendingReplicaRead};
 use super::read::Regions;
+use super::space::{SpaceLevel, SpaceWatch};
 use super::store::StoreMessage;
 use super::worker::Mailbox;
 use super::{Busy, RaftKv, ReadGuard, RegionContext, RegionSnapshot, ReplicaRead, ReplicaView};
+use crate::mvcc::dead_ranges::DeadRanges;
 
 /// How long the state of all peers may take.
 const INFOS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +42,9 @@ pub struct RaftRouter {
     pub(super) pd: Option<Arc<dyn PdClient>>,
     pub(super) inflight: Arc<AtomicU64>,
     pub(super) inflight_max: u64,
-    pub(super) stalled: AtomicBool,
+    pub(super) flow: Arc<FlowControl>,
+    pub(super) space: Arc<SpaceWatch>,
+    pub(super) dead: Arc<DeadRanges>,
     pub(super) metrics: Arc<RaftMetrics>,
 }
 
@@ -111,10 +116,27 @@ impl RaftKv for RaftRouter {
         if context.deadline.is_some_and(|deadline| deadline.has_passed(self.clock.now())) {
             return Err(RegionError::DeadlineExceeded);
         }
-        let (engine, clock) = (self.engine.as_ref(), self.clock.as_ref());
-        let view = self.regions.try_local_snapshot(context, engine, clock)?;
+        let clock = self.clock.as_ref();
+        let view = self.regions.try_local_view(context, clock, || self.engine.snapshot())?;
         add(&self.metrics.lease_reads, u64::from(view.is_some()));
         Ok(view)
+    }
+
+    fn try_live_view(
+        &self,
+        context: &RegionContext,
+    ) -> Result<Option<RegionSnapshot>, RegionError> {
+        if context.deadline.is_some_and(|deadline| deadline.has_passed(self.clock.now())) {
+            return Err(RegionError::DeadlineExceeded);
+        }
+        let clock = self.clock.as_ref();
+        let view = self.regions.try_local_view(context, clock, || self.engine.live())?;
+        add(&self.metrics.lease_reads, u64::from(view.is_some()));
+        Ok(view)
+    }
+
+    fn is_current(&self, view: &RegionSnapshot) -> bool {
+        self.regions.is_current(view, self.clock.as_ref())
     }
 
     async fn snapshot(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
@@ -145,6 +167,11 @@ impl RaftKv for RaftRouter {
     }
 
     async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError> {
+        if self.space.level() == SpaceLevel::Exhausted {
+            // Not even what frees space may grow the log now; the reserve is for what is
+            // in the log already.
+            return Err(RegionError::DiskFull(self.store_id));
+        }
         if let Some(delegate) = self.regions.get(context.region_id.0) {
             let (keys, bytes) = (batch.len() as u64, batch.size_bytes() as u64);
             delegate.load.write(keys, bytes, || Touched::of_batch(&batch));
@@ -213,11 +240,23 @@ impl RaftKv for RaftRouter {
             "raft mailbox is full"
         } else if self.inflight.load(Ordering::Relaxed) >= self.inflight_max {
             "proposals wait to be applied"
-        } else if self.stalled.load(Ordering::Relaxed) {
+        } else if self.flow.is_closed() {
             "the engine's compaction is behind"
         } else {
             return None;
         };
         Some(Busy { reason: reason.to_owned(), backoff_ms: 20 })
+    }
+
+    fn dead_ranges(&self) -> Option<Arc<DeadRanges>> {
+        Some(self.dead.clone())
+    }
+
+    fn admit_data(&self, bytes: u64) -> Result<Duration, RegionError> {
+        if self.space.level() != SpaceLevel::Normal {
+            add(&self.metrics.disk_full_refusals, 1);
+            return Err(RegionError::DiskFull(self.store_id));
+        }
+        Ok(self.flow.admit(bytes, self.clock.now())?)
     }
 }

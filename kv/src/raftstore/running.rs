@@ -1,12 +1,12 @@
 //! A running Raft store: its parts connected, the threads started, and stopped again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
 use cairn_engine::{KvEngine, RaftLog};
 use cairn_pd_client::PdClient;
-use crossbeam::channel::{Receiver, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use super::apply::{Applier, ApplyTask};
@@ -14,14 +14,19 @@ use super::clock::Clock;
 use super::config::RaftStoreConfig;
 use super::disk::TimedLog;
 use super::error::RaftStoreError;
+use super::flow::FlowControl;
 use super::metrics::RaftMetrics;
 use super::peer::storage::Engines;
 use super::read::Regions;
 use super::router::RaftRouter;
+use super::snapshot::{SnapshotLimits, SnapshotRoom};
+use super::space::SpaceKeeper;
 use super::store::{BackgroundJob, StoreCore, StoreMessage};
 use super::transport::{RaftInbox, Transport};
+use super::watch::{self, Watch};
 use super::worker::{self, Mailbox, ThreadEffects};
 use super::{RaftKv, StoreId, heartbeat, threads};
+use crate::mvcc::dead_ranges::DeadRanges;
 
 /// What a Raft store is made of.
 pub struct RaftStoreParts {
@@ -48,6 +53,8 @@ pub struct RaftStore {
     metrics: Arc<RaftMetrics>,
     kv: Arc<dyn KvEngine>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Its end stops the watch.
+    watched: Mutex<Option<Sender<()>>>,
 }
 
 /// Everything of a store but what runs it.
@@ -72,7 +79,9 @@ pub(super) fn assemble(parts: &RaftStoreParts) -> Result<Assembled, RaftStoreErr
     let (background, jobs) = unbounded();
     let log = Arc::new(TimedLog::new(log.clone(), clock.clone(), metrics.clone()));
     let engines = Engines { kv: kv.clone(), log };
-    let applier = Applier::new(store_id.0, engines.clone(), metrics.clone());
+    let dead = Arc::new(DeadRanges::new(kv.clone()));
+    let applier =
+        Applier::new(store_id.0, engines.clone(), metrics.clone()).with_dead_ranges(dead.clone());
     let mut core =
         StoreCore::new(config.clone(), store_id.0, engines, regions.clone(), metrics.clone());
     core.load(clock.now())?;
@@ -90,12 +99,21 @@ pub(super) fn assemble(parts: &RaftStoreParts) -> Result<Assembled, RaftStoreErr
         pd: pd.as_ref().map(|(client, _)| client.clone()),
         inflight: Arc::new(AtomicU64::new(0)),
         inflight_max: config.inflight_bytes_max,
-        stalled: AtomicBool::new(false),
+        flow: Arc::new(FlowControl::default()),
+        space: config.space.clone(),
+        dead,
         metrics: metrics.clone(),
     });
-    let inbox = RaftInbox::new(mailbox.clone(), config.snapshot_dir.clone());
+    let limits = SnapshotLimits {
+        dir: config.snapshot_dir.clone(),
+        bytes_per_second: config.snapshot_bytes_per_second,
+        receives_max: config.snapshot_receives_max,
+    };
+    let snapshots =
+        Arc::new(SnapshotRoom::new(kv.clone(), limits, config.space.clone(), clock.clone()));
+    let inbox = RaftInbox::new(mailbox.clone(), snapshots.clone());
     let transport = transport.clone();
-    let effects = ThreadEffects { mailbox, transport, apply, background, pd: pd_events };
+    let effects = ThreadEffects { mailbox, transport, snapshots, apply, background, pd: pd_events };
     Ok(Assembled { core, applier, router, inbox, received, apply_tasks, jobs, effects })
 }
 
@@ -106,28 +124,43 @@ impl RaftStore {
             assemble(&parts)?;
         let RaftStoreParts { config, kv, log, clock, .. } = parts;
         let mailbox = effects.mailbox.clone();
+        let on_failure = config.on_engine_failure;
+        let keeper = config
+            .data_dir
+            .as_ref()
+            .map(|folder| SpaceKeeper::open(folder, config.reserve_bytes))
+            .transpose()?;
         let mut handles = Vec::new();
         handles.push(threads::spawn("apply", {
             let mailbox = mailbox.clone();
-            move || worker::run_apply(applier, &apply_tasks, &mailbox)
+            move || worker::run_apply(applier, &apply_tasks, &mailbox, on_failure)
         })?);
         handles.push(threads::spawn("raft-background", {
-            let (kv, router) = (kv.clone(), router.clone());
-            move || {
-                worker::run_background(&jobs, &kv, &log, &mailbox, |stalled| {
-                    router.stalled.store(stalled, Ordering::Relaxed);
-                });
-            }
+            let (kv, mailbox) = (kv.clone(), mailbox.clone());
+            move || worker::run_background(&jobs, &kv, &log, &mailbox)
+        })?);
+        let (watched, watch_stop) = crossbeam::channel::bounded(0);
+        handles.push(threads::spawn("watch", {
+            let watch = Watch {
+                kv: kv.clone(),
+                flow: router.flow.clone(),
+                keeper,
+                space: config.space.clone(),
+                clock: clock.clone(),
+                mailbox,
+            };
+            move || watch::run(watch, &watch_stop)
         })?);
         handles.push(threads::spawn("raft", move || {
             if let Err(error) = worker::run_raft(core, &config, &received, effects, clock.as_ref())
             {
                 // What was promised cannot be kept: the store goes silent.
-                tracing::error!(%error, "raft stops");
+                threads::on_engine_failure(on_failure, "raft log", &error);
             }
         })?);
         let metrics = router.metrics.clone();
-        Ok(Arc::new(RaftStore { router, inbox, metrics, kv, threads: Mutex::new(handles) }))
+        let (threads, watched) = (Mutex::new(handles), Mutex::new(Some(watched)));
+        Ok(Arc::new(RaftStore { router, inbox, metrics, kv, threads, watched }))
     }
 
     /// For the transaction layer.
@@ -158,12 +191,27 @@ impl RaftStore {
         matches!(tokio::time::timeout(timeout, all_gone).await, Ok(Ok(())))
     }
 
+    /// The engine's and the disk's figures, for exposition.
+    pub fn storage_values(&self) -> Vec<(&'static str, u64)> {
+        let space = self.router.space.space();
+        let mut values = self.kv.statistics();
+        values.extend(self.router.flow.values());
+        values.push(("dead_range_jumps", self.router.dead.jumps()));
+        values.extend([
+            ("disk_capacity_bytes", space.capacity_bytes),
+            ("disk_available_bytes", space.available_bytes),
+            ("disk_level", self.router.space.level() as u64),
+        ]);
+        values
+    }
+
     /// Ends the threads and makes everything durable. Callers who wait get an error.
     pub fn stop(&self) {
         let handles = std::mem::take(&mut *self.threads.lock());
         if handles.is_empty() {
             return;
         }
+        drop(self.watched.lock().take());
         self.router.mailbox.answer(StoreMessage::Stop { at_once: false });
         for handle in handles.into_iter().rev() {
             if handle.join().is_err() {

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use cairn_engine::{Cf, EngineSnapshot, IterOptions, KvEngine, WriteBatch};
-use cairn_proto::meta;
+use cairn_proto::{kv, meta};
 use prost::Message;
 
 use super::config::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM};
@@ -133,12 +133,15 @@ pub struct PendingSnapshot {
     /// Its term.
     #[prost(uint64, tag = "2")]
     pub term: u64,
-    /// Name of the spool file.
+    /// Name of the folder with its files.
     #[prost(string, tag = "3")]
-    pub file: String,
+    pub folder: String,
     /// The region the data is for.
     #[prost(message, optional, tag = "4")]
     pub region: Option<meta::Region>,
+    /// What the folder holds.
+    #[prost(message, optional, tag = "5")]
+    pub manifest: Option<kv::SnapshotManifest>,
 }
 
 /// Identity of the store in this engine, if it has one.
@@ -254,6 +257,15 @@ pub(super) fn load_pending_snapshot(
 ) -> Result<Option<PendingSnapshot>, RaftStoreError> {
     let key = keys::region_local_key(region_id, RegionLocal::Snapshot);
     snapshot.get(Cf::Default, &key)?.map(|bytes| decode(bytes, "pending snapshot")).transpose()
+}
+
+/// Whether the region's data here was found damaged.
+pub(super) fn load_damage_mark(
+    snapshot: &dyn EngineSnapshot,
+    region_id: u64,
+) -> Result<bool, RaftStoreError> {
+    let key = keys::region_local_key(region_id, RegionLocal::Damage);
+    Ok(snapshot.get(Cf::Default, &key)?.is_some())
 }
 
 /// Every region the engine knows of, tombstones included, by id.

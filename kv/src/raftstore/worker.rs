@@ -13,10 +13,12 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::apply::{Applier, ApplyTask};
 use super::clock::{Clock, MonotonicTime};
+use super::config::OnEngineFailure;
 use super::error::RaftStoreError;
-use super::snapshot;
+use super::snapshot::{self, SnapshotRoom};
 use super::split;
 use super::store::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage};
+use super::threads;
 use super::transport::Transport;
 
 /// How long a store that stops waits for others to take over its regions.
@@ -75,6 +77,7 @@ impl Mailbox {
 pub(super) struct ThreadEffects {
     pub(super) mailbox: Mailbox,
     pub(super) transport: Arc<dyn Transport>,
+    pub(super) snapshots: Arc<SnapshotRoom>,
     pub(super) apply: Sender<Vec<ApplyTask>>,
     pub(super) background: Sender<BackgroundJob>,
     pub(super) pd: Option<tokio::sync::mpsc::Sender<PdEvent>>,
@@ -86,7 +89,7 @@ impl Effects for ThreadEffects {
     }
 
     fn send_snapshot(&mut self, snapshot: OutgoingSnapshot) {
-        self.transport.send_snapshot(&self.mailbox, snapshot);
+        self.transport.send_snapshot(&self.mailbox, &self.snapshots, snapshot);
     }
 
     fn apply(&mut self, tasks: Vec<ApplyTask>) {
@@ -187,7 +190,12 @@ pub(super) fn run_raft(
 }
 
 /// The apply thread.
-pub(super) fn run_apply(mut applier: Applier, tasks: &Receiver<Vec<ApplyTask>>, mailbox: &Mailbox) {
+pub(super) fn run_apply(
+    mut applier: Applier,
+    tasks: &Receiver<Vec<ApplyTask>>,
+    mailbox: &Mailbox,
+    on_failure: OnEngineFailure,
+) {
     while let Ok(mut round) = tasks.recv() {
         for more in tasks.try_iter().take(APPLY_ROUND_BATCHES_MAX) {
             round.extend(more);
@@ -197,7 +205,7 @@ pub(super) fn run_apply(mut applier: Applier, tasks: &Receiver<Vec<ApplyTask>>, 
             Ok(reports) => mailbox.answer(StoreMessage::Applied(reports)),
             Err(error) => {
                 // The engine cannot take data: going on would only lose more.
-                tracing::error!(%error, "apply stops");
+                threads::on_engine_failure(on_failure, "apply", &error);
                 mailbox.answer(StoreMessage::Stop { at_once: true });
                 return;
             }
@@ -211,13 +219,8 @@ pub(super) fn run_background(
     kv: &Arc<dyn KvEngine>,
     log: &Arc<dyn RaftLog>,
     mailbox: &Mailbox,
-    on_stall: impl Fn(bool),
 ) {
     while let Ok(job) = jobs.recv() {
-        if matches!(job, BackgroundJob::WatchStall) {
-            on_stall(kv.write_stall().is_some());
-            continue;
-        }
         if let Some(answer) = run_job(job, kv.as_ref(), log.as_ref()) {
             mailbox.answer(answer);
         }
@@ -243,7 +246,12 @@ pub(super) fn run_job(
                 None
             }
         },
-        BackgroundJob::WatchStall => None,
+        BackgroundJob::DropDamaged(file) => {
+            if let Err(error) = kv.drop_damaged(&file) {
+                tracing::error!(%error, reason = file.reason, "a damaged file stays");
+            }
+            None
+        }
         BackgroundJob::PurgeLog => match log.purge() {
             Ok(regions) if regions.is_empty() => None,
             Ok(regions) => Some(StoreMessage::LogNeedsCompaction(regions)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairn_engine::RocksOptions;
 
-use crate::raftstore::{LoadThresholds, RaftStoreConfig};
+use crate::raftstore::{LoadThresholds, OnEngineFailure, RaftStoreConfig};
 
 const MIB: usize = 1 << 20;
 
@@ -73,6 +73,8 @@ impl StoreConfig {
             region_split_keys: self.region_split_keys,
             load_split: self.load_split,
             snapshot_dir: Some(self.data_dir.join("snapshots")),
+            data_dir: Some(self.data_dir.clone()),
+            on_engine_failure: OnEngineFailure::EndProcess,
             store_heartbeat: self.store_heartbeat,
             capacity_bytes: self.capacity_bytes,
             // Stores must not stand for election in step.

@@ -58,6 +58,9 @@ pub trait RaftIngress: Send + Sync {
         &self,
         chunks: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
     ) -> Result<kv::RaftDone, Status>;
+
+    /// Whether a Raft snapshot might come now.
+    fn precheck(&self, request: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse;
 }
 
 #[async_trait]
@@ -74,6 +77,10 @@ impl RaftIngress for RaftInbox {
         chunks: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
     ) -> Result<kv::RaftDone, Status> {
         serve_snapshot_stream(self, chunks).await
+    }
+
+    fn precheck(&self, request: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse {
+        RaftInbox::precheck(self, request)
     }
 }
 
@@ -180,6 +187,13 @@ impl Kv for GrpcService {
             }
             () = self.shutdown.cancelled() => Err(Status::unavailable("store is stopping")),
         }
+    }
+
+    async fn snapshot_precheck(
+        &self,
+        request: Request<kv::SnapshotPrecheckRequest>,
+    ) -> Result<Response<kv::SnapshotPrecheckResponse>, Status> {
+        Ok(Response::new(self.raft.precheck(request.get_ref())))
     }
 
     async fn store_info(

@@ -172,7 +172,7 @@ impl StoreNode {
             service: Arc::clone(&self.service),
             kv: self.raft.kv(),
             pool: Arc::clone(&self.pool),
-            raft: Arc::clone(self.raft.metrics()),
+            raft: Arc::clone(&self.raft),
             address: self.address.clone(),
         };
         status::serve(listener, state, shutdown).await?;

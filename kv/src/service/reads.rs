@@ -15,6 +15,7 @@ use cairn_types::TimeStamp;
 
 use super::read_pool::ReadPool;
 use crate::keys::region_contains;
+use crate::mvcc::dead_ranges::DeadRanges;
 use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
 use crate::raftstore::{
     RaftKv, RegionContext, RegionError, RegionSnapshot, ReplicaRead, ReplicaView, Touched,
@@ -63,10 +64,9 @@ impl Reads {
         if let Err(locked) = self.max_ts.enter_read(key, at.read_ts, at.resolved) {
             return Ok(Some(get_response(Err(ReadError::Locked(locked)))));
         }
-        match self.kv.try_local_snapshot(context)? {
-            Some(view) => get_at(&view, key, at).map(Some),
-            None => Ok(None),
-        }
+        let Some(view) = self.kv.try_live_view(context)? else { return Ok(None) };
+        let response = get_at(&view, key, at)?;
+        Ok(self.kv.is_current(&view).then_some(response))
     }
 
     /// A point get.
@@ -121,7 +121,7 @@ impl Reads {
         }
         let is_inline = keys.len() <= INLINE_KEYS_MAX;
         let read = move || batch_get_at(&view, keys, ReadAt { read_ts, resolved: &resolved });
-        let pairs = if is_inline { read() } else { self.pool.run(read).await? };
+        let pairs = if is_inline { read() } else { self.pool.run(read).await? }?;
         Ok(kv::BatchGetResponse { pairs })
     }
 
@@ -158,8 +158,9 @@ impl Reads {
             key_only: request.key_only,
             resolved: resolved.into(),
         };
-        let scan = move || scan_at(&view, options, limit);
-        let pairs = if limit <= INLINE_ROWS_MAX { scan() } else { self.pool.run(scan).await? };
+        let dead = self.kv.dead_ranges();
+        let scan = move || scan_at(&view, options, dead, limit);
+        let pairs = if limit <= INLINE_ROWS_MAX { scan() } else { self.pool.run(scan).await? }?;
         Ok(kv::ScanResponse { pairs })
     }
 
@@ -243,9 +244,19 @@ fn get_at(
     }
     let mut reader = MvccReader::new(Arc::clone(&view.engine));
     let outcome = reader.get(key, at.read_ts, at.resolved);
+    refuse_damage(outcome.as_ref().err())?;
     let value_len = outcome.as_ref().ok().and_then(Option::as_ref).map_or(0, Bytes::len);
     view.load.read(1, (key.len() + value_len) as u64, || Touched::Key(key.clone()));
     Ok(get_response(outcome))
+}
+
+/// Damaged data is not an answer: the client comes again, and finds the region led by
+/// another store.
+fn refuse_damage(error: Option<&ReadError>) -> Result<(), RegionError> {
+    match error {
+        Some(error) if error.is_damage() => Err(RegionError::busy("data is damaged here")),
+        _ => Ok(()),
+    }
 }
 
 fn get_response(outcome: Result<Option<Bytes>, ReadError>) -> kv::GetResponse {
@@ -268,7 +279,7 @@ fn batch_get_at(
     view: &RegionSnapshot,
     keys: Vec<(Bytes, Option<Box<kv::LockInfo>>)>,
     at: ReadAt<'_>,
-) -> Vec<kv::KvPair> {
+) -> Result<Vec<kv::KvPair>, RegionError> {
     let mut reader = MvccReader::new(Arc::clone(&view.engine));
     let mut pairs = Vec::with_capacity(keys.len());
     let key_count = keys.len() as u64;
@@ -279,6 +290,7 @@ fn batch_get_at(
             Some(locked) => Err(ReadError::Locked(locked)),
             None => reader.get(&key, at.read_ts, at.resolved),
         };
+        refuse_damage(outcome.as_ref().err())?;
         match outcome {
             Ok(Some(value)) => pairs.push(kv::KvPair { error: None, key, value }),
             Ok(None) => {}
@@ -289,7 +301,7 @@ fn batch_get_at(
         }
     }
     view.load.read_more(0, pair_bytes(&pairs));
-    pairs
+    Ok(pairs)
 }
 
 fn pair_bytes(pairs: &[kv::KvPair]) -> u64 {
@@ -327,11 +339,18 @@ impl PairBuffer {
     }
 }
 
-fn scan_at(view: &RegionSnapshot, options: ScanOptions, limit: usize) -> Vec<kv::KvPair> {
+fn scan_at(
+    view: &RegionSnapshot,
+    options: ScanOptions,
+    dead: Option<Arc<DeadRanges>>,
+    limit: usize,
+) -> Result<Vec<kv::KvPair>, RegionError> {
     let (start, end) = (options.start.clone(), options.end.clone());
-    let mut scanner = Scanner::new(Arc::clone(&view.engine), options);
+    let scanner = Scanner::new(Arc::clone(&view.engine), options);
+    let mut scanner = scanner.with_dead_ranges(dead);
     let mut buffer = PairBuffer::default();
     let outcome = scanner.next_batch(&mut buffer, limit);
+    refuse_damage(outcome.as_ref().err())?;
     let mut pairs = buffer.into_pairs();
     view.load.read(pairs.len() as u64, pair_bytes(&pairs), || {
         let ends = pairs.first().zip(pairs.last()).filter(|_| pairs.len() == limit);
@@ -350,7 +369,7 @@ fn scan_at(view: &RegionSnapshot, options: ScanOptions, limit: usize) -> Vec<kv:
             pairs.push(kv::KvPair { error: Some(read_error(error)), ..Default::default() });
         }
     }
-    pairs
+    Ok(pairs)
 }
 
 fn locked_pair(info: kv::LockInfo) -> kv::KvPair {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Observed;
 use super::{ReadPool, StoreService};
-use crate::raftstore::{RaftKv, RaftMetrics};
+use crate::raftstore::{RaftKv, RaftStore};
 
 /// What the status server shows.
 pub struct StatusState {
@@ -23,8 +23,8 @@ pub struct StatusState {
     pub kv: Arc<dyn RaftKv>,
     /// For its queue.
     pub pool: Arc<ReadPool>,
-    /// The Raft store's counters.
-    pub raft: Arc<RaftMetrics>,
+    /// The Raft store, for its counters.
+    pub raft: Arc<RaftStore>,
     /// The address clients use.
     pub address: String,
 }
@@ -68,17 +68,22 @@ async fn metrics(State(state): State<Arc<StatusState>>) -> impl IntoResponse {
         read_tasks: state.pool.running() as i64,
     };
     match state.service.metrics().render(observed) {
-        Ok(text) => (StatusCode::OK, raft_counters(&state.raft) + &text),
+        Ok(text) => (StatusCode::OK, store_counters(&state.raft) + &text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
 /// The Raft store counts in plain atomics; this is their text form. It precedes
 /// the registry's, which ends with the end mark.
-fn raft_counters(metrics: &RaftMetrics) -> String {
+fn store_counters(raft: &RaftStore) -> String {
     let mut text = String::new();
-    for (name, value) in metrics.values() {
-        text.push_str(&format!("# TYPE cairn_raft_{name} gauge\ncairn_raft_{name} {value}\n"));
+    let parts = [("raft", raft.metrics().values()), ("engine", raft.storage_values())];
+    for (part, values) in parts {
+        for (name, value) in values {
+            text.push_str(&format!(
+                "# TYPE cairn_{part}_{name} gauge\ncairn_{part}_{name} {value}\n"
+            ));
+        }
     }
     text
 }

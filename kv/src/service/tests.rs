@@ -294,6 +294,10 @@ impl RaftIngress for NoRaft {
     ) -> Result<kv::RaftDone, Status> {
         Err(Status::unavailable("no room"))
     }
+
+    fn precheck(&self, _: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse {
+        kv::SnapshotPrecheckResponse { refusal: "no room".to_owned() }
+    }
 }
 
 #[tokio::test]

@@ -108,7 +108,15 @@ impl Scheduler {
         context: RegionContext,
         command: kv_request::Cmd,
     ) -> Result<kv_response::Cmd, RegionError> {
-        let admission = self.admit(command_bytes(&command))?;
+        let bytes = command_bytes(&command);
+        let admission = self.admit(bytes)?;
+        if brings_data(&command) {
+            // Before latches are taken: who waits here holds up nobody.
+            let wait = self.kv.admit_data(bytes as u64)?;
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
         let task = tokio::spawn(async move {
             let scheduler = Arc::clone(&admission.scheduler);
             scheduler.execute(context, &command).await
@@ -391,6 +399,17 @@ fn command_bytes(command: &kv_request::Cmd) -> usize {
         }
         _ => keys,
     }
+}
+
+/// Whether the command adds data that a full disk has no room for. Deletions do not, nor
+/// does what ends transactions; and metadata is let through, so that tables can be dropped.
+fn brings_data(command: &kv_request::Cmd) -> bool {
+    const METADATA: &[u8] = b"m";
+    let kv_request::Cmd::Prewrite(request) = command else { return false };
+    request.mutations.iter().any(|mutation| {
+        matches!(mutation.op(), kv::MutationOp::OpPut | kv::MutationOp::OpInsert)
+            && !mutation.key.starts_with(METADATA)
+    })
 }
 
 fn resolve_response(error: Option<kv::KeyError>) -> kv_response::Cmd {

@@ -3,13 +3,25 @@
 //! `raft-engine` panics when entries leave a hole or overwrite compacted ones, and
 //! release 0.4.2 can panic on reads by a stale index: every access is checked against
 //! the group's bounds first. The Raft thread is the only writer.
+//!
+//! It also keeps the last block read in a thread-local cache that does not know which
+//! log the block is of: with two logs in one process (stores of a playground, a log that
+//! is opened again) a thread could be given entries of the other one, or "unexpected
+//! EOF". So a thread reads one log only; see [`ReadRoom`].
+//!
+//! **Damage.** A torn tail, as a crash leaves it, is cut off when the log is opened. A
+//! record that does not match its checksum with whole ones behind it is an error then:
+//! what it held may have been acknowledged.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use raft::eraftpb::Entry;
-use raft_engine::{Command, Config, Engine, LogBatch as NativeBatch, MessageExt, ReadableSize};
+use raft_engine::{
+    Command, Config, Engine, LogBatch as NativeBatch, MessageExt, ReadableSize, RecoveryMode,
+};
 
 use super::{LogBatch, LogOp, RaftLocalState, RaftLog, check_range, next_bounds};
 use crate::{EngineError, Result};
@@ -48,9 +60,48 @@ impl MessageExt for EntryExt {
     }
 }
 
+thread_local! {
+    /// The log whose entries this thread reads; 0 = none yet.
+    static READS_LOG: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Numbers logs as they are opened.
+static LOGS_OPENED: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps a thread's reads to one log. A thread that already reads another one has its
+/// read done by a thread of its own, which is slow but rare: the Raft thread and the
+/// background thread of a store know one log only.
+struct ReadRoom {
+    log: u64,
+}
+
+impl ReadRoom {
+    fn new() -> ReadRoom {
+        ReadRoom { log: LOGS_OPENED.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    fn read<T: Send>(&self, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let bound = READS_LOG.with(|log| {
+            if log.get() == 0 {
+                log.set(self.log);
+            }
+            log.get() == self.log
+        });
+        if bound {
+            return read();
+        }
+        std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().name("raft-log-read".to_owned());
+            let reader = reader.spawn_scoped(scope, read)?;
+            reader.join().map_err(|_| EngineError::RaftLog("a read panicked".to_owned()))?
+        })
+    }
+}
+
 /// A Raft log in a folder.
 pub struct RaftEngineLog {
     engine: Engine,
+    room: ReadRoom,
     sync_count: AtomicU64,
 }
 
@@ -64,10 +115,15 @@ impl RaftEngineLog {
             target_file_size: ReadableSize(options.file_bytes),
             purge_threshold: ReadableSize(options.purge_threshold_bytes),
             batch_compression_threshold: ReadableSize(options.compression_threshold_bytes),
+            recovery_mode: RecoveryMode::TolerateTailCorruption,
             recovery_threads: 2,
             ..Config::default()
         };
-        Ok(RaftEngineLog { engine: Engine::open(config)?, sync_count: AtomicU64::new(0) })
+        Ok(RaftEngineLog {
+            engine: Engine::open(config)?,
+            room: ReadRoom::new(),
+            sync_count: AtomicU64::new(0),
+        })
     }
 
     fn native(&self, batch: LogBatch) -> Result<NativeBatch> {
@@ -114,16 +170,18 @@ impl RaftLog for RaftEngineLog {
             return Ok(Vec::new());
         }
         check_range(region_id, self.bounds(region_id), low, high)?;
-        let mut entries = Vec::new();
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        self.engine.fetch_entries_to::<EntryExt>(
-            region_id,
-            low,
-            high,
-            Some(max_bytes),
-            &mut entries,
-        )?;
-        Ok(entries)
+        self.room.read(|| {
+            let mut entries = Vec::new();
+            self.engine.fetch_entries_to::<EntryExt>(
+                region_id,
+                low,
+                high,
+                Some(max_bytes),
+                &mut entries,
+            )?;
+            Ok(entries)
+        })
     }
 
     fn write(&self, batch: LogBatch, sync: bool) -> Result<()> {
@@ -136,7 +194,8 @@ impl RaftLog for RaftEngineLog {
     }
 
     fn purge(&self) -> Result<Vec<u64>> {
-        Ok(self.engine.purge_expired_files()?)
+        // Entries that are still needed are read and written anew.
+        self.room.read(|| Ok(self.engine.purge_expired_files()?))
     }
 
     fn sync_count(&self) -> u64 {

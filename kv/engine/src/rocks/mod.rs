@@ -3,10 +3,16 @@
 //! **Durability.** The WAL is always written; it is synced only when a caller asks.
 //! A store does so before it drops Raft entries, which can replay everything since.
 
+mod damage;
+mod files;
+mod live;
 mod options;
 mod owned;
+mod pressure;
+mod view;
 
-use std::path::Path;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,23 +21,50 @@ use rocksdb::{
     SingleThreaded, WriteOptions, properties,
 };
 
+use damage::DamageLog;
+use live::LiveView;
 pub use options::RocksOptions;
-use owned::{OwnedIterator, OwnedSnapshot};
+use owned::OwnedSnapshot;
+use view::RocksSnapshot;
 
 use crate::{
-    Cf, EngineError, EngineIterator, EngineSnapshot, IterOptions, KvEngine, Result, WriteBatch,
-    WriteOp,
+    Cf, DamagedFile, EngineIterator, EngineSnapshot, FilePlan, KvEngine, Pressure, Result,
+    SortedFile, WriteBatch, WriteOp,
 };
 
 /// Column families are fixed when the database is opened, so finding one takes no lock.
 type Db = DBWithThreadMode<SingleThreaded>;
 
+/// A database with what was found out about it.
+struct Database {
+    db: Db,
+    damage: DamageLog,
+}
+
+impl Database {
+    fn get(&self, cf: Cf, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>> {
+        let found = self.db.get_pinned_cf_opt(handle(&self.db, cf), key, options);
+        let value = found.map_err(|error| self.damage.note(error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+}
+
+impl Deref for Database {
+    type Target = Db;
+
+    fn deref(&self) -> &Db {
+        &self.db
+    }
+}
+
 /// A data engine in a folder.
 pub struct RocksEngine {
-    db: Arc<Db>,
+    db: Arc<Database>,
+    live: Arc<LiveView>,
     unsynced: WriteOptions,
     synced: WriteOptions,
-    pending_compaction_limit_bytes: u64,
+    options: RocksOptions,
+    cache: Cache,
 }
 
 impl RocksEngine {
@@ -42,17 +75,25 @@ impl RocksEngine {
         let descriptors = Cf::ALL
             .map(|cf| ColumnFamilyDescriptor::new(cf.name(), options.cf_options(cf, &cache)));
         let db = Db::open_cf_descriptors(&options.db_options(), path, descriptors)?;
+        let db = Arc::new(Database { db, damage: DamageLog::default() });
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         Ok(RocksEngine {
-            db: Arc::new(db),
+            live: Arc::new(LiveView::new(db.clone())),
+            db,
             unsynced: WriteOptions::default(),
             synced,
-            pending_compaction_limit_bytes: options.pending_compaction_limit_bytes,
+            options: options.clone(),
+            cache,
         })
     }
 
     fn property(&self, cf: Cf, name: &properties::PropName) -> u64 {
+        self.db.property_int_value_cf(handle(&self.db, cf), name).ok().flatten().unwrap_or(0)
+    }
+
+    /// A property that the binding has no constant for.
+    fn named_property(&self, cf: Cf, name: &str) -> u64 {
         self.db.property_int_value_cf(handle(&self.db, cf), name).ok().flatten().unwrap_or(0)
     }
 }
@@ -79,12 +120,11 @@ impl KvEngine for RocksEngine {
             }
         }
         let options = if sync { &self.synced } else { &self.unsynced };
-        Ok(self.db.write_opt(native, options)?)
+        self.db.write_opt(native, options).map_err(|error| self.db.damage.note(error))
     }
 
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self.db.get_pinned_cf(handle(&self.db, cf), key)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        self.live.get(cf, key)
     }
 
     fn sync_wal(&self) -> Result<()> {
@@ -116,145 +156,61 @@ impl KvEngine for RocksEngine {
     }
 
     fn disk_usage(&self) -> u64 {
-        Cf::ALL
-            .into_iter()
-            .map(|cf| {
-                self.property(cf, properties::TOTAL_SST_FILES_SIZE)
-                    + self.property(cf, properties::CUR_SIZE_ALL_MEM_TABLES)
-            })
-            .sum()
+        let of = |cf: Cf| {
+            self.property(cf, properties::TOTAL_SST_FILES_SIZE)
+                + self.property(cf, properties::CUR_SIZE_ALL_MEM_TABLES)
+                + self.named_property(cf, files::BLOB_BYTES)
+        };
+        Cf::ALL.into_iter().map(of).sum()
     }
 
-    fn write_stall(&self) -> Option<&'static str> {
-        if self.property(Cf::Default, properties::IS_WRITE_STOPPED) != 0 {
-            return Some("RocksDB stopped writes");
-        }
-        let debt: u64 = Cf::ALL
-            .into_iter()
-            .map(|cf| self.property(cf, properties::ESTIMATE_PENDING_COMPACTION_BYTES))
-            .sum();
-        (debt > self.pending_compaction_limit_bytes).then_some("compaction debt")
-    }
-}
-
-struct RocksSnapshot {
-    inner: Arc<OwnedSnapshot>,
-}
-
-impl EngineSnapshot for RocksSnapshot {
-    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        let db = self.inner.db();
-        let value = db.get_pinned_cf_opt(handle(db, cf), key, self.inner.point_options())?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
     }
 
-    fn iter(&self, cf: Cf, options: IterOptions) -> Box<dyn EngineIterator + Send> {
-        let mut native = ReadOptions::default();
-        if let Some(lower) = &options.lower {
-            native.set_iterate_lower_bound(lower.to_vec());
-        }
-        if let Some(upper) = &options.upper {
-            native.set_iterate_upper_bound(upper.to_vec());
-        }
-        native.set_prefix_same_as_start(options.prefix_same_as_start);
-        native.set_total_order_seek(!options.prefix_same_as_start);
-        native.fill_cache(!options.skip_cache);
-        Box::new(RocksIterator {
-            iterator: OwnedIterator::new(self.inner.clone(), cf, native),
-            within_prefix: options.prefix_same_as_start,
-            prefix: Vec::new(),
-            has_prefix: false,
-            valid: false,
-        })
-    }
-}
-
-struct RocksIterator {
-    iterator: OwnedIterator,
-    within_prefix: bool,
-    /// What `seek` was given, without its timestamp; our own check keeps the
-    /// meaning in column families whose files have no prefix filter.
-    prefix: Vec<u8>,
-    has_prefix: bool,
-    valid: bool,
-}
-
-impl RocksIterator {
-    fn settle(&mut self) -> Result<bool> {
-        let raw = self.iterator.raw();
-        self.valid = raw.valid();
-        if !self.valid {
-            raw.status()?;
-        } else if self.has_prefix {
-            self.valid = raw
-                .key()
-                .and_then(crate::version_prefix)
-                .is_some_and(|prefix| prefix == self.prefix.as_slice());
-        }
-        Ok(self.valid)
+    fn live(&self) -> Arc<dyn EngineSnapshot> {
+        self.live.clone()
     }
 
-    fn total_order(&self, what: &'static str) -> Result<()> {
-        if self.within_prefix { Err(EngineError::Unsupported(what)) } else { Ok(()) }
-    }
-}
-
-impl EngineIterator for RocksIterator {
-    fn seek(&mut self, key: &[u8]) -> Result<bool> {
-        if self.within_prefix {
-            self.prefix.clear();
-            let prefix = crate::version_prefix(key);
-            self.has_prefix = prefix.is_some();
-            self.prefix.extend_from_slice(prefix.unwrap_or_default());
-        }
-        self.iterator.raw_mut().seek(key);
-        self.settle()
+    fn write_file(
+        &self,
+        cf: Cf,
+        plan: &mut FilePlan<'_>,
+        entries: &mut dyn EngineIterator,
+    ) -> Result<Option<SortedFile>> {
+        files::write(&self.options.cf_options(cf, &self.cache), plan, entries)
     }
 
-    fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
-        self.total_order("walking back within a prefix")?;
-        self.iterator.raw_mut().seek_for_prev(key);
-        self.settle()
+    fn ingest(&self, cf: Cf, files: &[PathBuf]) -> Result<()> {
+        files::ingest(&self.db, cf, files)
     }
 
-    fn seek_to_first(&mut self) -> Result<bool> {
-        self.total_order("first entry of an unknown prefix")?;
-        self.iterator.raw_mut().seek_to_first();
-        self.settle()
+    fn take_damage(&self) -> Vec<DamagedFile> {
+        self.db.damage.take(&self.db)
     }
 
-    fn seek_to_last(&mut self) -> Result<bool> {
-        self.total_order("walking back within a prefix")?;
-        self.iterator.raw_mut().seek_to_last();
-        self.settle()
+    fn drop_damaged(&self, file: &DamagedFile) -> Result<()> {
+        // The last key belongs to the range: the next possible key ends it.
+        let mut end = file.last_key.to_vec();
+        end.push(0);
+        let handle = handle(&self.db, file.cf);
+        Ok(self.db.delete_file_in_range_cf(handle, file.first_key.as_ref(), &end)?)
     }
 
-    fn next(&mut self) -> Result<bool> {
-        if !self.valid {
-            return Ok(false);
-        }
-        self.iterator.raw_mut().next();
-        self.settle()
+    fn pressure(&self) -> Pressure {
+        self.measure_pressure()
     }
 
-    fn prev(&mut self) -> Result<bool> {
-        self.total_order("walking back within a prefix")?;
-        if !self.valid {
-            return Ok(false);
-        }
-        self.iterator.raw_mut().prev();
-        self.settle()
+    fn compact_range(&self, start: &[u8], end: &[u8]) -> Result<()> {
+        files::compact(&self.db, start, end);
+        Ok(())
     }
 
-    fn valid(&self) -> bool {
-        self.valid
+    fn tidy(&self) {
+        self.live.tidy();
     }
 
-    fn key(&self) -> &[u8] {
-        if self.valid { self.iterator.raw().key().unwrap_or_default() } else { &[] }
-    }
-
-    fn value(&self) -> &[u8] {
-        if self.valid { self.iterator.raw().value().unwrap_or_default() } else { &[] }
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        self.gather_statistics()
     }
 }

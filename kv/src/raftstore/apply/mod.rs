@@ -41,6 +41,7 @@ use super::ids::{RegionEpoch, epoch_of};
 use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
 use super::state::{self, MergeState, PeerState, RegionLocalState};
+use crate::mvcc::dead_ranges::DeadRanges;
 
 /// A batch is written once it holds this much, also within a round.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -67,6 +68,8 @@ pub struct Applier {
     peers: HashMap<u64, ApplyPeer>,
     /// Region that is away, and a region that stands still until it is back.
     waits: Vec<(u64, u64)>,
+    /// Told of every write, so that scans do not jump over new rows.
+    dead: Option<Arc<DeadRanges>>,
     batch: WriteBatch,
     /// Logs begin or end with this round: what was applied must be durable.
     must_sync: bool,
@@ -84,10 +87,17 @@ impl Applier {
             metrics,
             peers: HashMap::new(),
             waits: Vec::new(),
+            dead: None,
             batch: WriteBatch::new(),
             must_sync: false,
             done: Vec::new(),
         }
+    }
+
+    /// Keeps the ranges of deleted rows true.
+    pub fn with_dead_ranges(mut self, dead: Arc<DeadRanges>) -> Applier {
+        self.dead = Some(dead);
+        self
     }
 
     /// One round: does all tasks and answers what the Raft thread must know.
@@ -96,7 +106,13 @@ impl Applier {
         for task in tasks {
             match task {
                 ApplyTask::Register { peer_id, region, state, merge } => {
-                    self.peers.insert(region.id, ApplyPeer::new(peer_id, region, state, merge));
+                    let region_id = region.id;
+                    let peer = ApplyPeer::new(peer_id, region, state, merge);
+                    if let Some(dead) = &self.dead {
+                        // A Raft snapshot may have brought rows; nobody scans before this.
+                        drop(dead.begin_range(&peer.data_start, &peer.data_end));
+                    }
+                    self.peers.insert(region_id, peer);
                 }
                 ApplyTask::Entries(committed) => reports.extend(self.apply(committed)?),
                 ApplyTask::Pause { region_id } => {
@@ -130,7 +146,10 @@ impl Applier {
 
     fn flush(&mut self) -> Result<(), RaftStoreError> {
         if !self.batch.is_empty() {
-            self.engine.write(std::mem::take(&mut self.batch), false)?;
+            let batch = std::mem::take(&mut self.batch);
+            let begun = self.dead.as_ref().map(|dead| dead.begin_write(&batch));
+            self.engine.write(batch, false)?;
+            drop(begun);
             add(&self.metrics.apply_batches, 1);
         }
         for callback in self.done.drain(..) {

@@ -15,8 +15,8 @@ use crate::raftstore::state::{ApplyState, MergeState};
 pub(super) struct ApplyPeer {
     pub(super) peer_id: u64,
     pub(super) region: Arc<meta::Region>,
-    data_start: Vec<u8>,
-    data_end: Vec<u8>,
+    pub(super) data_start: Vec<u8>,
+    pub(super) data_end: Vec<u8>,
     pub(super) state: ApplyState,
     /// The region is the source of a merge that is not decided.
     pub(super) merge: Option<MergeState>,

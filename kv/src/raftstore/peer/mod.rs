@@ -85,6 +85,8 @@ pub struct Peer {
     persisted: Vec<Message>,
     /// The peer stands still: a Raft snapshot is being installed.
     pub(super) installing: bool,
+    /// Its data is damaged: nobody reads here until a Raft snapshot replaces it.
+    damaged: bool,
     /// The hard state changed without being written.
     state_dirty: bool,
     /// When other peers were heard last, by their id.
@@ -150,6 +152,7 @@ impl Peer {
             ready: None,
             persisted: Vec::new(),
             installing: false,
+            damaged: false,
             state_dirty: false,
             last_heard: Vec::new(),
             strangers: Vec::new(),
@@ -379,7 +382,8 @@ impl Peer {
     pub(super) fn has_lease(&self, now: MonotonicTime) -> bool {
         let ready = self.is_leader()
             && self.node.store().apply_state().applied_term == self.term()
-            && self.lease.may_read();
+            && self.lease.may_read()
+            && !self.damaged;
         ready && (now < self.lease.valid_until() || self.has_rest_lease(now))
     }
 
@@ -394,7 +398,7 @@ impl Peer {
 
     /// Makes role, readiness and lease known to readers.
     pub fn publish(&mut self) {
-        let leads = self.is_leader();
+        let leads = self.is_leader() && !self.damaged;
         let term = if leads { self.term() } else { 0 };
         let ready = leads
             && self.node.store().apply_state().applied_term == term
@@ -402,6 +406,17 @@ impl Peer {
         self.delegate.set_lease(if ready { self.lease.valid_until() } else { MonotonicTime(0) });
         self.publish_rest(ready);
         self.delegate.set_role(self.node.raft.leader_id, term, ready);
+    }
+
+    /// Takes the peer out of service, or back in.
+    pub fn set_damaged(&mut self, damaged: bool) {
+        self.damaged = damaged;
+        self.publish();
+    }
+
+    /// Whether its data is damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     fn on_role_changed(&mut self, now: MonotonicTime) {

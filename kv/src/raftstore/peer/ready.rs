@@ -129,10 +129,15 @@ impl Peer {
             let Some(addressed) = self.wrap(message) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 let index = message.get_snapshot().get_metadata().index;
-                let view = self.node.store().handed_out(index);
-                if let (Some(engine), Some(region)) = (view, snapshot_region(message)) {
-                    let peer_id = message.to;
-                    snapshots.push(OutgoingSnapshot { head: addressed, region, engine, peer_id });
+                let source = self.node.store().handed_out(index);
+                if let (Some(source), Some(region)) = (source, snapshot_region(message)) {
+                    snapshots.push(OutgoingSnapshot {
+                        head: addressed,
+                        region,
+                        engine: source.view,
+                        shared: source.shared,
+                        peer_id: message.to,
+                    });
                 }
             } else {
                 wrapped.push(addressed);

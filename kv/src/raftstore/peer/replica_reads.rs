@@ -86,7 +86,7 @@ impl Peer {
             read.fail(RegionError::DeadlineExceeded);
         } else if let Err(error) = check_context(&read.context, self.region(), self.peer_id) {
             read.fail(error);
-        } else if self.installing || !knows_leader {
+        } else if self.installing || self.is_damaged() || !knows_leader {
             let error = self.not_leader();
             read.fail(error);
         } else {

@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cairn_engine::{EngineError, EngineSnapshot, KvEngine, RaftLocalState, RaftLog};
 use cairn_proto::meta;
@@ -19,6 +19,7 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use crate::raftstore::apply::is_joint;
 use crate::raftstore::config::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM};
 use crate::raftstore::error::RaftStoreError;
+use crate::raftstore::snapshot::SharedFiles;
 use crate::raftstore::state::{self, ApplyState, PeerState};
 
 /// Entries kept in memory per region, in bytes; slow followers read the log.
@@ -33,6 +34,24 @@ pub struct Engines {
     pub log: Arc<dyn RaftLog>,
 }
 
+/// What a Raft snapshot is made of: the view, and the files once somebody built them.
+#[derive(Clone)]
+pub struct SnapshotSource {
+    index: u64,
+    /// The engine's view.
+    pub view: Arc<dyn EngineSnapshot>,
+    /// Files of the view, shared between receivers.
+    pub shared: Arc<SharedFiles>,
+}
+
+/// The last Raft snapshot handed out. A receiver that asks while another one still gets
+/// it is given the same.
+struct RecentSnapshot {
+    snapshot: Snapshot,
+    view: Weak<dyn EngineSnapshot>,
+    shared: Weak<SharedFiles>,
+}
+
 /// A peer's storage.
 pub struct PeerStorage {
     region_id: u64,
@@ -44,8 +63,9 @@ pub struct PeerStorage {
     apply_state: ApplyState,
     cache: VecDeque<Entry>,
     cache_bytes: usize,
-    /// Engine's views behind Raft snapshots handed out in this round, by their index.
-    handed_out: RefCell<Vec<(u64, Arc<dyn EngineSnapshot>)>>,
+    /// Behind the Raft snapshots handed out in this round.
+    handed_out: RefCell<Vec<SnapshotSource>>,
+    recent: RefCell<Option<RecentSnapshot>>,
 }
 
 impl PeerStorage {
@@ -93,6 +113,7 @@ impl PeerStorage {
             cache: VecDeque::new(),
             cache_bytes: 0,
             handed_out: RefCell::new(Vec::new()),
+            recent: RefCell::new(None),
         })
     }
 
@@ -111,6 +132,7 @@ impl PeerStorage {
             cache: VecDeque::new(),
             cache_bytes: 0,
             handed_out: RefCell::new(Vec::new()),
+            recent: RefCell::new(None),
         })
     }
 
@@ -202,10 +224,10 @@ impl PeerStorage {
         self.cache_bytes = 0;
     }
 
-    /// The engine's view behind the Raft snapshot of that index.
-    pub fn handed_out(&self, index: u64) -> Option<Arc<dyn EngineSnapshot>> {
+    /// What the Raft snapshot of that index is made of.
+    pub fn handed_out(&self, index: u64) -> Option<SnapshotSource> {
         let handed_out = self.handed_out.borrow();
-        handed_out.iter().find(|(at, _)| *at == index).map(|(_, view)| view.clone())
+        handed_out.iter().find(|source| source.index == index).cloned()
     }
 
     /// Every message that carries a snapshot has its view now.
@@ -219,7 +241,27 @@ impl PeerStorage {
         }
     }
 
+    /// The snapshot that another receiver is getting, if it still serves.
+    fn recent_snapshot(&self, request_index: u64) -> Option<Snapshot> {
+        let recent = self.recent.borrow();
+        let recent = recent.as_ref()?;
+        let metadata = recent.snapshot.get_metadata();
+        // What follows it must still be in the log, and the members must be the same.
+        let serves = metadata.index >= request_index.max(self.apply_state.truncated_index)
+            && *metadata.get_conf_state() == conf_state(&self.region)
+            && recent.snapshot.data == self.region.encode_to_vec();
+        let (view, shared) = (recent.view.upgrade()?, recent.shared.upgrade()?);
+        serves.then(|| {
+            let source = SnapshotSource { index: metadata.index, view, shared };
+            self.handed_out.borrow_mut().push(source);
+            recent.snapshot.clone()
+        })
+    }
+
     fn make_snapshot(&self, request_index: u64) -> Result<Snapshot, RaftStoreError> {
+        if let Some(recent) = self.recent_snapshot(request_index) {
+            return Ok(recent);
+        }
         let view = self.engines.kv.snapshot();
         let region = state::load_region_state(view.as_ref(), self.region_id)?
             .filter(|local| local.state == PeerState::Normal as i32)
@@ -234,7 +276,14 @@ impl PeerStorage {
         metadata.term = applied.applied_term;
         metadata.set_conf_state(conf_state(&region));
         snapshot.data = region.encode_to_vec().into();
-        self.handed_out.borrow_mut().push((applied.applied_index, view));
+        let index = applied.applied_index;
+        let source = SnapshotSource { index, view, shared: Arc::default() };
+        *self.recent.borrow_mut() = Some(RecentSnapshot {
+            snapshot: snapshot.clone(),
+            view: Arc::downgrade(&source.view),
+            shared: Arc::downgrade(&source.shared),
+        });
+        self.handed_out.borrow_mut().push(source);
         Ok(snapshot)
     }
 }

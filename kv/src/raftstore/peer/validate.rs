@@ -27,10 +27,16 @@ pub fn check_message(
     if message.term == 0 || message.term > raft.term.saturating_add(TERM_JUMP_MAX) {
         return Err("term");
     }
-    if message.request_snapshot != 0 {
-        return Err("request for a snapshot");
-    }
     let last_index = raft.raft_log.last_index();
+    if message.request_snapshot != 0 {
+        // A damaged replica asks; only as a refusal, and for what the leader can have.
+        let fits = message.get_msg_type() == MessageType::MsgAppendResponse
+            && message.reject
+            && message.request_snapshot <= last_index
+            && message.index <= last_index
+            && message.reject_hint <= last_index;
+        return if fits { Ok(()) } else { Err("request for a snapshot") };
+    }
     match message.get_msg_type() {
         MessageType::MsgAppend => check_entries(message),
         // `commit_to` panics beyond the last index.
@@ -52,6 +58,10 @@ pub fn check_message(
 
 /// Entries must follow each other and not come from the future.
 fn check_entries(message: &Message) -> Result<(), &'static str> {
+    // Term 0 "matches" every index beyond the log, and the entries would leave a hole.
+    if message.index > 0 && message.log_term == 0 {
+        return Err("log term");
+    }
     let mut term = message.log_term;
     for (position, entry) in message.entries.iter().enumerate() {
         let expected = message.index.checked_add(position as u64 + 1);

@@ -47,12 +47,13 @@ impl StoreCore {
     pub(super) fn admin_tick(&mut self, now: MonotonicTime) {
         self.report_regions(now);
         self.report_store(now);
+        self.tell_failed_snapshots(now);
         if !self.ticks.is_multiple_of(ADMIN_TICKS) {
             return;
         }
-        self.outbox.background.push(BackgroundJob::WatchStall);
         self.ask_for_the_forsaken(now);
         self.check_sizes(now);
+        self.repair_damaged();
         self.watch_loads(now);
         self.propose_compactions(now);
         if !self.compaction_runs && !self.compactions.is_empty() {

@@ -2,7 +2,6 @@
 
 use cairn_proto::{kv, meta};
 use prost::Message as _;
-use raft::SnapshotStatus;
 use raft::eraftpb::{Message, MessageType};
 
 use super::{PENDING_VOTES_MAX, StoreCore};
@@ -10,10 +9,11 @@ use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::ids::{RegionEpoch, epoch_of};
 use crate::raftstore::peer::{Peer, count_dropped, snapshot_region};
 use crate::raftstore::snapshot::SnapshotData;
+use crate::raftstore::space::SpaceLevel;
 use crate::raftstore::state::{self, PeerState, find_peer};
 
 /// Decodes Raft's own message; entries share the memory of the bytes.
-fn decode_message(bytes: &bytes::Bytes) -> Option<Message> {
+pub(in crate::raftstore) fn decode_message(bytes: &bytes::Bytes) -> Option<Message> {
     let mut message = Message::default();
     let mut stream = protobuf::CodedInputStream::from_carllerche_bytes(bytes);
     protobuf::Message::merge_from(&mut message, &mut stream).ok()?;
@@ -87,6 +87,10 @@ impl StoreCore {
         }
         if decoded.get_msg_type() == MessageType::MsgSnapshot {
             return Err("a snapshot without its data");
+        }
+        if !decoded.entries.is_empty() && self.config.space.level() == SpaceLevel::Exhausted {
+            // The other replicas go on; this one catches up when there is room.
+            return Err("no room for entries");
         }
         if !self.peers.contains_key(&region_id) {
             self.create_by_message(&message, &decoded, &to)?;
@@ -175,17 +179,6 @@ impl StoreCore {
             older.discard();
         }
         Ok(())
-    }
-
-    /// Tells Raft how the transfer of a snapshot went.
-    pub(super) fn on_snapshot_sent(&mut self, region_id: u64, peer_id: u64, sent: bool) {
-        self.snapshots_sending = self.snapshots_sending.saturating_sub(1);
-        if let Some(peer) = self.peer_mut(region_id)
-            && !peer.installing
-        {
-            let status = if sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-            peer.node.report_snapshot(peer_id, status);
-        }
     }
 
     /// Creates a peer because somebody talks to it, if that may be.

@@ -11,7 +11,7 @@ use cairn_proto::meta;
 use cairn_types::sabotage::{Bug, planted};
 use raft::eraftpb::ConfChangeV2;
 
-use super::{Effects, OutgoingSnapshot, PdEvent, StoreCore};
+use super::{PdEvent, StoreCore};
 use crate::raftstore::apply::{ApplyTask, Callback, is_joint};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::error::RaftStoreError;
@@ -53,16 +53,15 @@ impl StoreCore {
                 Err(_) => return Err(RaftStoreError::Corrupted("region state")),
             }
         }
+        self.load_damage()?;
         self.remove_stale_spools();
         Ok(())
     }
 
     /// Transfers that were under way when the store ended start anew.
     fn remove_stale_spools(&self) {
-        let Some(dir) = &self.config.snapshot_dir else { return };
-        // No folder, nothing to remove.
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            SnapshotData::File(entry.path()).discard();
+        if let Some(dir) = &self.config.snapshot_dir {
+            snapshot::clear_folder(dir);
         }
     }
 
@@ -114,13 +113,15 @@ impl StoreCore {
         let region = pending.region.ok_or(RaftStoreError::Corrupted("snapshot's region"))?;
         let dir = self.config.snapshot_dir.clone();
         let dir = dir.ok_or(RaftStoreError::Corrupted("no folder for raft snapshots"))?;
+        let manifest = pending.manifest.ok_or(RaftStoreError::Corrupted("snapshot's manifest"))?;
         let installation = Installation {
             region: region.clone(),
             old_region: Some(old_region),
             peer_id,
             index: pending.index,
             term: pending.term,
-            data: SnapshotData::File(dir.join(pending.file)),
+            is_damaged: state::load_damage_mark(view.as_ref(), region.id)?,
+            data: SnapshotData::Files(dir.join(pending.folder), manifest),
             // Their tombstones were written with the first step.
             absorbed: Vec::new(),
         };
@@ -297,6 +298,7 @@ impl StoreCore {
             peer_id: peer.peer_id,
             index: accepted.get_metadata().index,
             term: accepted.get_metadata().term,
+            is_damaged: peer.is_damaged(),
             data,
             absorbed: Vec::new(),
         };
@@ -337,6 +339,7 @@ impl StoreCore {
         }
         let rest = peer.advance();
         peer.after_install();
+        peer.set_damaged(false);
         if is_joint(&region) {
             self.joint.insert(region_id);
         }
@@ -398,24 +401,12 @@ impl StoreCore {
         self.joint.remove(&region_id);
         self.merging.remove(&region_id);
         self.compactions.remove(&region_id);
+        self.turns.forget(region_id);
         if let Some(data) = self.received.remove(&region_id) {
             data.discard();
         }
         self.count_peers();
         Some(peer)
-    }
-
-    /// Sends it, or tells Raft to try again later.
-    pub(super) fn send_snapshot(&mut self, snapshot: OutgoingSnapshot, effects: &mut dyn Effects) {
-        let region_id = snapshot.head.region_id;
-        let peer_id = snapshot.peer_id;
-        self.snapshots_sending += 1;
-        if self.snapshots_sending > self.config.snapshot_sends_max {
-            self.on_snapshot_sent(region_id, peer_id, false);
-            return;
-        }
-        add(&self.metrics.snapshots_sent, 1);
-        effects.send_snapshot(snapshot);
     }
 }
 

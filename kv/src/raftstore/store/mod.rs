@@ -13,13 +13,16 @@
 //! Regions without traffic are not among those that tick: see [`super::liveness`].
 
 mod admin;
+mod damage;
 mod evict;
 mod incoming;
 mod lifecycle;
 mod merge;
 mod reports;
 mod rest;
+mod turns;
 
+pub(in crate::raftstore) use incoming::decode_message;
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,7 +45,7 @@ use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
 use super::peer::{Elections, Peer, PendingRead, PendingReplicaRead, ReadyEffects};
 use super::read::Regions;
-use super::snapshot::{Installation, SnapshotData};
+use super::snapshot::{Installation, SharedFiles, SnapshotData};
 use super::split::SplitCheck;
 use super::{RegionContext, RegionSnapshot, ReplicaView};
 
@@ -111,6 +114,8 @@ pub enum StoreMessage {
         /// Whether the receiver has it.
         sent: bool,
     },
+    /// Files of the engine were found damaged.
+    Damaged(Vec<cairn_engine::DamagedFile>),
     /// Messages to a peer were lost.
     Unreachable {
         /// The region.
@@ -148,8 +153,8 @@ pub enum BackgroundJob {
     Measure(super::split::MeasureJob),
     /// Frees files of the log.
     PurgeLog,
-    /// Looks whether the engine wants fewer writes.
-    WatchStall,
+    /// Removes a damaged file that no region needs any more.
+    DropDamaged(cairn_engine::DamagedFile),
 }
 
 /// What PD should hear.
@@ -172,6 +177,8 @@ pub struct OutgoingSnapshot {
     pub region: meta::Region,
     /// Its data.
     pub engine: Arc<dyn cairn_engine::EngineSnapshot>,
+    /// Files made of the data, which receivers of the same snapshot share.
+    pub shared: Arc<SharedFiles>,
     /// The receiver.
     pub peer_id: u64,
 }
@@ -234,7 +241,9 @@ pub struct StoreCore {
     /// Changes of the log that need no sync, written with the next round.
     log: LogBatch,
     outbox: Outbox,
-    snapshots_sending: usize,
+    turns: turns::SnapshotTurns,
+    /// Regions whose replica here is damaged.
+    damaged: BTreeSet<u64>,
     ticks: u64,
     next_store_report: MonotonicTime,
     /// Of followers' questions; grows over restarts too.
@@ -290,7 +299,8 @@ impl StoreCore {
             compaction_runs: false,
             log: LogBatch::new(),
             outbox: Outbox::default(),
-            snapshots_sending: 0,
+            turns: turns::SnapshotTurns::default(),
+            damaged: BTreeSet::new(),
             ticks: 0,
             next_store_report: MonotonicTime(0),
             last_read_id: 0,
@@ -368,6 +378,7 @@ impl StoreCore {
             StoreMessage::Installed { region_id, outcome } => {
                 self.on_installed(region_id, outcome);
             }
+            StoreMessage::Damaged(files) => self.on_damage(files),
             StoreMessage::Measured(check) => self.on_measured(check, now),
             StoreMessage::LogNeedsCompaction(regions) => {
                 for region_id in regions {

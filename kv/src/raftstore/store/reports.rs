@@ -12,6 +12,7 @@ use rand::Rng;
 
 use super::{PdEvent, StoreCore};
 use crate::raftstore::clock::MonotonicTime;
+use crate::raftstore::space::SpaceLevel;
 
 /// Between reports of a region at most, and at least for stores with few regions.
 const REPORT_MAX: Duration = Duration::from_secs(30);
@@ -102,14 +103,25 @@ impl StoreCore {
         }
         self.next_store_report = now.plus(self.config.store_heartbeat);
         let used_bytes = self.engines.kv.disk_usage();
+        let space = self.config.space.space();
+        let (capacity_bytes, available_bytes) = match self.config.capacity_bytes {
+            // Not limited by whoever runs the store: all of the disk.
+            0 => (space.capacity_bytes, space.available_bytes),
+            limit => {
+                let left = limit.saturating_sub(used_bytes);
+                let is_known = space.capacity_bytes > 0;
+                (limit, if is_known { left.min(space.available_bytes) } else { left })
+            }
+        };
         self.outbox.pd.push(PdEvent::Store(pd::StoreStats {
             store_id: self.store_id,
-            capacity_bytes: self.config.capacity_bytes,
-            available_bytes: self.config.capacity_bytes.saturating_sub(used_bytes),
+            capacity_bytes,
+            available_bytes,
+            disk_full: self.config.space.level() != SpaceLevel::Normal,
             used_bytes,
             region_count: self.peers.len() as u32,
             leader_count: self.led.len() as u32,
-            sending_snapshot_count: self.snapshots_sending as u32,
+            sending_snapshot_count: self.turns.sending() as u32,
             receiving_snapshot_count: self.received.len() as u32,
             region_split_bytes: self.config.region_split_bytes,
             slow_score: self.slow_score.value(),

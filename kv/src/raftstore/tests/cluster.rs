@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_engine::{Cf, MemoryEngine, MemoryRaftLog, RaftLog, WriteBatch};
+use cairn_engine::{Cf, KvEngine, MemoryEngine, MemoryRaftLog, RaftLog, WriteBatch};
 use cairn_proto::{kv, meta};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -384,7 +384,7 @@ impl Cluster {
         region: &meta::Region,
     ) -> Result<Option<RegionSnapshot>, RegionError> {
         let store = &self.stores[&store_id];
-        store.regions.try_local_snapshot(&context_of(region), &store.kv, &self.clock)
+        store.regions.try_local_view(&context_of(region), &self.clock, || store.kv.snapshot())
     }
 
     pub fn read_index(
@@ -400,7 +400,6 @@ impl Cluster {
 
     /// What the store's engine holds, whoever leads.
     pub fn stored(&self, store_id: u64, key: &str) -> Option<String> {
-        use cairn_engine::KvEngine;
         let value = self.stores[&store_id].kv.get(Cf::Write, &keys::data_key(key.as_bytes()));
         value.unwrap().map(|value| String::from_utf8(value.to_vec()).unwrap())
     }

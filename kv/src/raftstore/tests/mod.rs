@@ -3,6 +3,8 @@
 mod chaos;
 mod chaos_merge;
 mod cluster;
+mod damage;
+mod disk_full;
 mod joint;
 mod merge;
 mod replication;

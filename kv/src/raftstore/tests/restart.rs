@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cairn_engine::{Cf, KvEngine, MemoryEngine, MemoryRaftLog, WriteBatch};
+use cairn_engine::{Cf, FilePlan, IterOptions, KvEngine, MemoryEngine, MemoryRaftLog, WriteBatch};
+use cairn_proto::kv;
 use prost::Message;
 
 use super::cluster::region_of;
@@ -11,7 +12,6 @@ use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::metrics::RaftMetrics;
 use crate::raftstore::peer::storage::Engines;
 use crate::raftstore::read::Regions;
-use crate::raftstore::snapshot::{SnapshotData, SnapshotReader, SnapshotSpool};
 use crate::raftstore::state::{self, PeerState, PendingSnapshot};
 use crate::raftstore::store::StoreCore;
 use crate::raftstore::{RaftStoreConfig, RaftStoreError};
@@ -33,15 +33,27 @@ fn interrupted(dir: &std::path::Path) -> MemoryEngine {
     batch.put(Cf::Write, keys::data_key(b"new"), &b"1"[..]);
     source.write(batch, true).unwrap();
     let region = region_of(1, &[(11, 1), (12, 2)]);
-    let mut spool = SnapshotSpool::file(dir, "1-12.snapshot").unwrap();
-    let mut reader = SnapshotReader::new(source.snapshot(), &region);
-    while let Some(chunk) = reader.next_chunk().unwrap() {
-        let checksum = crc32fast::hash(&chunk);
-        spool.push(chunk, checksum).unwrap();
-    }
-    assert!(matches!(spool.finish().unwrap(), SnapshotData::File(_)));
+    let view = source.snapshot();
+    let mut entries = view.iter(Cf::Write, IterOptions::range(&b"z"[..], &b"{"[..]));
+    entries.seek_to_first().unwrap();
+    let folder = dir.join("in-1-0");
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("0.sst");
+    let mut plan = FilePlan { path: &path, bytes_max: u64::MAX, pace: &mut |_| Ok(()) };
+    let file = source.write_file(Cf::Write, &mut plan, entries.as_mut()).unwrap().unwrap();
+    let manifest = kv::SnapshotManifest {
+        files: vec![kv::SnapshotFile {
+            cf: u32::from(Cf::Write.to_u8()),
+            size_bytes: file.size_bytes,
+            checksum: crc32fast::hash(&std::fs::read(&path).unwrap()),
+            entries: file.entries,
+            first_key: file.first_key,
+            last_key: file.last_key,
+        }],
+    };
     // A transfer that never arrived whole.
-    std::fs::write(dir.join("9-9.snapshot"), b"half").unwrap();
+    std::fs::create_dir_all(dir.join("in-9-9")).unwrap();
+    std::fs::write(dir.join("in-9-9").join("0.sst"), b"half").unwrap();
 
     let engine = MemoryEngine::new();
     let mut batch = WriteBatch::new();
@@ -49,8 +61,9 @@ fn interrupted(dir: &std::path::Path) -> MemoryEngine {
     let pending = PendingSnapshot {
         index: 40,
         term: 7,
-        file: "1-12.snapshot".to_owned(),
+        folder: "in-1-0".to_owned(),
         region: Some(region.clone()),
+        manifest: Some(manifest),
     };
     let pending_key = keys::region_local_key(1, RegionLocal::Snapshot);
     batch.put(Cf::Default, pending_key, pending.encode_to_vec());
@@ -79,7 +92,7 @@ fn an_interrupted_installation_is_finished() {
 fn a_damaged_spool_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let engine = interrupted(dir.path());
-    let path = dir.path().join("1-12.snapshot");
+    let path = dir.path().join("in-1-0").join("0.sst");
     let mut bytes = std::fs::read(&path).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;

@@ -17,8 +17,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{RaftInbox, Transport, report_sent, report_unreachable};
-use crate::raftstore::snapshot::SnapshotReader;
+use super::{RaftInbox, Transport, report_sent, report_unreachable, snapshots};
+use crate::raftstore::snapshot::SnapshotRoom;
 use crate::raftstore::store::OutgoingSnapshot;
 use crate::raftstore::worker::Mailbox;
 
@@ -28,8 +28,6 @@ const QUEUE_GROUPS_MAX: usize = 1024;
 const STREAM_GROUPS_MAX: usize = 4;
 /// A message of the stream is closed once it holds this much.
 const STREAM_MESSAGE_BYTES: usize = 1024 * 1024;
-/// Chunks of a Raft snapshot that wait for the stream.
-const SNAPSHOT_CHUNKS_MAX: usize = 4;
 /// Raft messages and chunks may be that large on the wire.
 pub const WIRE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,8 +38,6 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(500);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Between attempts to reach a store.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// A Raft snapshot that takes longer is given up.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A transport over gRPC.
 pub struct GrpcTransport {
@@ -81,27 +77,23 @@ impl Transport for GrpcTransport {
         }
     }
 
-    fn send_snapshot(&self, from: &Mailbox, snapshot: OutgoingSnapshot) {
-        let pd = self.pd.clone();
-        let mailbox = from.clone();
+    fn send_snapshot(&self, from: &Mailbox, room: &Arc<SnapshotRoom>, snapshot: OutgoingSnapshot) {
+        let (pd, mailbox, room) = (self.pd.clone(), from.clone(), room.clone());
         self.runtime.spawn(async move {
             let snapshot = Arc::new(snapshot);
-            let transfer = transfer_snapshot(pd.as_ref(), snapshot.clone());
-            let outcome = tokio::time::timeout(SNAPSHOT_TIMEOUT, transfer).await;
-            let sent = match outcome {
-                Ok(Ok(())) => true,
-                Ok(Err(error)) => {
+            let sent = match snapshots::send(pd.as_ref(), room, snapshot.clone()).await {
+                Ok(()) => true,
+                Err(error) => {
                     tracing::warn!(region = snapshot.head.region_id, error, "raft snapshot");
                     false
                 }
-                Err(_) => false,
             };
             report_sent(&mailbox, &snapshot, sent);
         });
     }
 }
 
-async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
+pub(super) async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
     let store = pd.get_store(store_id).await.map_err(|error| error.to_string())?;
     let endpoint = Endpoint::from_shared(format!("http://{}", store.address))
         .map_err(|error| error.to_string())?
@@ -190,28 +182,6 @@ fn next_batch(
     batch
 }
 
-async fn transfer_snapshot(
-    pd: &dyn PdClient,
-    snapshot: Arc<OutgoingSnapshot>,
-) -> Result<(), String> {
-    let store_id = snapshot.head.to_peer.as_ref().map_or(0, |peer| peer.store_id);
-    let mut client = connect(pd, store_id).await?;
-    let (sender, receiver) = mpsc::channel(SNAPSHOT_CHUNKS_MAX);
-    let reading = tokio::task::spawn_blocking(move || -> Result<(), String> {
-        let head = kv::SnapshotChunk { head: Some(snapshot.head.clone()), ..Default::default() };
-        sender.blocking_send(head).map_err(|_| "stream closed".to_owned())?;
-        let mut reader = SnapshotReader::new(snapshot.engine.clone(), &snapshot.region);
-        while let Some(data) = reader.next_chunk().map_err(|error| error.to_string())? {
-            let checksum = crc32fast::hash(&data);
-            let chunk = kv::SnapshotChunk { head: None, data, checksum };
-            sender.blocking_send(chunk).map_err(|_| "stream closed".to_owned())?;
-        }
-        Ok(())
-    });
-    client.snapshot(ReceiverStream::new(receiver)).await.map_err(|status| status.to_string())?;
-    reading.await.map_err(|error| error.to_string())?
-}
-
 /// The store's side of the `Raft` rpc.
 pub async fn serve_raft_stream<S>(
     inbox: &RaftInbox,
@@ -223,30 +193,5 @@ where
     while let Some(batch) = stream.next().await {
         inbox.deliver(batch?.messages);
     }
-    Ok(kv::RaftDone {})
-}
-
-/// The store's side of the `Snapshot` rpc.
-pub async fn serve_snapshot_stream<S>(
-    inbox: &RaftInbox,
-    mut stream: S,
-) -> Result<kv::RaftDone, tonic::Status>
-where
-    S: Stream<Item = Result<kv::SnapshotChunk, tonic::Status>> + Unpin,
-{
-    let invalid =
-        |error: &dyn std::fmt::Display| tonic::Status::invalid_argument(error.to_string());
-    let first = stream.next().await.ok_or_else(|| invalid(&"empty stream"))??;
-    let head = first.head.ok_or_else(|| invalid(&"no head"))?;
-    let mut receiver = inbox.receive_snapshot(head).map_err(|error| invalid(&error))?;
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk?;
-        // Chunks go to a file: half a megabyte each, so the runtime is not held for long.
-        receiver.push(chunk.data, chunk.checksum).map_err(|error| invalid(&error))?;
-    }
-    tokio::task::spawn_blocking(move || receiver.finish())
-        .await
-        .map_err(|error| tonic::Status::internal(error.to_string()))?
-        .map_err(|error| invalid(&error))?;
     Ok(kv::RaftDone {})
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use cairn_proto::kv;
 use parking_lot::RwLock;
 
+use super::snapshots::FileReader;
 use super::{RaftInbox, Transport, report_sent, report_unreachable};
 use crate::raftstore::error::RaftStoreError;
-use crate::raftstore::snapshot::SnapshotReader;
+use crate::raftstore::snapshot::{SnapshotReader, SnapshotRoom};
 use crate::raftstore::store::OutgoingSnapshot;
 use crate::raftstore::threads;
 use crate::raftstore::worker::Mailbox;
@@ -72,18 +73,18 @@ impl Transport for LocalTransport {
         }
     }
 
-    fn send_snapshot(&self, from: &Mailbox, snapshot: OutgoingSnapshot) {
+    fn send_snapshot(&self, from: &Mailbox, room: &Arc<SnapshotRoom>, snapshot: OutgoingSnapshot) {
         let store_id = snapshot.head.to_peer.as_ref().map_or(0, |peer| peer.store_id);
         let Some(inbox) = self.network.inbox(store_id) else {
             match &self.elsewhere {
-                Some(elsewhere) => elsewhere.send_snapshot(from, snapshot),
+                Some(elsewhere) => elsewhere.send_snapshot(from, room, snapshot),
                 None => report_sent(from, &snapshot, false),
             }
             return;
         };
-        let mailbox = from.clone();
+        let (mailbox, room) = (from.clone(), room.clone());
         let copy = move || {
-            let outcome = copy_snapshot(&inbox, &snapshot);
+            let outcome = copy_snapshot(&inbox, &room, &snapshot);
             if let Err(error) = &outcome {
                 tracing::warn!(region = snapshot.head.region_id, %error, "raft snapshot not sent");
             }
@@ -95,12 +96,34 @@ impl Transport for LocalTransport {
     }
 }
 
-fn copy_snapshot(inbox: &RaftInbox, snapshot: &OutgoingSnapshot) -> Result<(), RaftStoreError> {
-    let mut receiver = inbox.receive_snapshot(snapshot.head.clone())?;
-    let mut reader = SnapshotReader::new(snapshot.engine.clone(), &snapshot.region);
+fn copy_snapshot(
+    inbox: &RaftInbox,
+    room: &SnapshotRoom,
+    snapshot: &OutgoingSnapshot,
+) -> Result<(), RaftStoreError> {
+    if !room.uses_files() {
+        let mut receiver = inbox.receive_snapshot(snapshot.head.clone(), None)?;
+        let mut reader = SnapshotReader::new(snapshot.engine.clone(), &snapshot.region);
+        while let Some(chunk) = reader.next_chunk()? {
+            let checksum = crc32fast::hash(&chunk);
+            receiver.push(chunk, checksum)?;
+        }
+        return receiver.finish();
+    }
+    let approximate_bytes = room.approximate_bytes(&snapshot.region);
+    let region_id = snapshot.head.region_id;
+    let request = kv::SnapshotPrecheckRequest { region_id, approximate_bytes };
+    let refusal = inbox.precheck(&request).refusal;
+    if !refusal.is_empty() {
+        return Err(RaftStoreError::Raft(refusal));
+    }
+    let files = room.build(snapshot)?;
+    let manifest = files.manifest().clone();
+    let mut receiver = inbox.receive_snapshot(snapshot.head.clone(), Some(manifest))?;
+    let mut reader = FileReader::new(files);
     while let Some(chunk) = reader.next_chunk()? {
-        let checksum = crc32fast::hash(&chunk);
-        receiver.push(chunk, checksum)?;
+        threads::pause(room.pace(chunk.data.len() as u64));
+        receiver.push(chunk.data, chunk.checksum)?;
     }
     receiver.finish()
 }

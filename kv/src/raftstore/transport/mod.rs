@@ -5,19 +5,21 @@
 
 mod grpc;
 mod local;
+mod snapshots;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cairn_proto::kv;
 
-pub use grpc::{GrpcTransport, serve_raft_stream, serve_snapshot_stream};
+pub use grpc::{GrpcTransport, serve_raft_stream};
 pub use local::{LocalNetwork, LocalTransport};
+pub use snapshots::serve_snapshot_stream;
 
 use super::error::RaftStoreError;
-use super::snapshot::SnapshotSpool;
-use super::store::{OutgoingSnapshot, StoreMessage};
+use super::peer::snapshot_region;
+use super::snapshot::{FileSpool, SnapshotData, SnapshotRoom, SnapshotSpool};
+use super::store::{OutgoingSnapshot, StoreMessage, decode_message};
 use super::worker::Mailbox;
 
 /// A way to other stores.
@@ -25,8 +27,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends messages without waiting. Lost ones are reported to `from`.
     fn send(&self, from: &Mailbox, messages: Vec<kv::RaftMessage>);
 
-    /// Begins to send a Raft snapshot; `from` hears how it went.
-    fn send_snapshot(&self, from: &Mailbox, snapshot: OutgoingSnapshot);
+    /// Begins to send a Raft snapshot, whose files are built in the sender's room; `from`
+    /// hears how it went.
+    fn send_snapshot(&self, from: &Mailbox, room: &Arc<SnapshotRoom>, snapshot: OutgoingSnapshot);
 }
 
 /// A transport for stores that are alone.
@@ -37,7 +40,7 @@ impl Transport for NoTransport {
         report_unreachable(from, &messages);
     }
 
-    fn send_snapshot(&self, from: &Mailbox, snapshot: OutgoingSnapshot) {
+    fn send_snapshot(&self, from: &Mailbox, _room: &Arc<SnapshotRoom>, snapshot: OutgoingSnapshot) {
         report_sent(from, &snapshot, false);
     }
 }
@@ -46,13 +49,12 @@ impl Transport for NoTransport {
 #[derive(Clone)]
 pub struct RaftInbox {
     mailbox: Mailbox,
-    snapshot_dir: Option<std::path::PathBuf>,
-    spools: Arc<AtomicU64>,
+    room: Arc<SnapshotRoom>,
 }
 
 impl RaftInbox {
-    pub(super) fn new(mailbox: Mailbox, snapshot_dir: Option<std::path::PathBuf>) -> RaftInbox {
-        RaftInbox { mailbox, snapshot_dir, spools: Arc::new(AtomicU64::new(0)) }
+    pub(super) fn new(mailbox: Mailbox, room: Arc<SnapshotRoom>) -> RaftInbox {
+        RaftInbox { mailbox, room }
     }
 
     /// Takes messages; drops them if the store is behind.
@@ -62,44 +64,62 @@ impl RaftInbox {
         }
     }
 
-    /// Begins to collect a Raft snapshot for the message at its head.
+    /// Whether a Raft snapshot might come now; asked before it is built.
+    pub fn precheck(&self, request: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse {
+        let refusal = self.room.refusal(request.approximate_bytes).unwrap_or_default();
+        kv::SnapshotPrecheckResponse { refusal }
+    }
+
+    /// Begins to collect a Raft snapshot for the message at its head: the files of the
+    /// manifest, or records without one.
     pub fn receive_snapshot(
         &self,
         head: kv::RaftMessage,
+        manifest: Option<kv::SnapshotManifest>,
     ) -> Result<SnapshotReceiver, RaftStoreError> {
-        let spool = match &self.snapshot_dir {
-            None => SnapshotSpool::memory(),
-            Some(dir) => {
-                let number = self.spools.fetch_add(1, Ordering::Relaxed);
-                let term = head.epoch.as_ref().map_or(0, |epoch| epoch.conf_ver);
-                let peer = head.to_peer.as_ref().map_or(0, |peer| peer.id);
-                let name = format!("{}-{peer}-{term}-{number}.snapshot", head.region_id);
-                SnapshotSpool::file(dir, &name)?
+        let spool = match manifest {
+            None => Spool::Records(SnapshotSpool::memory()),
+            Some(manifest) => {
+                let message = decode_message(&head.message);
+                let region = message.as_ref().and_then(snapshot_region);
+                let region = region.ok_or(RaftStoreError::Corrupted("snapshot: no region"))?;
+                Spool::Files(Box::new(self.room.receive(&region, manifest)?))
             }
         };
-        Ok(SnapshotReceiver { inbox: self.clone(), head, spool })
+        Ok(SnapshotReceiver { mailbox: self.mailbox.clone(), head, spool })
     }
 }
 
-/// One Raft snapshot that is coming in.
+enum Spool {
+    Records(SnapshotSpool),
+    Files(Box<FileSpool>),
+}
+
+/// One Raft snapshot that is coming in. Dropped before its end it leaves nothing behind.
 pub struct SnapshotReceiver {
-    inbox: RaftInbox,
+    mailbox: Mailbox,
     head: kv::RaftMessage,
-    spool: SnapshotSpool,
+    spool: Spool,
 }
 
 impl SnapshotReceiver {
     /// Takes a chunk.
     pub fn push(&mut self, chunk: Bytes, checksum: u32) -> Result<(), RaftStoreError> {
-        self.spool.push(chunk, checksum)
+        match &mut self.spool {
+            Spool::Records(spool) => spool.push(chunk, checksum),
+            Spool::Files(spool) => spool.push(&chunk, checksum),
+        }
     }
 
     /// Hands the complete snapshot to the store.
     pub fn finish(self) -> Result<(), RaftStoreError> {
-        let data = self.spool.finish()?;
-        self.inbox.mailbox.try_send(StoreMessage::Snapshot(self.head, data)).map_err(|refused| {
+        let data = match self.spool {
+            Spool::Records(spool) => spool.finish()?,
+            Spool::Files(spool) => spool.finish()?,
+        };
+        self.mailbox.try_send(StoreMessage::Snapshot(self.head, data)).map_err(|refused| {
             if let StoreMessage::Snapshot(_, data) = *refused {
-                data.discard();
+                SnapshotData::discard(data);
             }
             RaftStoreError::Raft("raft mailbox is full".to_owned())
         })

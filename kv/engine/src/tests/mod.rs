@@ -1,5 +1,8 @@
 //! The twins against the engines they stand for: same operations, same answers.
 
+mod damage;
+mod raft_log;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,8 +10,8 @@ use proptest::prelude::*;
 use raft::eraftpb::{Entry, HardState};
 
 use crate::{
-    Cf, EngineError, EngineIterator, EngineSnapshot, IterOptions, KvEngine, LogBatch, LogOp,
-    MemoryEngine, MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLocalState, RaftLog,
+    Cf, EngineError, EngineIterator, EngineSnapshot, FilePlan, IterOptions, KvEngine, LogBatch,
+    LogOp, MemoryEngine, MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLocalState, RaftLog,
     RocksEngine, RocksOptions, WriteBatch, WriteOp, version_prefix,
 };
 
@@ -23,7 +26,13 @@ enum Step {
     Walk(usize, Cf, Option<Bytes>, Option<Bytes>, Seek, Vec<bool>),
     /// `seek` and `next` within the versions of one row.
     Versions(usize, Bytes),
+    /// The same and a `get` in the newest state.
+    Live(Cf, Bytes),
+    /// The entries of a range of one view go into a file, the range is cleared, and the
+    /// file is taken in.
+    Carry(usize, Cf, Bytes, Bytes),
     Flush,
+    Compact,
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +105,11 @@ fn any_step() -> impl Strategy<Value = Step> {
                 Step::Walk(at, cf, lower, upper, seek, moves)
             }),
         2 => (any::<usize>(), any_key()).prop_map(|(at, key)| Step::Versions(at, key)),
+        3 => (any_cf(), any_key()).prop_map(|(cf, key)| Step::Live(cf, key)),
+        1 => (any::<usize>(), any_cf(), any_key(), any_key())
+            .prop_map(|(at, cf, start, end)| Step::Carry(at, cf, start, end)),
         1 => Just(Step::Flush),
+        1 => Just(Step::Compact),
     ]
 }
 
@@ -153,6 +166,27 @@ fn versions(view: &dyn EngineSnapshot, key: &[u8]) -> Shown {
 
 type View = (Arc<dyn EngineSnapshot>, Arc<dyn EngineSnapshot>);
 
+/// Replaces a range of an engine by what a view held in it, by way of a file.
+fn carry(engine: &dyn KvEngine, view: &dyn EngineSnapshot, cf: Cf, start: &Bytes, end: &Bytes) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let mut entries = view.iter(cf, IterOptions::range(start.clone(), end.clone()));
+    entries.seek_to_first().unwrap();
+    let mut plan = FilePlan { path: &path, bytes_max: u64::MAX, pace: &mut |_| Ok(()) };
+    let file = engine.write_file(cf, &mut plan, entries.as_mut()).unwrap();
+    assert!(!entries.valid());
+    let mut batch = WriteBatch::new();
+    batch.delete_range(cf, start.clone(), end.clone());
+    engine.write(batch, false).unwrap();
+    if let Some(file) = file {
+        assert!(file.first_key >= start && file.last_key < end);
+        for _ in 0..2 {
+            engine.ingest(cf, std::slice::from_ref(&path)).unwrap();
+        }
+        assert!(path.exists(), "the file stays for another attempt");
+    }
+}
+
 fn run_history(rocks: &RocksEngine, memory: &MemoryEngine, steps: Vec<Step>) {
     let mut views: Vec<View> = vec![(rocks.snapshot(), memory.snapshot())];
     for step in steps {
@@ -182,7 +216,24 @@ fn run_history(rocks: &RocksEngine, memory: &MemoryEngine, steps: Vec<Step>) {
                 assert_eq!(versions(one.as_ref(), &key), versions(other.as_ref(), &key));
             }
             Step::Versions(..) => {}
-            Step::Flush => rocks.flush().unwrap(),
+            Step::Live(cf, key) => {
+                let (one, other) = (rocks.live(), memory.live());
+                assert_eq!(one.get(cf, &key).unwrap(), other.get(cf, &key).unwrap());
+                if version_prefix(&key).is_some() {
+                    assert_eq!(versions(one.as_ref(), &key), versions(other.as_ref(), &key));
+                }
+            }
+            Step::Carry(at, cf, start, end) if start < end => {
+                let (one, other) = &views[at % views.len()];
+                carry(rocks, one.as_ref(), cf, &start, &end);
+                carry(memory, other.as_ref(), cf, &start, &end);
+            }
+            Step::Carry(..) => {}
+            Step::Flush => {
+                rocks.flush().unwrap();
+                rocks.tidy();
+            }
+            Step::Compact => rocks.compact_range(b"", b"~").unwrap(),
         }
     }
 }
@@ -281,11 +332,8 @@ fn any_log_step() -> impl Strategy<Value = LogStep> {
 
 fn batch_of(log: &dyn RaftLog, changes: &[(u64, LogChange)], term: u64) -> LogBatch {
     let mut batch = LogBatch::new();
-    // A round holds one `Ready` of a group: its entries are appended once.
-    let mut appended = std::collections::HashSet::new();
     for (region, change) in changes {
         match change {
-            LogChange::Append(..) if !appended.insert(*region) => {}
             LogChange::Append(back, count, size) => {
                 let next = log.bounds(*region).map_or(6, |(_, last)| last + 1);
                 let first = next.saturating_sub(*back).max(1);
