@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_engine::{KvEngine, WriteBatch};
+use cairn_engine::{Cf, DamagedFile, EngineSnapshot, KvEngine, WriteBatch};
 use cairn_pd_client::PdClient;
 use cairn_proto::{kv, meta, pd};
 use tokio::sync::oneshot;
@@ -65,6 +65,23 @@ impl RaftRouter {
         self.send(StoreMessage::ChangePeers { region_id: region_id.0, changes, callback })?;
         let regions = answered.await.map_err(|_| RegionError::StaleCommand)??;
         regions.into_iter().next().ok_or(RegionError::RegionNotFound(region_id))
+    }
+
+    /// The engine's data as of now, whoever leads what.
+    pub fn engine_view(&self) -> Arc<dyn EngineSnapshot> {
+        self.engine.snapshot()
+    }
+
+    /// The region's replica here holds something else than the others: it is built anew.
+    pub fn rebuild_replica(&self, region_id: RegionId) {
+        let Some(delegate) = self.regions.get(region_id.0) else { return };
+        let key = Bytes::from(crate::keys::region_data_range(&delegate.region.load()).0);
+        self.mailbox.answer(StoreMessage::Damaged(vec![DamagedFile {
+            cf: Cf::Write,
+            first_key: key.clone(),
+            last_key: key,
+            reason: "the replica differs from the others".to_owned(),
+        }]));
     }
 
     /// Asks a leader of this store to hand over; it may not succeed.

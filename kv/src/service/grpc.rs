@@ -25,6 +25,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::StoreService;
+use super::consistency::Checker;
 use crate::raftstore::RaftInbox;
 use crate::raftstore::transport::{serve_raft_stream, serve_snapshot_stream};
 
@@ -59,28 +60,49 @@ pub trait RaftIngress: Send + Sync {
         chunks: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
     ) -> Result<kv::RaftDone, Status>;
 
+    /// Sums up a replica, or compares all of a region.
+    async fn check_region(
+        &self,
+        request: kv::CheckRegionRequest,
+    ) -> Result<kv::CheckRegionResponse, Status>;
+
     /// Whether a Raft snapshot might come now.
     fn precheck(&self, request: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse;
 }
 
+/// What a whole store lets in.
+pub struct Ingress {
+    /// For Raft.
+    pub inbox: RaftInbox,
+    /// For comparisons of replicas.
+    pub checker: Arc<Checker>,
+}
+
 #[async_trait]
-impl RaftIngress for RaftInbox {
+impl RaftIngress for Ingress {
     async fn serve_raft(
         &self,
         batches: BoxStream<'static, Result<kv::RaftMessageBatch, Status>>,
     ) -> Result<kv::RaftDone, Status> {
-        serve_raft_stream(self, batches).await
+        serve_raft_stream(&self.inbox, batches).await
     }
 
     async fn serve_snapshot(
         &self,
         chunks: BoxStream<'static, Result<kv::SnapshotChunk, Status>>,
     ) -> Result<kv::RaftDone, Status> {
-        serve_snapshot_stream(self, chunks).await
+        serve_snapshot_stream(&self.inbox, chunks).await
     }
 
     fn precheck(&self, request: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse {
-        RaftInbox::precheck(self, request)
+        self.inbox.precheck(request)
+    }
+
+    async fn check_region(
+        &self,
+        request: kv::CheckRegionRequest,
+    ) -> Result<kv::CheckRegionResponse, Status> {
+        self.checker.answer(&request).await.map_err(Status::failed_precondition)
     }
 }
 
@@ -187,6 +209,13 @@ impl Kv for GrpcService {
             }
             () = self.shutdown.cancelled() => Err(Status::unavailable("store is stopping")),
         }
+    }
+
+    async fn check_region(
+        &self,
+        request: Request<kv::CheckRegionRequest>,
+    ) -> Result<Response<kv::CheckRegionResponse>, Status> {
+        self.raft.check_region(request.into_inner()).await.map(Response::new)
     }
 
     async fn snapshot_precheck(

@@ -7,6 +7,7 @@
 //! are plain data already.
 
 pub mod config;
+mod consistency;
 pub mod grpc;
 pub mod metrics;
 pub mod node;
@@ -25,5 +26,6 @@ mod tests;
 pub use config::StoreConfig;
 pub use grpc::{GrpcService, RaftIngress};
 pub use node::{NodeError, PdTso, StoreNode, take_place};
+mod consistency;
 pub use read_pool::ReadPool;
 pub use store::StoreService;

@@ -27,8 +27,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::consistency::Checker;
 use super::status::StatusState;
-use super::{GrpcService, ReadPool, StoreConfig, StoreService, status};
+use super::{GrpcService, Ingress, ReadPool, StoreConfig, StoreService, status};
 use crate::gc;
 use crate::keys::region_local_range;
 use crate::raftstore::state::{StoreIdent, bootstrap_region, load_store_ident, save_store_ident};
@@ -78,6 +79,7 @@ pub struct StoreNode {
     raft: Arc<RaftStore>,
     service: Arc<StoreService>,
     pool: Arc<ReadPool>,
+    checker: Arc<Checker>,
     network: Option<Arc<LocalNetwork>>,
     /// Ends background work.
     stop: CancellationToken,
@@ -119,8 +121,17 @@ impl StoreNode {
         }
         let pool = Arc::new(ReadPool::new(config.read_threads())?);
         let tso = Arc::new(PdTso(Arc::clone(&pd)));
+        let checker = Arc::new(Checker::new(
+            Arc::clone(raft.router()),
+            Arc::clone(&pd),
+            Arc::clone(&clock) as _,
+        ));
         let service = Arc::new(StoreService::new(raft.kv(), clock, Some(tso), Arc::clone(&pool)));
         let stop = CancellationToken::new();
+        tokio::spawn({
+            let (checker, stop) = (Arc::clone(&checker), stop.clone());
+            async move { checker.run(stop).await }
+        });
         let scheduler = Arc::clone(service.scheduler());
         let collection = tokio::spawn(gc::run(raft.kv(), scheduler, pd, stop.clone()));
         tracing::info!(store_id, address = config.addr, "store started");
@@ -130,6 +141,7 @@ impl StoreNode {
             raft,
             service,
             pool,
+            checker,
             network,
             stop,
             background: Mutex::new(Some(collection)),
@@ -157,8 +169,9 @@ impl StoreNode {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), NodeError> {
-        let inbox = Arc::new(self.raft.inbox().clone());
-        GrpcService::new(Arc::clone(&self.service), inbox).serve(listener, shutdown).await?;
+        let checker = Arc::clone(&self.checker);
+        let ingress = Arc::new(Ingress { inbox: self.raft.inbox().clone(), checker });
+        GrpcService::new(Arc::clone(&self.service), ingress).serve(listener, shutdown).await?;
         Ok(())
     }
 

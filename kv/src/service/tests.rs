@@ -295,6 +295,13 @@ impl RaftIngress for NoRaft {
         Err(Status::unavailable("no room"))
     }
 
+    async fn check_region(
+        &self,
+        _: kv::CheckRegionRequest,
+    ) -> Result<kv::CheckRegionResponse, Status> {
+        Err(Status::unavailable("no room"))
+    }
+
     fn precheck(&self, _: &kv::SnapshotPrecheckRequest) -> kv::SnapshotPrecheckResponse {
         kv::SnapshotPrecheckResponse { refusal: "no room".to_owned() }
     }

@@ -93,7 +93,7 @@ impl Transport for GrpcTransport {
     }
 }
 
-pub(super) async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
+pub(crate) async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
     let store = pd.get_store(store_id).await.map_err(|error| error.to_string())?;
     let endpoint = Endpoint::from_shared(format!("http://{}", store.address))
         .map_err(|error| error.to_string())?

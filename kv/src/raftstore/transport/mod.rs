@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_proto::kv;
 
+pub(crate) use grpc::connect;
 pub use grpc::{GrpcTransport, serve_raft_stream};
 pub use local::{LocalNetwork, LocalTransport};
 pub use snapshots::serve_snapshot_stream;
