@@ -99,6 +99,20 @@ impl Kv for Echo {
         Err(Status::unimplemented("no Raft here"))
     }
 
+    async fn snapshot_precheck(
+        &self,
+        _request: Rpc<SnapshotPrecheckRequest>,
+    ) -> Result<RpcAnswer<SnapshotPrecheckResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn check_region(
+        &self,
+        _request: Rpc<CheckRegionRequest>,
+    ) -> Result<RpcAnswer<CheckRegionResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn store_info(
         &self,
         _request: Rpc<StoreInfoRequest>,
