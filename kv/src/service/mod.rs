@@ -24,8 +24,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use config::StoreConfig;
-pub use grpc::{GrpcService, RaftIngress};
+pub use grpc::{GrpcService, Ingress, RaftIngress};
 pub use node::{NodeError, PdTso, StoreNode, take_place};
-mod consistency;
 pub use read_pool::ReadPool;
 pub use store::StoreService;

@@ -5,14 +5,15 @@
 //! write of a store's Raft log is durable only when [`DiskLog::complete_sync`] is called:
 //! the store's step waits for the disk before.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_engine::{
-    Cf, EngineError, EngineSnapshot, KvEngine, LogBatch, MemoryEngine, MemoryRaftLog,
-    RaftLocalState, RaftLog, WriteBatch,
+    Cf, EngineError, EngineIterator, EngineSnapshot, FilePlan, KvEngine, LogBatch, MemoryEngine,
+    MemoryRaftLog, RaftLocalState, RaftLog, SortedFile, WriteBatch,
 };
 use raft::eraftpb::Entry;
 use rand::Rng;
@@ -136,6 +137,28 @@ impl KvEngine for DiskEngine {
 
     fn disk_usage(&self) -> u64 {
         self.disk.kv.disk_usage()
+    }
+
+    fn sequence(&self) -> u64 {
+        self.disk.kv.sequence()
+    }
+
+    fn write_file(
+        &self,
+        cf: Cf,
+        plan: &mut FilePlan<'_>,
+        entries: &mut dyn EngineIterator,
+    ) -> cairn_engine::Result<Option<SortedFile>> {
+        self.disk.kv.write_file(cf, plan, entries)
+    }
+
+    fn ingest(&self, cf: Cf, files: &[PathBuf]) -> cairn_engine::Result<()> {
+        self.disk.check(&self.is_alive)?;
+        self.disk.kv.ingest(cf, files)
+    }
+
+    fn compact_range(&self, start: &[u8], end: &[u8]) -> cairn_engine::Result<()> {
+        self.disk.kv.compact_range(start, end)
     }
 }
 

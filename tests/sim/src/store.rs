@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_kv::raftstore::driven::{DrivenApply, DrivenBackground, DrivenRaft, DrivenStore};
-use cairn_kv::raftstore::snapshot::SnapshotReader;
+use cairn_kv::raftstore::snapshot::{SnapshotReader, SnapshotRoom};
 use cairn_kv::raftstore::{
     Mailbox, OutgoingSnapshot, RaftInbox, RaftRouter, RaftStoreConfig, RaftStoreParts, StoreId,
     Transport,
@@ -276,7 +276,7 @@ impl Transport for SimTransport {
         }
     }
 
-    fn send_snapshot(&self, from: &Mailbox, snapshot: OutgoingSnapshot) {
+    fn send_snapshot(&self, from: &Mailbox, _: &Arc<SnapshotRoom>, snapshot: OutgoingSnapshot) {
         let (cluster, from_node, from) = (self.cluster.clone(), self.node, from.clone());
         let to = self.receiver(&snapshot.head);
         // It belongs to the sender: with the sender it ends.
@@ -322,7 +322,7 @@ async fn carry_snapshot(
         return false;
     }
     let Some(inbox) = cluster.store(to).and_then(|process| process.inbox()) else { return false };
-    let Ok(mut receiver) = inbox.receive_snapshot(snapshot.head) else { return false };
+    let Ok(mut receiver) = inbox.receive_snapshot(snapshot.head, None) else { return false };
     let mut reader = SnapshotReader::new(snapshot.engine, &snapshot.region);
     loop {
         let chunk: Bytes = match reader.next_chunk() {
