@@ -15,6 +15,15 @@ pub enum LogFormat {
     Json,
 }
 
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
 /// Libraries that would speak too much at `info`.
 const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,raft=warn,slog=warn";
 

@@ -43,6 +43,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(options: Options) -> Result<(), StartError> {
+    let log_arguments = options.log_arguments();
     let command = options.command.with_file(options.config.as_deref())?;
     logging::start(
         options.log_level.as_deref(),
@@ -57,7 +58,9 @@ fn run(options: Options) -> Result<(), StartError> {
         .map_err(|error| StartError::io("cannot start the runtime", error))?;
     runtime.block_on(async {
         match command {
-            Command::Playground(args) if args.processes() => processes::run(args).await,
+            Command::Playground(args) if args.processes() => {
+                processes::run(args, &log_arguments).await
+            }
             Command::Playground(args) => playground::run(args).await,
             Command::Pd(args) => roles::run_pd(args).await,
             Command::Kv(args) => roles::run_kv(args).await,

@@ -33,6 +33,18 @@ pub struct Options {
     pub command: Command,
 }
 
+impl Options {
+    /// The options of logging, for processes that shall log alike.
+    pub fn log_arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some(level) = &self.log_level {
+            arguments.extend(["--log-level".to_owned(), level.clone()]);
+        }
+        arguments.extend(["--log-format".to_owned(), self.log_format.to_string()]);
+        arguments
+    }
+}
+
 /// What to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -77,8 +77,12 @@ fn known_addrs(ip: IpAddr, first_port: u16, count: usize) -> Result<Vec<SocketAd
     held.iter().map(|listener| listener.local_addr().map_err(io)).collect()
 }
 
-/// `cairn playground --processes`.
-pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
+/// `cairn playground --processes`; every node takes `log_arguments` too.
+pub async fn run(args: PlaygroundArgs, log_arguments: &[String]) -> Result<(), StartError> {
+    let start = async |name: &str, mut node_args: Vec<String>| {
+        node_args.extend_from_slice(log_arguments);
+        start(name, &node_args).await
+    };
     let mut signals = StopSignals::listen()?;
     let Counts { stores, sql_nodes, pd_members } = args.counts()?;
     let data = DataDir::open(args.data_dir.clone())?;
@@ -115,7 +119,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         if pd_members > 1 {
             pd_args.extend(words(&["--initial-cluster", &initial_cluster]));
         }
-        let (node, ready) = start(&name, &pd_args).await?;
+        let (node, ready) = start(&name, pd_args).await?;
         nodes.push(node);
         pd_served.push(address(&ready, 2)?.to_string());
     }
@@ -132,7 +136,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         if let Some(bytes) = args.block_cache_bytes {
             kv_args.extend(words(&["--block-cache-bytes", &bytes.to_string()]));
         }
-        nodes.push(start(&name, &kv_args).await?.0);
+        nodes.push(start(&name, kv_args).await?.0);
     }
     let mut first = None;
     for n in 0..sql_nodes {
@@ -144,7 +148,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         if args.insecure.unwrap_or(false) {
             sql_args.push("--insecure".to_owned());
         }
-        let (node, ready) = start(&name, &sql_args).await?;
+        let (node, ready) = start(&name, sql_args).await?;
         nodes.push(node);
         first.get_or_insert(address(&ready, 2)?);
     }
