@@ -65,6 +65,10 @@ impl Influence {
     }
 }
 
+/// With so much left no disk is low on space, whatever part of it is used: room for a
+/// score of regions of the largest usual size.
+const LOW_SPACE_BYTES: f64 = (5_u64 << 30) as f64;
+
 /// One store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreView {
@@ -137,19 +141,28 @@ impl StoreView {
         self.is_up() && self.leads_not.is_none()
     }
 
+    /// Bytes of its disk that will be free with so many bytes of regions on it.
+    fn room_with(&self, weighed_bytes: u64) -> f64 {
+        let room = self.available_bytes as f64 + self.tally.weighed_bytes as f64;
+        (room - weighed_bytes as f64).max(0.0)
+    }
+
     /// The part of its disk that will be free with so many bytes on it; 1 when its size
     /// is unknown.
     fn free_with(&self, weighed_bytes: u64) -> f64 {
         if self.capacity_bytes == 0 {
             return 1.0;
         }
-        let room = self.available_bytes as f64 + self.tally.weighed_bytes as f64;
-        ((room - weighed_bytes as f64) / self.capacity_bytes as f64).clamp(0.0, 1.0)
+        (self.room_with(weighed_bytes) / self.capacity_bytes as f64).min(1.0)
     }
 
-    /// Whether its disk is nearly full, or will be when what is on its way is there.
+    /// Whether its disk is nearly full, or will be when what is on its way is there: both
+    /// a small part and few bytes are left. A large disk that others have filled for the
+    /// most part still has room, and a cluster on it must get its replicas.
     pub fn is_low_on_space(&self, config: &ScheduleConfig) -> bool {
-        self.disk_full || 1.0 - self.free_with(self.weighed_bytes()) > config.low_space_ratio
+        let planned_bytes = self.weighed_bytes();
+        let is_used = 1.0 - self.free_with(planned_bytes) > config.low_space_ratio;
+        self.disk_full || (is_used && self.room_with(planned_bytes) < LOW_SPACE_BYTES)
     }
 
     /// Why new replicas may not go to it, for as long as it stays as it is.
