@@ -52,7 +52,10 @@ pub async fn settle(cluster: &Arc<Cluster>) {
 pub fn look(cluster: &Arc<Cluster>) -> Vec<String> {
     let mut complaints = Vec::new();
     for process in cluster.stores().filter(|process| !process.is_running()) {
-        complaints.push(format!("{} is down", process.node));
+        // A store that was emptied and buried may not come back.
+        if !is_buried(cluster, process.node) {
+            complaints.push(format!("{} is down", process.node));
+        }
     }
     let regions = match newest_regions(cluster) {
         Ok(regions) => regions,
@@ -92,6 +95,14 @@ fn newest_regions(cluster: &Cluster) -> Result<BTreeMap<u64, Held>, String> {
         }
     }
     Ok(newest)
+}
+
+/// Whether PD has removed the store of the process for good.
+fn is_buried(cluster: &Cluster, node: Node) -> bool {
+    let store = cluster.store_ids().into_iter().find(|(_, at)| *at == node);
+    let (Some((store_id, _)), Some(server)) = (store, cluster.pd_server()) else { return false };
+    // Tombstones are not among the stores PD lists.
+    !server.get_all_stores().iter().any(|(store, _)| store.id == store_id)
 }
 
 fn tiles(regions: &BTreeMap<u64, Held>) -> Vec<String> {
