@@ -16,8 +16,8 @@ install_packages() {
     command -v make >/dev/null || missing+=(make)
     command -v git >/dev/null || missing+=(git)
     command -v curl >/dev/null || missing+=(curl ca-certificates)
-    # bindgen loads libclang when it reads RocksDB's C header.
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || missing+=(clang libclang-dev)
+    # bindgen loads libclang when it reads RocksDB's C header; libclang-cpp is another library.
+    compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || missing+=(clang libclang-dev)
     [ ${#missing[@]} -eq 0 ] && return
     if ! command -v apt-get >/dev/null; then
         say "please install: ${missing[*]}"
