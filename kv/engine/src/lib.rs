@@ -17,6 +17,7 @@
 pub mod batch;
 mod error;
 pub mod memory;
+pub mod raft_guard;
 pub mod raft_log;
 pub mod rocks;
 mod sorted_file;

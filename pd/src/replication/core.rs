@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use cairn_engine::raft_guard::{MessageRules, check_message};
 use cairn_engine::{RaftLocalState, RaftLog};
 use cairn_pd_client::PdError;
 use prost::Message as _;
@@ -25,9 +26,9 @@ use tokio::sync::oneshot;
 use super::files::MemberFiles;
 use super::lease::Lease;
 use super::shared::{Progress, Shared, Status};
-use super::snapshot::Position;
+use super::snapshot::{Position, check_snapshot};
 use super::storage::LogStorage;
-use super::{ELECTION_TICKS, TICK, validate};
+use super::{ELECTION_TICKS, TICK};
 use crate::error::OpenError;
 use crate::state::members::Members;
 use crate::state::{Command, Kind, MemberInfo, State};
@@ -207,7 +208,10 @@ impl Core {
     /// Takes a message of another member.
     pub fn step(&mut self, mut message: Message, now_ms: u64) {
         let from = message.from;
-        let outcome = validate::check_message(&self.node, &mut message)
+        // A member whose files are damaged does not start: nobody asks for a snapshot.
+        let rules =
+            MessageRules { allows_snapshot_requests: false, check_snapshot: &check_snapshot };
+        let outcome = check_message(&self.node, &mut message, &rules)
             .and_then(|()| self.check_promise(&message));
         if let Err(reason) = outcome {
             tracing::debug!(from, kind = ?message.get_msg_type(), reason, "message refused");

@@ -8,7 +8,6 @@
 //! | [`lease`] | until when a leader may serve without asking |
 //! | [`storage`], [`files`], [`snapshot`] | log, identity and snapshots of a member |
 //! | [`transport`] | ways to other members: gRPC, or mailboxes in one process |
-//! | `validate` | what comes from peers is checked before Raft sees it |
 //!
 //! **Flow.** Callers hand commands to the runner. It takes whatever waits as one round,
 //! steps the core, sends what a leader may send at once, writes the new entries with one
@@ -42,7 +41,6 @@ pub mod storage;
 #[cfg(test)]
 mod tests;
 pub mod transport;
-mod validate;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

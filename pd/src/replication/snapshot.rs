@@ -4,6 +4,8 @@
 //! **Data.** `magic (8) | index (8) | term (8) | length (8) | crc32 (4) | state`,
 //! little-endian; the checksum covers everything else.
 
+use raft::eraftpb::Message;
+
 use crate::state::State;
 
 const MAGIC: [u8; 8] = *b"CAIRNPD1";
@@ -61,6 +63,16 @@ pub fn decode(bytes: &[u8]) -> Result<(State, Position), &'static str> {
     }
     let state = State::decode(body).map_err(|_| "state")?;
     Ok((state, Position { index: number(8), term: number(16) }))
+}
+
+/// What a member sends must hold a state whose members are those that Raft is told.
+pub fn check_snapshot(message: &Message) -> Result<(), &'static str> {
+    let snapshot = message.get_snapshot();
+    let state = State::decode(&snapshot.data).map_err(|_| "snapshot's state")?;
+    if &state.members.conf_state() != snapshot.get_metadata().get_conf_state() {
+        return Err("snapshot's members");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

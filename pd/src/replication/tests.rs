@@ -482,8 +482,8 @@ fn junk_of_peers_is_refused() {
         message.term = rng.random_range(0..4);
         message.log_term = rng.random_range(0..4);
         // Behind what is committed: what contradicts that is a broken member, and stops it.
-        message.index = rng.random_range(3..9);
-        message.commit = rng.random_range(0..9);
+        message.index = rng.random_range(3..20);
+        message.commit = rng.random_range(0..20);
         message.reject = rng.random_bool(0.5);
         message.reject_hint = rng.random_range(0..9);
         if rng.random_bool(0.1) {

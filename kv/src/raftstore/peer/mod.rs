@@ -19,14 +19,15 @@ mod ready;
 mod replica_reads;
 mod report;
 mod rest;
+mod snapshot;
 pub mod storage;
-mod validate;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use cairn_engine::raft_guard::{MessageRules, check_message};
 use cairn_proto::{kv, meta};
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, Message};
 use raft::{RawNode, Ready, StateRole};
 
 use merge::Merging;
@@ -39,8 +40,8 @@ use replica_reads::ReplicaReads;
 pub use report::RegionSize;
 use rest::Rest;
 pub use rest::{Elections, Heard};
+pub use snapshot::snapshot_region;
 use storage::PeerStorage;
-pub use validate::snapshot_region;
 
 use super::apply::is_joint;
 use super::clock::MonotonicTime;
@@ -209,19 +210,11 @@ impl Peer {
         if self.installing {
             return Err("installing a snapshot");
         }
-        if self.node.snap().is_some() {
-            // Entries behind it would have to wait until its data is installed.
-            return Err("a snapshot waits");
-        }
-        validate::check_message(&self.node, &mut message)?;
-        if self.node.raft.state == StateRole::Follower
-            && message.term > self.node.raft.term
-            && is_answer(&message)
-        {
-            // It asked nothing in that term; following the message there would break what
-            // it promised its leader.
-            return Err("answer to an earlier role");
-        }
+        let check_snapshot = |message: &Message| snapshot::check_snapshot(&self.node, message);
+        // A damaged replica asks for a snapshot.
+        let rules =
+            MessageRules { allows_snapshot_requests: true, check_snapshot: &check_snapshot };
+        check_message(&self.node, &mut message, &rules)?;
         self.note_heard(message.from, now);
         if find_peer(self.region(), from.id).is_none() {
             self.strangers.retain(|stranger| stranger.id != from.id);
@@ -456,16 +449,6 @@ impl Peer {
             self.lease.on_committed(last.index);
         }
     }
-}
-
-fn is_answer(message: &Message) -> bool {
-    matches!(
-        message.get_msg_type(),
-        MessageType::MsgAppendResponse
-            | MessageType::MsgHeartbeatResponse
-            | MessageType::MsgRequestVoteResponse
-            | MessageType::MsgRequestPreVoteResponse
-    )
 }
 
 /// Adds `count` to the counter of refused messages.
