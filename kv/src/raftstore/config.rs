@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cairn_types::sabotage::{Bug, planted};
 
+use super::liveness::CAMPAIGNS_PER_TICK_MAX;
 use super::load::LoadThresholds;
 use super::space::SpaceWatch;
 
@@ -39,6 +40,8 @@ pub struct RaftStoreConfig {
     pub tick: Duration,
     /// Ticks without a leader before an election, at least; at most half as many more.
     pub election_timeout_ticks: usize,
+    /// Elections the store starts in one tick; regions beyond take their turn in the next.
+    pub elections_per_tick_max: usize,
     /// Ticks between heartbeats of a leader.
     pub heartbeat_ticks: usize,
     /// Ticks without traffic after which a region rests (see `liveness`); 0 = never.
@@ -94,6 +97,7 @@ impl Default for RaftStoreConfig {
         RaftStoreConfig {
             tick: Duration::from_millis(100),
             election_timeout_ticks: 10,
+            elections_per_tick_max: CAMPAIGNS_PER_TICK_MAX,
             heartbeat_ticks: 2,
             rest_after_ticks: 10,
             idle_report: Duration::from_secs(60),

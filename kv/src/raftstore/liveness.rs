@@ -62,7 +62,9 @@
 //! **Storms.** When a store dies, thousands of promises end at one tick. Ranks by region id
 //! spread the first candidacies over the voters, so that two rarely stand against each
 //! other; each store starts at most [`CAMPAIGNS_PER_TICK_MAX`] elections per tick and wakes
-//! at most [`WAKES_PER_TICK_MAX`] leaders.
+//! at most [`WAKES_PER_TICK_MAX`] leaders. What had to wait comes first in the next tick, so
+//! that elections without hope (of a store that is heard and hears nothing) keep no region
+//! from its turn.
 //!
 //! **Left out.** Beats go to every store that shares a resting region: with hundreds of
 //! stores this is a full mesh, at ten small messages per second and pair.

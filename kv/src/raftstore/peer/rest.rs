@@ -89,6 +89,8 @@ pub struct Elections<'a> {
     pub budget: usize,
     /// Elections that were started.
     pub started: u64,
+    /// The first region that would have stood for election when the budget was spent.
+    pub refused: Option<u64>,
 }
 
 /// What is known of a member's store when a leader wakes.
@@ -128,6 +130,7 @@ impl Peer {
         }
         let stands = raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if stands && elections.budget == 0 {
+            elections.refused.get_or_insert(self.region_id);
             return;
         }
         self.node.tick();

@@ -40,7 +40,7 @@ use super::config::RaftStoreConfig;
 use super::disk::SlowScore;
 use super::error::{RaftStoreError, RegionError};
 use super::ids::{IdMap, RegionId};
-use super::liveness::{CAMPAIGNS_PER_TICK_MAX, Links};
+use super::liveness::Links;
 use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
 use super::peer::{Elections, Peer, PendingRead, PendingReplicaRead, ReadyEffects};
@@ -217,6 +217,8 @@ pub struct StoreCore {
     absorbing: IdMap<Vec<u64>>,
     /// Peers that tick; the others rest.
     awake: BTreeSet<u64>,
+    /// With which region the next tick begins: where elections ran out in the last one.
+    elections_from: u64,
     /// Regions led here.
     led: BTreeSet<u64>,
     /// Other stores.
@@ -286,6 +288,7 @@ impl StoreCore {
             blocked_installs: BTreeSet::new(),
             absorbing: IdMap::default(),
             awake: BTreeSet::new(),
+            elections_from: 0,
             led: BTreeSet::new(),
             slow_score: SlowScore::new(),
             leaving: None,
@@ -403,12 +406,16 @@ impl StoreCore {
         let mut elections = Elections {
             draw: &mut draw,
             min_ticks: self.config.election_timeout_ticks,
-            budget: CAMPAIGNS_PER_TICK_MAX,
+            budget: self.config.elections_per_tick_max,
             started: 0,
+            refused: None,
         };
         let (mut idle, mut asking) = (Vec::new(), Vec::new());
-        // In order of their ids, which decides who draws which random number.
-        let ids: Vec<u64> = self.awake.iter().copied().collect();
+        // In a fixed order, which decides who draws which random number. Regions whose
+        // elections had to wait come first: else those of low ids, which may stand in vain
+        // again and again, would never let the others stand.
+        let (early, late) = (self.awake.range(..self.elections_from), self.elections_from..);
+        let ids: Vec<u64> = self.awake.range(late).chain(early).copied().collect();
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else {
                 self.awake.remove(&id);
@@ -429,6 +436,7 @@ impl StoreCore {
                 self.awake.remove(&id);
             }
         }
+        self.elections_from = elections.refused.unwrap_or(0);
         add(&self.metrics.elections, elections.started);
         self.drive_joint(now);
         self.drive_merges(now);

@@ -82,6 +82,7 @@ impl StoreCore {
             min_ticks: self.config.election_timeout_ticks,
             budget: 0,
             started: 0,
+            refused: None,
         };
         let mut ids: Vec<u64> = self.peers.keys().copied().collect();
         // The order decides who draws which random number.
