@@ -1,27 +1,29 @@
 //! Time as the placement driver sees it, injected so that tests can move it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cairn_engine::clock::since_boot;
 
 /// A wall clock and a monotonic clock.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch; may jump in both directions.
     fn unix_ms(&self) -> u64;
-    /// Milliseconds since some fixed point; never goes back.
+    /// Milliseconds since some fixed point; never goes back, and goes on while the machine
+    /// is suspended.
     fn monotonic_ms(&self) -> u64;
 }
 
 /// The machine's clocks.
 #[derive(Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start: Duration,
 }
 
 impl SystemClock {
     /// The monotonic clock counts from now.
-    #[expect(clippy::disallowed_methods, reason = "the room where PD reads the clock")]
     pub fn new() -> SystemClock {
-        SystemClock { start: Instant::now() }
+        SystemClock { start: since_boot() }
     }
 }
 
@@ -39,7 +41,7 @@ impl Clock for SystemClock {
     }
 
     fn monotonic_ms(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
+        since_boot().saturating_sub(self.start).as_millis() as u64
     }
 }
 

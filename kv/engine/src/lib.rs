@@ -4,7 +4,8 @@
 //! Everything above this crate holds `Arc<dyn …>` of the two, so that tests and
 //! the simulation run on [`MemoryEngine`] and [`MemoryRaftLog`] while production
 //! runs on [`RocksEngine`] and [`RaftEngineLog`]. Differential tests hold the
-//! twins equal.
+//! twins equal. What Raft groups of stores and of placement drivers both stand on lies
+//! here too: the [`raft_guard`] before the library, and the [`clock`] of leases.
 //!
 //! **Invariants**
 //! - A [`WriteBatch`] is applied whole or not at all, also across a crash.
@@ -15,6 +16,7 @@
 //! - Decoders return errors for random bytes; they never panic.
 
 pub mod batch;
+pub mod clock;
 mod error;
 pub mod memory;
 pub mod raft_guard;

@@ -1,7 +1,9 @@
 //! Monotonic time, injected: leases and deadlines never ask the machine themselves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use cairn_engine::clock::since_boot;
 
 /// Nanoseconds since some fixed moment of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,16 +39,15 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> MonotonicTime;
 }
 
-/// The machine's monotonic clock.
+/// The machine's monotonic clock, which goes on while the machine is suspended.
 pub struct SystemClock {
-    origin: Instant,
+    origin: Duration,
 }
 
 impl SystemClock {
     /// Time starts now, at one second, so that "a while ago" exists.
-    #[allow(clippy::disallowed_methods, reason = "the room of the clock")]
     pub fn new() -> SystemClock {
-        SystemClock { origin: Instant::now() }
+        SystemClock { origin: since_boot() }
     }
 }
 
@@ -58,7 +59,7 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> MonotonicTime {
-        MonotonicTime(0).plus(Duration::from_secs(1) + self.origin.elapsed())
+        MonotonicTime(0).plus(Duration::from_secs(1) + since_boot().saturating_sub(self.origin))
     }
 }
 

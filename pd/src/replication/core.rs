@@ -112,6 +112,7 @@ struct Elections {
     rng: StdRng,
     /// Term and role when the timeout was drawn.
     drawn_for: (u64, StateRole),
+    timeout_ticks: usize,
     /// No vote for anybody for so many ticks.
     promised_ticks: usize,
     /// The group has never had a leader, and this member is to be the first.
@@ -165,6 +166,7 @@ impl Core {
             elections: Elections {
                 rng: StdRng::seed_from_u64(seed ^ member_id.rotate_left(32)),
                 drawn_for: (u64::MAX, StateRole::Follower),
+                timeout_ticks: 0,
                 promised_ticks: if fresh { 0 } else { ELECTION_TICKS },
                 first: fresh && voters.first() == Some(&member_id),
             },
@@ -187,9 +189,11 @@ impl Core {
         let drawn_for = (self.node.raft.term, self.node.raft.state);
         if drawn_for != elections.drawn_for {
             elections.drawn_for = drawn_for;
-            let ticks = elections.rng.random_range(CAMPAIGN_TICKS);
-            self.node.raft.set_randomized_election_timeout(ticks);
+            elections.timeout_ticks = elections.rng.random_range(CAMPAIGN_TICKS);
         }
+        // Raft draws one of its own, from the process's randomness, whenever it changes its
+        // role, also when it has changed back since the last tick.
+        self.node.raft.set_randomized_election_timeout(elections.timeout_ticks);
         self.node.tick();
         elections.first &= self.node.raft.term == 0;
         if elections.first

@@ -2,7 +2,9 @@
 //!
 //! A peer from disk has forgotten which leader it heard last, and so must not help to
 //! elect another one while that one may hold a lease: the store does not vote for an
-//! election timeout after its start.
+//! election timeout after its start. That holds for peers it has yet to hear of as well,
+//! since one without data leaves no trace on disk of what it acknowledged. Only a store
+//! that starts for the first time has promised nothing.
 
 use std::sync::Arc;
 
@@ -29,6 +31,9 @@ impl StoreCore {
     pub fn load(&mut self, now: MonotonicTime) -> Result<(), RaftStoreError> {
         let incarnation = state::next_incarnation(self.engines.kv.as_ref())?;
         self.links.set_incarnation(incarnation);
+        if incarnation > 1 && !planted(Bug::VoteAfterRestart) {
+            self.vote_quiet_until = now.plus(self.config.vote_quiet());
+        }
         // Answers to questions of an earlier start must fit none of this one.
         self.last_read_id = incarnation << 32;
         let view = self.engines.kv.snapshot();
@@ -45,10 +50,10 @@ impl StoreCore {
                 }
                 Ok(PeerState::Applying) => {
                     let region = self.finish_install(region, peer_id)?;
-                    self.load_peer(region, peer_id, None, now)?;
+                    self.load_peer(region, peer_id, None)?;
                 }
                 Ok(PeerState::Normal | PeerState::Merging) => {
-                    self.load_peer(region, peer_id, merge, now)?;
+                    self.load_peer(region, peer_id, merge)?;
                 }
                 Err(_) => return Err(RaftStoreError::Corrupted("region state")),
             }
@@ -70,7 +75,6 @@ impl StoreCore {
         region: meta::Region,
         peer_id: u64,
         merge: Option<MergeState>,
-        now: MonotonicTime,
     ) -> Result<(), RaftStoreError> {
         let view = self.engines.kv.snapshot();
         let apply_state = state::load_apply_state(view.as_ref(), region.id)?
@@ -88,9 +92,6 @@ impl StoreCore {
         {
             peer.merging.state = merge;
             self.merging.insert(region.id);
-        }
-        if !planted(Bug::VoteAfterRestart) {
-            self.vote_quiet_until = now.plus(self.config.vote_quiet());
         }
         if let Some(peer) = self.peer_mut(region.id)
             && peer.is_only_voter()
