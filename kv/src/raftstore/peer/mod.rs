@@ -12,6 +12,7 @@
 //!
 //! **Concurrency.** Owned by the Raft thread.
 
+mod elections;
 mod merge;
 mod propose;
 mod reads;
@@ -30,6 +31,8 @@ use cairn_proto::{kv, meta};
 use raft::eraftpb::{Entry, Message};
 use raft::{RawNode, Ready, StateRole};
 
+use elections::ElectionTimer;
+pub use elections::Elections;
 use merge::Merging;
 use propose::Proposal;
 pub use reads::PendingRead;
@@ -38,8 +41,8 @@ pub use ready::ReadyEffects;
 pub use replica_reads::PendingReplicaRead;
 use replica_reads::ReplicaReads;
 pub use report::RegionSize;
+pub use rest::Heard;
 use rest::Rest;
-pub use rest::{Elections, Heard};
 pub use snapshot::snapshot_region;
 use storage::PeerStorage;
 
@@ -96,9 +99,7 @@ pub struct Peer {
     strangers: Vec<meta::Peer>,
     rest: Rest,
     leader_since: MonotonicTime,
-    /// Term and role when the election timeout was drawn.
-    timeout_drawn_for: (u64, StateRole),
-    timeout_ticks: usize,
+    elections: ElectionTimer,
     was_leader_in: u64,
     /// Without data: the epoch at which somebody wrote to this peer, which was a member
     /// then. Whoever knows less must not call it removed.
@@ -159,8 +160,7 @@ impl Peer {
             strangers: Vec::new(),
             rest: Rest::new(),
             leader_since: MonotonicTime(0),
-            timeout_drawn_for: (u64::MAX, StateRole::Follower),
-            timeout_ticks: 0,
+            elections: ElectionTimer::new(),
             was_leader_in: 0,
             born_at: None,
             merging: Merging::default(),

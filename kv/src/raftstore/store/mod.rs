@@ -15,187 +15,43 @@
 mod admin;
 mod damage;
 mod evict;
+mod fate;
 mod incoming;
 mod lifecycle;
 mod merge;
+mod messages;
 mod reports;
 mod rest;
+mod rounds;
 mod turns;
 
 pub(in crate::raftstore) use incoming::decode_message;
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
+pub use messages::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreMessage};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cairn_engine::LogBatch;
-use cairn_proto::{kv, meta, pd};
-use cairn_types::sabotage::{Bug, planted};
+use cairn_proto::kv;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::apply::{ApplyReport, ApplyTask, Callback, Outcome};
+use super::apply::{ApplyReport, ApplyTask, Outcome};
 use super::clock::MonotonicTime;
 use super::config::RaftStoreConfig;
 use super::disk::SlowScore;
-use super::error::{RaftStoreError, RegionError};
+use super::error::RegionError;
 use super::ids::{IdMap, RegionId};
 use super::liveness::Links;
 use super::metrics::{RaftMetrics, add};
 use super::peer::storage::Engines;
-use super::peer::{Elections, Peer, PendingRead, PendingReplicaRead, ReadyEffects};
+use super::peer::{Elections, Peer};
 use super::read::Regions;
-use super::snapshot::{Installation, SharedFiles, SnapshotData};
-use super::split::SplitCheck;
-use super::{RegionContext, RegionSnapshot, ReplicaView};
+use super::snapshot::{Installation, SnapshotData};
 
-/// Rounds of log writes in one call: a single voter commits at once, which makes the next
-/// peers ready.
-const WRITES_PER_ROUND_MAX: usize = 4;
 /// Votes kept for regions that a split is about to create here.
 const PENDING_VOTES_MAX: usize = 64;
-
-/// What the Raft thread is told.
-pub enum StoreMessage {
-    /// Proposes a write (encoded).
-    Write {
-        /// Where to.
-        context: RegionContext,
-        /// Encoded command.
-        data: Vec<u8>,
-        /// Who waits.
-        callback: Callback,
-    },
-    /// Reads after the quorum confirmed the leader.
-    Read(PendingRead),
-    /// Reads from this peer, whoever leads.
-    ReplicaRead(PendingReplicaRead),
-    /// Proposes a split whose ids PD gave.
-    Split {
-        /// Where to.
-        context: RegionContext,
-        /// New regions.
-        pieces: Vec<super::command::SplitPiece>,
-        /// Who waits.
-        callback: Callback,
-    },
-    /// One step PD wants.
-    PdStep(pd::RegionHeartbeatResponse),
-    /// The store is about to stop: leadership goes elsewhere.
-    Leave(tokio::sync::oneshot::Sender<()>),
-    /// PD wants to hear of these regions.
-    ReportRegions(Vec<u64>),
-    /// A membership change that tests or tools want.
-    ChangePeers {
-        /// The region.
-        region_id: u64,
-        /// All at once.
-        changes: Vec<super::command::PeerChange>,
-        /// Who waits.
-        callback: Callback,
-    },
-    /// Hands leadership over.
-    TransferLeader {
-        /// The region.
-        region_id: u64,
-        /// To whom.
-        peer_id: u64,
-    },
-    /// Messages of other stores.
-    Raft(Vec<kv::RaftMessage>),
-    /// A Raft snapshot that arrived whole.
-    Snapshot(kv::RaftMessage, SnapshotData),
-    /// A Raft snapshot left, or did not.
-    SnapshotSent {
-        /// The region.
-        region_id: u64,
-        /// The receiver.
-        peer_id: u64,
-        /// Whether the receiver has it.
-        sent: bool,
-    },
-    /// Files of the engine were found damaged.
-    Damaged(Vec<cairn_engine::DamagedFile>),
-    /// Messages to a peer were lost.
-    Unreachable {
-        /// The region.
-        region_id: u64,
-        /// The peer.
-        peer_id: u64,
-    },
-    /// Apply's reports.
-    Applied(Vec<ApplyReport>),
-    /// A Raft snapshot was installed, or could not be.
-    Installed {
-        /// The region.
-        region_id: u64,
-        /// How far it is applied now.
-        outcome: Result<super::state::ApplyState, RaftStoreError>,
-    },
-    /// A region was measured.
-    Measured(SplitCheck),
-    /// Regions whose old entries keep files of the log alive.
-    LogNeedsCompaction(Vec<u64>),
-    /// Asks for the state of every peer.
-    Infos(crossbeam::channel::Sender<Vec<kv::RegionPeerInfo>>),
-    /// Ends the thread, after handing leadership over if there is time.
-    Stop {
-        /// No time.
-        at_once: bool,
-    },
-}
-
-/// Slow work for the background thread.
-pub enum BackgroundJob {
-    /// Installs a Raft snapshot.
-    Install(Box<Installation>),
-    /// Measures a region and looks for a split key.
-    Measure(super::split::MeasureJob),
-    /// Frees files of the log.
-    PurgeLog,
-    /// Removes a damaged file that no region needs any more.
-    DropDamaged(cairn_engine::DamagedFile),
-}
-
-/// What PD should hear.
-pub enum PdEvent {
-    /// Reports of leaders.
-    Regions(Vec<pd::RegionHeartbeatRequest>),
-    /// The store's report.
-    Store(pd::StoreStats),
-    /// A region should be split at the keys: ids are needed.
-    AskSplit(RegionContext, meta::Region, Vec<bytes::Bytes>),
-    /// A region was split.
-    ReportSplit(Vec<meta::Region>),
-}
-
-/// A Raft snapshot to send.
-pub struct OutgoingSnapshot {
-    /// Message with the snapshot's metadata.
-    pub head: kv::RaftMessage,
-    /// The region as of the snapshot.
-    pub region: meta::Region,
-    /// Its data.
-    pub engine: Arc<dyn cairn_engine::EngineSnapshot>,
-    /// Files made of the data, which receivers of the same snapshot share.
-    pub shared: Arc<SharedFiles>,
-    /// The receiver.
-    pub peer_id: u64,
-}
-
-/// Where outputs go.
-pub trait Effects {
-    /// Sends messages; may drop them.
-    fn send(&mut self, messages: Vec<kv::RaftMessage>);
-    /// Sends a Raft snapshot; [`StoreMessage::SnapshotSent`] must follow.
-    fn send_snapshot(&mut self, snapshot: OutgoingSnapshot);
-    /// Hands work to apply.
-    fn apply(&mut self, tasks: Vec<ApplyTask>);
-    /// Hands work to the background thread.
-    fn background(&mut self, job: BackgroundJob);
-    /// Tells PD.
-    fn pd(&mut self, event: PdEvent);
-}
 
 /// All peers of a store.
 pub struct StoreCore {
@@ -444,176 +300,6 @@ impl StoreCore {
         asking.into_iter().for_each(|region_id| self.rest_if_agreed(region_id, now));
         self.evict_tick(now);
         self.admin_tick(now);
-    }
-
-    /// Ends the round: writes, sends, applies.
-    pub fn finish_round(
-        &mut self,
-        now: MonotonicTime,
-        effects: &mut dyn Effects,
-    ) -> Result<(), RaftStoreError> {
-        let beats = self.links.take_messages(now);
-        add(&self.metrics.beats_sent, beats.len() as u64);
-        self.outbox.messages.extend(beats);
-        self.flush(effects);
-        for _ in 0..WRITES_PER_ROUND_MAX {
-            let dirty = std::mem::take(&mut self.dirty);
-            if dirty.is_empty() && self.log.is_empty() {
-                break;
-            }
-            self.write_round(dirty, now, effects)?;
-        }
-        self.flush(effects);
-        Ok(())
-    }
-
-    /// Whether another round would do something at once.
-    pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
-    fn write_round(
-        &mut self,
-        dirty: BTreeSet<u64>,
-        now: MonotonicTime,
-        effects: &mut dyn Effects,
-    ) -> Result<(), RaftStoreError> {
-        let mut log = std::mem::take(&mut self.log);
-        let mut must_sync = false;
-        let mut collected = Vec::with_capacity(dirty.len());
-        for region_id in dirty {
-            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
-            if peer.is_disturbed() {
-                // Before its messages leave: they tell that it is awake.
-                self.wake(region_id, now);
-            }
-            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
-            if peer.wants_read_index() {
-                self.last_read_id += 1;
-                let guard = self.regions.guard();
-                let question = peer.ask_read_index(self.last_read_id, guard, now);
-                self.outbox.messages.extend(question);
-            }
-            if peer.has_unissued_reads() {
-                peer.issue_reads(now, false);
-            }
-            if peer.has_ready() {
-                let ready = peer.collect_ready(&mut log, now);
-                must_sync |= ready.must_sync;
-                if ready.install.is_none() {
-                    collected.push(region_id);
-                }
-                self.take_effects(region_id, ready);
-            }
-            self.answer_reads(region_id, now);
-            self.note_role(region_id);
-        }
-        self.flush(effects);
-        if !log.is_empty() {
-            let appended: usize = log
-                .ops()
-                .iter()
-                .map(|(_, op)| match op {
-                    cairn_engine::LogOp::Append(entries) => entries.len(),
-                    _ => 0,
-                })
-                .sum();
-            must_sync &= !planted(Bug::AnswerBeforeSync);
-            self.engines.log.write(log, must_sync)?;
-            add(&self.metrics.rounds, 1);
-            add(&self.metrics.log_syncs, u64::from(must_sync));
-            add(&self.metrics.appended_entries, appended as u64);
-        }
-        for region_id in collected {
-            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
-            let rest = peer.advance();
-            if peer.has_ready() {
-                self.dirty.insert(region_id);
-            }
-            self.take_effects(region_id, rest);
-            self.answer_reads(region_id, now);
-        }
-        self.flush(effects);
-        Ok(())
-    }
-
-    fn take_effects(&mut self, region_id: u64, ready: ReadyEffects) {
-        self.outbox.messages.extend(ready.early);
-        self.outbox.messages.extend(ready.late);
-        self.outbox.snapshots.extend(ready.snapshots);
-        self.outbox.apply.extend(ready.committed.into_iter().map(ApplyTask::Entries));
-        if let Some(snapshot) = ready.install {
-            self.begin_install(region_id, &snapshot);
-        }
-    }
-
-    fn answer_reads(&mut self, region_id: u64, now: MonotonicTime) {
-        let Some(peer) = self.peers.get_mut(&region_id) else { return };
-        let reads = peer.take_confirmed_reads();
-        let replica_reads = peer.take_replica_reads();
-        self.outbox.messages.extend(peer.take_answers());
-        peer.publish();
-        if reads.is_empty() && replica_reads.is_empty() {
-            return;
-        }
-        let engine = self.engines.kv.snapshot();
-        for (read, pending) in replica_reads {
-            match peer.check_replica_read(&read.context, now) {
-                Ok(()) => {
-                    let region = peer.region().clone();
-                    let load = peer.delegate.load.clone();
-                    let snapshot = RegionSnapshot { region, term: 0, engine: engine.clone(), load };
-                    // The caller may have gone away.
-                    let _ = read.answer.send(Ok(ReplicaView { snapshot, pending }));
-                }
-                Err(error) => read.fail(error),
-            }
-        }
-        for read in reads {
-            match peer.check_leader(&read.context, now) {
-                Ok(()) => {
-                    let snapshot = RegionSnapshot {
-                        region: peer.region().clone(),
-                        term: peer.term(),
-                        engine: engine.clone(),
-                        load: peer.delegate.load.clone(),
-                    };
-                    // The caller may have gone away.
-                    let _ = read.answer.send(Ok(snapshot));
-                }
-                Err(error) => read.fail(error),
-            }
-        }
-    }
-
-    /// Keeps account of who leads and who is awake.
-    fn note_role(&mut self, region_id: u64) {
-        let Some(peer) = self.peers.get(&region_id) else { return };
-        if !peer.is_leader() {
-            self.led.remove(&region_id);
-        } else if self.led.insert(region_id) {
-            add(&self.metrics.leaderships, 1);
-        }
-        if !peer.is_quiet() {
-            self.awake.insert(region_id);
-        }
-    }
-
-    /// Hands everything gathered to its way out.
-    fn flush(&mut self, effects: &mut dyn Effects) {
-        let outbox = std::mem::take(&mut self.outbox);
-        if !outbox.messages.is_empty() {
-            add(&self.metrics.messages_sent, outbox.messages.len() as u64);
-            effects.send(outbox.messages);
-        }
-        for snapshot in outbox.snapshots {
-            self.send_snapshot(snapshot, effects);
-        }
-        if !outbox.apply.is_empty() {
-            effects.apply(outbox.apply);
-        }
-        outbox.background.into_iter().for_each(|job| effects.background(job));
-        outbox.pd.into_iter().for_each(|event| effects.pd(event));
     }
 
     /// A peer that is about to change.

@@ -1,0 +1,156 @@
+//! What goes in and out of a store's Raft thread.
+
+use std::sync::Arc;
+
+use cairn_proto::{kv, meta, pd};
+
+use crate::raftstore::RegionContext;
+use crate::raftstore::apply::{ApplyReport, ApplyTask, Callback};
+use crate::raftstore::command::{PeerChange, SplitPiece};
+use crate::raftstore::error::RaftStoreError;
+use crate::raftstore::peer::{PendingRead, PendingReplicaRead};
+use crate::raftstore::snapshot::{Installation, SharedFiles, SnapshotData};
+use crate::raftstore::split::{MeasureJob, SplitCheck};
+use crate::raftstore::state::ApplyState;
+
+/// What the Raft thread is told.
+pub enum StoreMessage {
+    /// Proposes a write (encoded).
+    Write {
+        /// Where to.
+        context: RegionContext,
+        /// Encoded command.
+        data: Vec<u8>,
+        /// Who waits.
+        callback: Callback,
+    },
+    /// Reads after the quorum confirmed the leader.
+    Read(PendingRead),
+    /// Reads from this peer, whoever leads.
+    ReplicaRead(PendingReplicaRead),
+    /// Proposes a split whose ids PD gave.
+    Split {
+        /// Where to.
+        context: RegionContext,
+        /// New regions.
+        pieces: Vec<SplitPiece>,
+        /// Who waits.
+        callback: Callback,
+    },
+    /// One step PD wants.
+    PdStep(pd::RegionHeartbeatResponse),
+    /// The store is about to stop: leadership goes elsewhere.
+    Leave(tokio::sync::oneshot::Sender<()>),
+    /// PD wants to hear of these regions.
+    ReportRegions(Vec<u64>),
+    /// A membership change that tests or tools want.
+    ChangePeers {
+        /// The region.
+        region_id: u64,
+        /// All at once.
+        changes: Vec<PeerChange>,
+        /// Who waits.
+        callback: Callback,
+    },
+    /// Hands leadership over.
+    TransferLeader {
+        /// The region.
+        region_id: u64,
+        /// To whom.
+        peer_id: u64,
+    },
+    /// Messages of other stores.
+    Raft(Vec<kv::RaftMessage>),
+    /// A Raft snapshot that arrived whole.
+    Snapshot(kv::RaftMessage, SnapshotData),
+    /// A Raft snapshot left, or did not.
+    SnapshotSent {
+        /// The region.
+        region_id: u64,
+        /// The receiver.
+        peer_id: u64,
+        /// Whether the receiver has it.
+        sent: bool,
+    },
+    /// Files of the engine were found damaged.
+    Damaged(Vec<cairn_engine::DamagedFile>),
+    /// Messages to a peer were lost.
+    Unreachable {
+        /// The region.
+        region_id: u64,
+        /// The peer.
+        peer_id: u64,
+    },
+    /// Apply's reports.
+    Applied(Vec<ApplyReport>),
+    /// A Raft snapshot was installed, or could not be.
+    Installed {
+        /// The region.
+        region_id: u64,
+        /// How far it is applied now.
+        outcome: Result<ApplyState, RaftStoreError>,
+    },
+    /// A region was measured.
+    Measured(SplitCheck),
+    /// Regions whose old entries keep files of the log alive.
+    LogNeedsCompaction(Vec<u64>),
+    /// Asks for the state of every peer.
+    Infos(crossbeam::channel::Sender<Vec<kv::RegionPeerInfo>>),
+    /// Ends the thread, after handing leadership over if there is time.
+    Stop {
+        /// No time.
+        at_once: bool,
+    },
+}
+
+/// Slow work for the background thread.
+pub enum BackgroundJob {
+    /// Installs a Raft snapshot.
+    Install(Box<Installation>),
+    /// Measures a region and looks for a split key.
+    Measure(MeasureJob),
+    /// Frees files of the log.
+    PurgeLog,
+    /// Removes a damaged file that no region needs any more.
+    DropDamaged(cairn_engine::DamagedFile),
+}
+
+/// What PD should hear.
+pub enum PdEvent {
+    /// Reports of leaders.
+    Regions(Vec<pd::RegionHeartbeatRequest>),
+    /// The store's report.
+    Store(pd::StoreStats),
+    /// A region should be split at the keys: ids are needed.
+    AskSplit(RegionContext, meta::Region, Vec<bytes::Bytes>),
+    /// A region was split.
+    ReportSplit(Vec<meta::Region>),
+}
+
+/// A Raft snapshot to send.
+pub struct OutgoingSnapshot {
+    /// Message with the snapshot's metadata.
+    pub head: kv::RaftMessage,
+    /// The region as of the snapshot.
+    pub region: meta::Region,
+    /// Its data.
+    pub engine: Arc<dyn cairn_engine::EngineSnapshot>,
+    /// Files made of the data, which receivers of the same snapshot share.
+    pub shared: Arc<SharedFiles>,
+    /// The receiver.
+    pub peer_id: u64,
+}
+
+/// Where outputs go.
+pub trait Effects {
+    /// Sends messages; may drop them.
+    fn send(&mut self, messages: Vec<kv::RaftMessage>);
+    /// Sends a Raft snapshot; [`StoreMessage::SnapshotSent`] must follow.
+    fn send_snapshot(&mut self, snapshot: OutgoingSnapshot);
+    /// Hands work to apply.
+    fn apply(&mut self, tasks: Vec<ApplyTask>);
+    /// Hands work to the background thread.
+    fn background(&mut self, job: BackgroundJob);
+    /// Tells PD.
+    fn pd(&mut self, event: PdEvent);
+}
