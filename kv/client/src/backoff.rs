@@ -124,6 +124,11 @@ impl Retrier {
         self.deadline
     }
 
+    /// Pays for a repeat that causes load, but waits for nothing.
+    pub fn pay_repeat(&self) -> bool {
+        self.budget.spend()
+    }
+
     /// Waits as the kind demands, at least `at_least`. Fails when the deadline
     /// would pass or the budget is spent; `reason` then says what was in the way.
     pub async fn wait(

@@ -77,6 +77,8 @@ pub struct CachedRegion {
     pub leader: Peer,
     /// Whether `leader` is known rather than guessed.
     pub leader_known: bool,
+    /// `leader` stands for another voter, which is asked to answer without leading.
+    pub replica_read: bool,
 }
 
 impl CachedRegion {
@@ -84,7 +86,7 @@ impl CachedRegion {
         let known = leader.filter(|leader| leader.id != 0);
         let leader_known = known.is_some();
         let leader = known.or_else(|| first_voter(&region, 0))?;
-        Some(CachedRegion { region, leader, leader_known })
+        Some(CachedRegion { region, leader, leader_known, replica_read: false })
     }
 
     /// The region's id.
@@ -117,8 +119,16 @@ impl CachedRegion {
             region_id: self.region.id,
             epoch: Some(self.epoch()),
             peer: Some(self.leader),
+            replica_read: self.replica_read,
             ..Context::default()
         }
+    }
+
+    /// The region with a voter to read from that does not lead; `None` if there is none.
+    pub fn at_follower(&self) -> Option<CachedRegion> {
+        let follower = first_voter(&self.region, self.leader.id)?;
+        let differs = follower.id != self.leader.id && !self.replica_read;
+        differs.then(|| CachedRegion { leader: follower, replica_read: true, ..self.clone() })
     }
 
     /// Whether both are the same region with the same range and members.

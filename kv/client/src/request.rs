@@ -11,7 +11,7 @@
 //! | `EpochNotMatch` | take over the reported regions; the caller regroups its keys |
 //! | `RegionNotFound`, `KeyNotInRegion` | forget the region, ask PD |
 //! | `MergeInProgress` | forget the region, wait, ask PD who holds the keys now |
-//! | `ServerIsBusy` | wait at least as long as the store says, pay from the budget |
+//! | `ServerIsBusy` | reads: ask another voter at once; else wait at least as long as the store says. Both are paid from the budget |
 //! | `StaleCommand`, `DeadlineExceeded` | outcome unknown: noted in the retrier |
 //! | `StoreNotMatch` | ask PD for the store's address |
 //! | no answer | next voter; outcome noted as unknown if the request may have left |
@@ -50,6 +50,8 @@ pub(crate) struct RequestOptions {
     pub priority: Priority,
     /// Do not repeat the request once an attempt may have taken effect.
     pub stop_when_uncertain: bool,
+    /// The command reads, and may be answered by a peer that does not lead.
+    pub may_ask_followers: bool,
 }
 
 /// Why a request to one region ended without a response.
@@ -135,6 +137,12 @@ impl RegionCache {
                 }
             };
             let Some(error) = response.region_error.take() else { return Ok(response) };
+            if options.may_ask_followers
+                && let Some(follower) = read_elsewhere(&region, &error, retrier)
+            {
+                region = follower;
+                continue;
+            }
             let misplaced = matches!(error.kind, Some(Kind::KeyNotInRegion(_)));
             self.after_region_error(&region, error, retrier).await?;
             if misplaced {
@@ -317,6 +325,21 @@ impl RegionCache {
             }
         })
     }
+}
+
+/// Where a read goes instead when a store has too much to do: to another voter, which asks
+/// its leader up to where it may answer. Only once: then the others are likely to have as
+/// much to do.
+pub(crate) fn read_elsewhere(
+    region: &CachedRegion,
+    error: &RegionError,
+    retrier: &Retrier,
+) -> Option<Arc<CachedRegion>> {
+    if !matches!(error.kind, Some(Kind::ServerIsBusy(_))) {
+        return None;
+    }
+    let follower = region.at_follower()?;
+    retrier.pay_repeat().then(|| Arc::new(follower))
 }
 
 fn stop_if_uncertain(

@@ -215,6 +215,8 @@ impl Snapshot {
             resolved_locks: self.resolved_locks.lock().clone(),
             priority: self.priority,
             stop_when_uncertain: false,
+            // "The newest" is a time only the leader can tell.
+            may_ask_followers: self.start_ts.0 != u64::MAX,
         }
     }
 

@@ -243,7 +243,8 @@ impl Inner {
                 region_id: context.region_id,
             }));
         };
-        if *leader != store {
+        let has_peer = region.peers.iter().any(|peer| peer.store_id == store);
+        if *leader != store && !(context.replica_read && has_peer) {
             let leader = region.peers.iter().find(|peer| peer.store_id == *leader).copied();
             return Some(RegionKind::NotLeader(NotLeader { region_id: region.id, leader }));
         }

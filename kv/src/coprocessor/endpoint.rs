@@ -10,7 +10,6 @@ use cairn_expr::EvalContext;
 use cairn_kv_client::{CoprocessorStream, TransportError};
 use cairn_proto::kv;
 use cairn_types::TimeStamp;
-use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -20,9 +19,9 @@ use crate::keys::region_contains;
 use crate::raftstore::{
     Clock, RaftKv, RegionContext, RegionError, RegionId, ReplicaRead, ReplicaView, Touched,
 };
-use crate::service::ReadPool;
 use crate::service::reads::entered_view;
 use crate::service::store::region_context;
+use crate::service::{ReadPool, ReadTask};
 use crate::txn::MaxTs;
 
 /// Pages that wait for a slow caller before the task stands still.
@@ -106,10 +105,12 @@ impl Endpoint {
         self.shared.pool.running()
     }
 
-    /// Short tasks are done before this returns, without another thread; what
-    /// gives way once (see `source::Turns`) goes on in the pool.
+    /// Short tasks are done before this returns, without another thread; what gives way once
+    /// (see `source::Turns`), belongs to a long query or finds others waiting goes to the
+    /// pool.
     fn start(&self, task: Task) -> CoprocessorStream {
-        let slot = match self.shared.pool.reserve() {
+        let read = ReadTask::new(&task.region, task.at.read_ts);
+        let slot = match self.shared.pool.reserve(read) {
             Ok(slot) => slot,
             Err(error) => return single(refused(error)),
         };
@@ -118,7 +119,7 @@ impl Endpoint {
         let deadline = task.region.deadline;
         let shared = Arc::clone(&self.shared);
         let mut work = Box::pin(async move { shared.execute(task, &pages).await });
-        if (&mut work).now_or_never().is_none() {
+        if !self.shared.pool.try_at_once(&slot, work.as_mut()) {
             self.shared.pool.spawn(slot, work);
             if let Some(deadline) = deadline {
                 let left = deadline.0.since(self.shared.clock.now());
@@ -170,6 +171,11 @@ impl PageStream {
 
 impl Shared {
     async fn execute(&self, task: Task, pages: &Pages) {
+        if task.cancel.is_cancelled() {
+            // Its time ran out, or its caller went away, while it waited for its turn.
+            let _ = pages.send(refused(RegionError::DeadlineExceeded)).await;
+            return;
+        }
         // What is pending is looked at before the view is taken, see `MaxTs`.
         self.max_ts.observe(task.at.read_ts);
         let mut pending = self.max_ts.pending_for(task.at.read_ts, &task.at.resolved);

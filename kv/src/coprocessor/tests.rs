@@ -60,11 +60,12 @@ impl Table {
         }
         kv.engine.write(txn.into_batch(), false).unwrap();
         let max_ts = Arc::new(MaxTs::default());
+        let clock = Arc::new(ManualClock::new());
         let endpoint = Endpoint::new(
             Arc::clone(&kv) as Arc<dyn RaftKv>,
-            Arc::new(ManualClock::new()),
+            clock.clone(),
             Arc::clone(&max_ts),
-            Arc::new(ReadPool::new(1).unwrap()),
+            Arc::new(ReadPool::new(1, clock).unwrap()),
         );
         Table { kv, endpoint, max_ts }
     }

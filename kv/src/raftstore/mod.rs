@@ -76,6 +76,8 @@ pub struct RegionContext {
     pub deadline: Option<Deadline>,
     /// A peer that does not lead may answer too.
     pub replica_read: bool,
+    /// Importance to the caller.
+    pub priority: cairn_proto::kv::Priority,
 }
 
 /// A consistent view of a region.

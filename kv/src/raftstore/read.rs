@@ -220,9 +220,7 @@ impl Regions {
             region_id: RegionId(region.id),
             epoch: epoch_of(&region),
             peer: PeerId(delegate.peer_id),
-            term: 0,
-            deadline: None,
-            replica_read: false,
+            ..RegionContext::default()
         })
     }
 

@@ -263,9 +263,15 @@ async fn read_commands(
             let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
             let (store, answers) = (Arc::clone(&store), answers.clone());
             tokio::spawn(async move {
-                let response = store.call(request).await.unwrap_or_else(malformed);
-                // The client may have hung up: then nobody waits for the answer.
-                let _ = answers.send((id, response)).await;
+                tokio::select! {
+                    response = store.call(request) => {
+                        let response = response.unwrap_or_else(malformed);
+                        // The client may have hung up: then nobody waits for the answer.
+                        let _ = answers.send((id, response)).await;
+                    }
+                    // It has hung up: reads end here; commands own their task and go on.
+                    () = answers.closed() => {}
+                }
                 drop(permit);
             });
         }

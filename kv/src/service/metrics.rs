@@ -66,7 +66,7 @@ request_counters!(
 pub struct Metrics {
     requests: Requests,
     region_errors: Counter,
-    gauges: [Gauge; 4],
+    gauges: [Gauge; 5],
     registry: Registry,
 }
 
@@ -81,6 +81,8 @@ pub struct Observed {
     pub commands: i64,
     /// Reading tasks waiting or running.
     pub read_tasks: i64,
+    /// Reading tasks refused because of others.
+    pub read_tasks_refused: i64,
 }
 
 impl Default for Metrics {
@@ -99,6 +101,7 @@ impl Default for Metrics {
             ("cairn_kv_region_leaders", "Regions this store leads"),
             ("cairn_kv_commands_running", "Transaction commands under way"),
             ("cairn_kv_read_tasks", "Reading tasks waiting or running"),
+            ("cairn_kv_read_tasks_refused", "Reading tasks refused because of others so far"),
         ];
         let gauges = names.map(|(name, help)| {
             let gauge = Gauge::default();
@@ -132,7 +135,13 @@ impl Metrics {
 
     /// All metrics in Prometheus' text form.
     pub fn render(&self, observed: Observed) -> Result<String, fmt::Error> {
-        let values = [observed.regions, observed.leaders, observed.commands, observed.read_tasks];
+        let values = [
+            observed.regions,
+            observed.leaders,
+            observed.commands,
+            observed.read_tasks,
+            observed.read_tasks_refused,
+        ];
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(value);
         }

@@ -107,6 +107,7 @@ impl StoreNode {
             None => grpc,
         };
         let clock = Arc::new(SystemClock::new());
+        let pool = Arc::new(ReadPool::new(config.read_threads(), Arc::clone(&clock) as _)?);
         let raft = RaftStore::start(RaftStoreParts {
             config: config.raft(store_id),
             store_id: StoreId(store_id),
@@ -119,7 +120,6 @@ impl StoreNode {
         if let Some(network) = &network {
             network.join(store_id, raft.inbox().clone());
         }
-        let pool = Arc::new(ReadPool::new(config.read_threads())?);
         let tso = Arc::new(PdTso(Arc::clone(&pd)));
         let checker = Arc::new(Checker::new(
             Arc::clone(raft.router()),

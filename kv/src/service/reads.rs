@@ -14,6 +14,7 @@ use cairn_proto::kv::{self, key_error};
 use cairn_types::TimeStamp;
 
 use super::read_pool::ReadPool;
+use super::read_turns::ReadTask;
 use crate::keys::region_contains;
 use crate::mvcc::dead_ranges::DeadRanges;
 use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
@@ -121,7 +122,11 @@ impl Reads {
         }
         let is_inline = keys.len() <= INLINE_KEYS_MAX;
         let read = move || batch_get_at(&view, keys, ReadAt { read_ts, resolved: &resolved });
-        let pairs = if is_inline { read() } else { self.pool.run(read).await? }?;
+        let pairs = if is_inline {
+            read()
+        } else {
+            self.pool.run(ReadTask::new(context, read_ts), read).await?
+        }?;
         Ok(kv::BatchGetResponse { pairs })
     }
 
@@ -160,7 +165,11 @@ impl Reads {
         };
         let dead = self.kv.dead_ranges();
         let scan = move || scan_at(&view, options, dead, limit);
-        let pairs = if limit <= INLINE_ROWS_MAX { scan() } else { self.pool.run(scan).await? }?;
+        let pairs = if limit <= INLINE_ROWS_MAX {
+            scan()
+        } else {
+            self.pool.run(ReadTask::new(context, read_ts), scan).await?
+        }?;
         Ok(kv::ScanResponse { pairs })
     }
 
@@ -170,7 +179,8 @@ impl Reads {
         context: &RegionContext,
         request: kv::ScanLockRequest,
     ) -> Result<kv::ScanLockResponse, RegionError> {
-        self.max_ts.observe(request.max_ts.into());
+        let task = ReadTask::new(context, request.max_ts.into());
+        self.max_ts.observe(task.read_ts);
         let view = self.view(context).await?;
         let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
         let list = move || {
@@ -178,7 +188,7 @@ impl Reads {
             scan_lock::run(&reader, &request, &start, &end)
         };
         // The answer has no place for a storage error: better late than wrong.
-        let locks = self.pool.run(list).await?.map_err(|error| {
+        let locks = self.pool.run(task, list).await?.map_err(|error| {
             tracing::error!(%error, "storage failed while listing locks");
             RegionError::busy("storage failed")
         })?;

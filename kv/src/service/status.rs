@@ -66,6 +66,7 @@ async fn metrics(State(state): State<Arc<StatusState>>) -> impl IntoResponse {
         leaders: leaders as i64,
         commands: state.service.running_commands() as i64,
         read_tasks: state.pool.running() as i64,
+        read_tasks_refused: state.pool.refused() as i64,
     };
     match state.service.metrics().render(observed) {
         Ok(text) => (StatusCode::OK, store_counters(&state.raft) + &text),

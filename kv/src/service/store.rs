@@ -153,6 +153,7 @@ pub(crate) fn region_context(
         term: 0,
         deadline,
         replica_read: context.replica_read,
+        priority: context.priority(),
     })
 }
 

@@ -51,8 +51,8 @@ impl MemoryKv {
     }
 
     pub fn service(self: &Arc<Self>) -> Arc<StoreService> {
-        let pool = Arc::new(ReadPool::new(1).unwrap());
         let clock = Arc::new(ManualClock::new());
+        let pool = Arc::new(ReadPool::new(1, clock.clone()).unwrap());
         Arc::new(StoreService::new(Arc::clone(self) as _, clock, Some(Arc::new(Tso)), pool))
     }
 

@@ -140,7 +140,8 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
         }
     };
     let (inbox, router) = (driven.inbox().clone(), driven.router().clone());
-    let pool = Arc::new(ReadPool::on(tokio::runtime::Handle::current()));
+    let runtime = tokio::runtime::Handle::current();
+    let pool = Arc::new(ReadPool::on(runtime, 1, world.host(node).clone()));
     let service = Arc::new(StoreService::new(
         driven.kv(),
         world.host(node).clone(),

@@ -24,7 +24,7 @@ use crate::backoff::Retrier;
 use crate::client::KvClient;
 use crate::error::KvError;
 use crate::region_cache::{CachedRegion, KeyRange};
-use crate::request::wait_for_pd;
+use crate::request::{read_elsewhere, wait_for_pd};
 use crate::snapshot::Snapshot;
 use crate::transport::{CoprocessorStream, TransportError};
 
@@ -55,6 +55,8 @@ pub(super) struct TaskReader {
     /// What remains, ascending.
     rest: VecDeque<KeyRange>,
     running: Option<Running>,
+    /// Where the next request goes although it does not lead.
+    follower: Option<Arc<CachedRegion>>,
     retrier: Retrier,
     held: Vec<ScanPage>,
     held_bytes: usize,
@@ -80,6 +82,7 @@ impl TaskReader {
             page_rows: page_rows as u32,
             rest: ranges.into(),
             running: None,
+            follower: None,
             held: Vec::new(),
             held_bytes: 0,
             beyond_repeat: false,
@@ -119,7 +122,11 @@ impl TaskReader {
 
     /// Sends the request for what remains in the first region.
     async fn begin(&mut self) -> Result<(), KvError> {
-        let region = self.first_region().await?;
+        let mut region = self.first_region().await?;
+        if let Some(follower) = self.follower.take().filter(|follower| follower.same_shape(&region))
+        {
+            region = follower;
+        }
         let part = self.part_in(&region);
         if part.is_empty() {
             // The route changed between lookups.
@@ -191,6 +198,10 @@ impl TaskReader {
     ) -> Result<(), KvError> {
         if let Some(error) = response.region_error {
             self.drop_held(|| format!("{error:?}"))?;
+            self.follower = read_elsewhere(&running.region, &error, &self.retrier);
+            if self.follower.is_some() {
+                return Ok(());
+            }
             let cache = &self.client.cache;
             return cache.after_region_error(&running.region, error, &mut self.retrier).await;
         }

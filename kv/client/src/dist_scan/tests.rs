@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cairn_proto::cop::{EvalSettings, Fragment, Operator};
 use cairn_proto::kv::region_error::Kind;
-use cairn_proto::kv::{NotLeader, RegionNotFound};
+use cairn_proto::kv::{NotLeader, RegionNotFound, ServerIsBusy};
 
 use crate::testing::{Cluster, Fault};
 use crate::{DistScanRequest, KeyRange, KvClient, KvError, ScanOptions};
@@ -189,4 +189,27 @@ async fn regions_split_on_demand() {
     let regions = client.locate_range(&KeyRange::default()).await.expect("covers");
     let starts: Vec<&[u8]> = regions.iter().map(|region| &region.region.start_key[..]).collect();
     assert_eq!(starts, [&b""[..], b"b", b"c", b"e", b"h"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_store_is_relieved_by_another_replica() {
+    let cluster = filled(&[]);
+    let client = cluster.client();
+    let busy = Kind::ServerIsBusy(ServerIsBusy { reason: "queue".into(), backoff_ms: 5000 });
+    let begin = tokio::time::Instant::now();
+    cluster.fault("coprocessor", Fault::Region(busy.clone()));
+    let shape = Shape { desc: false, aggregate: true, keep_order: true, concurrency: 1 };
+    let rows = rows(request(&client, &cluster, shape)).await.expect("rows");
+    assert_eq!(rows.len(), 10);
+    cluster.fault("get", Fault::Region(busy.clone()));
+    let snapshot = client.snapshot(cluster.ts());
+    assert!(snapshot.get(b"a").await.expect("a value").is_some());
+    assert_eq!(begin.elapsed().as_millis(), 0, "nobody waited");
+    assert_eq!(cluster.calls(), ["coprocessor@1", "coprocessor@2", "get@1", "get@2"]);
+    // Both are busy: the leader is asked again after the pause it wants.
+    cluster.fault("get", Fault::Region(busy.clone()));
+    cluster.fault("get", Fault::Region(busy));
+    assert!(snapshot.get(b"b").await.expect("a value").is_some());
+    assert!(begin.elapsed().as_millis() >= 5000);
+    assert_eq!(cluster.calls(), ["get@1", "get@2", "get@1"]);
 }
