@@ -18,6 +18,7 @@
 pub mod batch;
 pub mod clock;
 mod error;
+mod garbage;
 pub mod memory;
 pub mod raft_guard;
 pub mod raft_log;
@@ -33,6 +34,7 @@ use bytes::Bytes;
 
 pub use batch::{WriteBatch, WriteOp};
 pub use error::EngineError;
+pub use garbage::{FilterRun, GarbageFilter};
 pub use memory::MemoryEngine;
 pub use raft_log::{
     LogBatch, LogOp, MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLocalState, RaftLog,
@@ -184,9 +186,12 @@ pub trait KvEngine: Send + Sync + 'static {
         Pressure::default()
     }
 
-    /// Rewrites the files of `[start, end)` so that deleted and hidden entries go. Takes
-    /// long; reads and writes go on.
+    /// Rewrites the files of `[start, end)`, the lowest ones too, so that deleted and hidden
+    /// entries and garbage go. Takes long; reads and writes go on.
     fn compact_range(&self, start: &[u8], end: &[u8]) -> Result<()>;
+
+    /// Gives compactions a say in what is garbage; once per engine.
+    fn set_garbage_filter(&self, filter: Arc<dyn GarbageFilter>);
 
     /// Files that were found damaged since the last call, by whatever read.
     fn take_damage(&self) -> Vec<DamagedFile> {

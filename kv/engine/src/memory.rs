@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use crate::garbage::{FilterSlot, GarbageFilter};
 use crate::sorted_file::{self, FilePlan, SortedFile};
 use crate::{
     Cf, EngineError, EngineIterator, EngineSnapshot, IterOptions, KvEngine, Result, WriteBatch,
@@ -45,6 +46,7 @@ struct State {
 #[derive(Clone, Default)]
 pub struct MemoryEngine {
     state: Arc<RwLock<State>>,
+    garbage: FilterSlot,
 }
 
 impl MemoryEngine {
@@ -286,8 +288,28 @@ impl KvEngine for MemoryEngine {
         self.write(all, true)
     }
 
-    fn compact_range(&self, _start: &[u8], _end: &[u8]) -> Result<()> {
+    fn compact_range(&self, start: &[u8], end: &[u8]) -> Result<()> {
+        let Some(mut run) = self.garbage.begin() else { return Ok(()) };
+        let mut state = self.state.write();
+        let (start, end) = (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+        let sequence = state.sequence;
+        let garbage: Vec<Bytes> = state
+            .live_keys(Cf::Write, &start, &end)
+            .into_iter()
+            .filter(|key| {
+                let value = state.get(Cf::Write, key, sequence);
+                value.is_some_and(|value| run.is_garbage(key, value))
+            })
+            .collect();
+        state.sequence += 1;
+        for key in garbage {
+            state.set(Cf::Write, key, None);
+        }
         Ok(())
+    }
+
+    fn set_garbage_filter(&self, filter: Arc<dyn GarbageFilter>) {
+        self.garbage.set(filter);
     }
 }
 

@@ -5,203 +5,234 @@
 //! versions of a key, newest first          safe point 50
 //! 70 Put      kept: above the safe point
 //! 40 Lock     removed: says nothing about the value
-//! 30 Put      kept: what a reader at 50 sees        (a Delete here would go too)
+//! 30 Put      kept: what a reader at 50 sees        (a Delete here goes last of all)
 //! 20 Put      removed, with its long value
 //! ```
 //!
-//! **Flow**: PD hands the safe point out; whoever moves it there has resolved every
-//! lock below it first (otherwise a secondary's lock could outlive the commit
-//! record of its primary). Each store walks the regions it leads, finds keys with
-//! garbage, and removes it by Raft writes under the keys' latches, a bounded number
-//! of versions at a time.
+//! **Flow**: PD hands the safe point out; the SQL node that moved it there has seen to it
+//! that nobody reads below it and that no lock is left below it (otherwise a
+//! secondary's lock could outlive the commit record of its primary).
 //!
-//! **Left out**: a compaction filter would save the Raft writes and the tombstones.
+//! | who removes | what | at the cost of |
+//! |---|---|---|
+//! | [`filter`] in compactions of the store | all but hiding `Delete`s, as far as one compaction shows it | nothing |
+//! | [`collect`], by Raft, for regions led here | everything | an entry per few keys |
+//!
+//! Each time the safe point has moved a store looks at its regions ([`survey`]), those that
+//! have changed since it found them clean excepted. Where much is garbage it has the
+//! range compacted; what is left then, or is little, goes by Raft ([`plan`]).
+//!
+//! **Invariants**
+//! - Nothing at or above the safe point looks different, on any replica, at any time: not
+//!   half-way, and not after a compaction of some levels only.
+//! - Replicas may hold different garbage; nothing may depend on it.
 
+pub mod collect;
+pub mod filter;
+pub mod judge;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_engine::{Cf, EngineSnapshot, IterOptions};
+use cairn_engine::{Cf, EngineError, KvEngine, WriteBatch};
 use cairn_pd_client::PdClient;
+use cairn_proto::kv::RegionPeerInfo;
+use cairn_proto::meta::Region;
 use cairn_types::TimeStamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::mvcc::keys::{self, KeyBuf, range_bounds};
-use crate::mvcc::{MvccError, MvccReader, MvccTxn, Write, WriteKind};
-use crate::raftstore::{RaftKv, RegionContext, RegionId, epoch_of};
+use crate::keys::region_data_range;
+use crate::mvcc::MvccError;
+use crate::raftstore::{RaftKv, RegionContext, RegionError, RegionId, epoch_of};
 use crate::txn::Scheduler;
 
+pub use collect::{KEYS_PER_ROUND, RECORDS_PER_ROUND, VERSIONS_PER_ROUND};
+pub use filter::VersionFilter;
+pub use survey::{Survey, Surveyor};
+
 /// Between two looks at the safe point.
-const POLL_INTERVAL: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two rounds in one region, so that collection stays in the background.
 const ROUND_PAUSE: Duration = Duration::from_millis(10);
-/// Keys that one round cleans.
-pub const KEYS_PER_ROUND: usize = 256;
-/// Records that one round looks at: a millisecond or two.
-pub const RECORDS_PER_ROUND: usize = 4096;
-/// Versions that one round removes: bounds the Raft entry.
-pub const VERSIONS_PER_ROUND: usize = 4096;
+/// So little garbage goes by Raft at once: an entry or two.
+const FEW_VERSIONS: u64 = 4096;
+/// A range is compacted if at least this part of its records may be left out.
+const GARBAGE_PART: u64 = 10;
+/// Long values deleted in one batch.
+const ORPHANS_PER_BATCH: usize = 4096;
 
-/// Which versions of one key are garbage, asked from the newest down.
-struct Judge {
-    safe_point: TimeStamp,
-    /// The version that readers at the safe point see has been passed.
-    is_covered: bool,
+/// What is to be done with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Too little for a compaction of its own, too much for Raft: compactions that come
+    /// anyway will do it.
+    Wait,
+    /// Rewrite the range, then collect what is left by Raft.
+    Compact,
+    /// Collect by Raft.
+    Collect,
 }
 
-impl Judge {
-    fn new(safe_point: TimeStamp) -> Judge {
-        Judge { safe_point, is_covered: false }
-    }
-
-    fn is_garbage(&mut self, commit_ts: TimeStamp, kind: WriteKind) -> bool {
-        if commit_ts > self.safe_point {
-            return false;
-        }
-        let was_covered = self.is_covered;
-        self.is_covered |= kind.is_data();
-        was_covered || kind != WriteKind::Put
+/// What to do with what was found.
+pub fn plan(survey: &Survey) -> Plan {
+    if survey.garbage > FEW_VERSIONS && survey.garbage * GARBAGE_PART >= survey.records {
+        Plan::Compact
+    } else if survey.garbage <= FEW_VERSIONS {
+        Plan::Collect
+    } else {
+        Plan::Wait
     }
 }
 
-/// What one look at a region found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// Raw keys with garbage.
-    pub keys: Vec<Bytes>,
-    /// Where to go on; `None` when the range is done.
-    pub next: Option<Bytes>,
+/// Why a region was left for the next time.
+#[derive(Debug, thiserror::Error)]
+enum CollectError {
+    #[error(transparent)]
+    Mvcc(#[from] MvccError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    #[error("a compaction was cut off")]
+    CutOff,
 }
 
-/// Looks for keys with garbage in a raw range.
-pub fn find(
-    snapshot: &dyn EngineSnapshot,
-    start: &[u8],
-    end: &[u8],
-    safe_point: TimeStamp,
-) -> Result<Found, MvccError> {
-    let (lower, upper) = range_bounds(start, end);
-    let bounds = IterOptions::range(Bytes::copy_from_slice(&lower), Bytes::copy_from_slice(&upper));
-    let mut iter = snapshot.iter(Cf::Write, IterOptions { skip_cache: true, ..bounds });
-    let mut found = Found::default();
-    let mut current = KeyBuf::new();
-    let mut judge = Judge::new(safe_point);
-    let mut is_found = false;
-    let mut raw = Vec::new();
-    let mut records = 0;
-    let mut valid = iter.seek(&lower)?;
-    while valid {
-        let (user_key, commit_ts) = keys::split_ts(iter.key())?;
-        if current[..] != *user_key {
-            current.clear();
-            current.extend_from_slice(user_key);
-            judge = Judge::new(safe_point);
-            is_found = false;
-            if records >= RECORDS_PER_ROUND || found.keys.len() >= KEYS_PER_ROUND {
-                keys::decode_user_key(user_key, &mut raw)?;
-                found.next = Some(Bytes::copy_from_slice(&raw));
-                return Ok(found);
-            }
-        }
-        records += 1;
-        let write = Write::decode(iter.value())?;
-        if !is_found && judge.is_garbage(commit_ts, write.kind) {
-            is_found = true;
-            keys::decode_user_key(user_key, &mut raw)?;
-            found.keys.push(Bytes::copy_from_slice(&raw));
-        }
-        valid = iter.next()?;
-    }
-    Ok(found)
+/// What collection works on.
+pub struct Collector {
+    /// Regions of this store.
+    pub kv: Arc<dyn RaftKv>,
+    /// Latches, and writes by Raft.
+    pub scheduler: Arc<Scheduler>,
+    /// Tells the safe point.
+    pub pd: Arc<dyn PdClient>,
+    /// The data.
+    pub engine: Arc<dyn KvEngine>,
+    /// The engine's filter.
+    pub filter: VersionFilter,
 }
 
-/// Removes the garbage of one key, at most `limit` versions; answers how many.
-///
-/// The oldest go first: a `Delete` may only go together with, or after, every
-/// version that it hides.
-pub fn collect(
-    reader: &mut MvccReader,
-    txn: &mut MvccTxn,
-    raw_key: &[u8],
-    safe_point: TimeStamp,
-    limit: usize,
-) -> Result<usize, MvccError> {
-    let user_key = keys::user_key(raw_key);
-    let mut judge = Judge::new(safe_point);
-    // Commit timestamp, and start timestamp of a long value; the oldest `limit`.
-    let mut garbage: VecDeque<(TimeStamp, Option<TimeStamp>)> = VecDeque::new();
-    let versions = reader.versions(&user_key, safe_point)?;
-    while let Some((commit_ts, write)) = versions.current()? {
-        if judge.is_garbage(commit_ts, write.kind) {
-            let is_long = write.kind == WriteKind::Put && write.short_value.is_none();
-            garbage.push_back((commit_ts, is_long.then_some(write.start_ts)));
-            if garbage.len() > limit {
-                garbage.pop_front();
-            }
-        }
-        versions.advance()?;
-    }
-    for &(commit_ts, long_value) in &garbage {
-        if let Some(start_ts) = long_value {
-            txn.delete_value(&user_key, start_ts);
-        }
-        txn.delete_write(&user_key, commit_ts);
-    }
-    Ok(garbage.len())
-}
-
-/// Follows PD's safe point until `stop`.
-pub async fn run(
-    kv: Arc<dyn RaftKv>,
-    scheduler: Arc<Scheduler>,
-    pd: Arc<dyn PdClient>,
-    stop: CancellationToken,
-) {
-    let mut done = TimeStamp::ZERO;
-    let work = async {
-        loop {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            match pd.get_gc_safe_point().await {
-                Ok(safe_point) if safe_point > done => {
-                    collect_store(&*kv, &scheduler, safe_point).await;
-                    done = safe_point;
+impl Collector {
+    /// Follows PD's safe point until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let work = async {
+            let mut done = TimeStamp::ZERO;
+            // Applied index at which a region was found without garbage, old or to come.
+            let mut clean = HashMap::new();
+            loop {
+                match self.pd.get_gc_safe_point().await {
+                    Ok(safe_point) if safe_point > done => {
+                        self.filter.raise(safe_point);
+                        self.visit_regions(safe_point, &mut clean).await;
+                        done = safe_point;
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, "no safe point"),
                 }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "no safe point"),
+                self.delete_orphans();
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    async fn visit_regions(&self, safe_point: TimeStamp, clean: &mut HashMap<RegionId, u64>) {
+        let infos = self.kv.region_infos();
+        let id_of = |info: &RegionPeerInfo| info.region.as_ref().map(|region| RegionId(region.id));
+        clean.retain(|id, _| infos.iter().any(|info| id_of(info) == Some(*id)));
+        for info in infos {
+            let Some(region) = &info.region else { continue };
+            let id = RegionId(region.id);
+            if clean.get(&id) == Some(&info.applied_index) {
+                continue;
+            }
+            match self.visit(region, info.is_leader, safe_point).await {
+                Ok(true) => {
+                    clean.insert(id, info.applied_index);
+                }
+                Ok(false) => {
+                    clean.remove(&id);
+                }
+                // Split, moved or busy: the next safe point finds what is left.
+                Err(error) => tracing::debug!(region = region.id, %error, "collection stopped"),
             }
         }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
     }
-}
 
-/// Walks every region this store leads.
-async fn collect_store(kv: &dyn RaftKv, scheduler: &Scheduler, safe_point: TimeStamp) {
-    for info in kv.region_infos().into_iter().filter(|info| info.is_leader) {
-        let Some(region) = info.region else { continue };
+    /// Cleans a region; whether nothing was to be done and will not be unless it is written.
+    async fn visit(
+        &self,
+        region: &Region,
+        is_leader: bool,
+        safe_point: TimeStamp,
+    ) -> Result<bool, CollectError> {
+        let survey = self.survey(region, safe_point).await?;
+        if survey.garbage + survey.hiding_deletes == 0 {
+            return Ok(survey.newer == 0);
+        }
+        let plan = plan(&survey);
+        tracing::debug!(region = region.id, ?survey, ?plan, "garbage");
+        if plan == Plan::Compact {
+            self.compact(region).await?;
+        }
+        if plan != Plan::Wait && is_leader {
+            self.collect(region, safe_point).await?;
+        }
+        Ok(false)
+    }
+
+    async fn survey(&self, region: &Region, safe_point: TimeStamp) -> Result<Survey, CollectError> {
+        let (lower, upper) = region_data_range(region);
+        let mut surveyor = Surveyor::new(lower.into(), upper.into(), safe_point);
+        while surveyor.advance(&*self.engine.snapshot(), RECORDS_PER_ROUND as u64)? {
+            tokio::time::sleep(ROUND_PAUSE).await;
+        }
+        Ok(surveyor.survey)
+    }
+
+    async fn compact(&self, region: &Region) -> Result<(), CollectError> {
+        let engine = Arc::clone(&self.engine);
+        let (lower, upper) = region_data_range(region);
+        let compact = move || engine.compact_range(&lower, &upper);
+        tokio::task::spawn_blocking(compact).await.map_err(|_| CollectError::CutOff)??;
+        self.delete_orphans();
+        Ok(())
+    }
+
+    async fn collect(&self, region: &Region, safe_point: TimeStamp) -> Result<(), CollectError> {
         let context = RegionContext {
             region_id: RegionId(region.id),
-            epoch: epoch_of(&region),
+            epoch: epoch_of(region),
             ..RegionContext::default()
         };
         let mut from = region.start_key.clone();
-        loop {
-            match scheduler.collect_garbage(&context, &from, safe_point).await {
-                Ok(Some(next)) => from = next,
-                Ok(None) => break,
-                Err(error) => {
-                    // Split, moved or busy: the next safe point finds what is left.
-                    tracing::debug!(region = region.id, %error, "collection stopped");
-                    break;
-                }
-            }
+        while let Some(next) = self.scheduler.collect_garbage(&context, &from, safe_point).await? {
+            from = next;
             tokio::time::sleep(ROUND_PAUSE).await;
         }
+        Ok(())
     }
+
+    /// Long values whose records the filter left out.
+    fn delete_orphans(&self) {
+        if let Err(error) = delete_orphans(&*self.engine, self.filter.take_orphans()) {
+            tracing::error!(%error, "long values of collected versions stay behind");
+        }
+    }
+}
+
+fn delete_orphans(engine: &dyn KvEngine, orphans: Vec<Bytes>) -> Result<(), EngineError> {
+    for keys in orphans.chunks(ORPHANS_PER_BATCH) {
+        let mut batch = WriteBatch::with_capacity(keys.len());
+        keys.iter().for_each(|key| batch.delete(Cf::Default, key.clone()));
+        engine.write(batch, false)?;
+    }
+    Ok(())
 }

@@ -1,11 +1,14 @@
 //! What is collected, and that no reader at or above the safe point can tell.
 
 use bytes::Bytes;
-use cairn_engine::{Cf, KvEngine, MemoryEngine};
+use cairn_engine::{Cf, KvEngine, MemoryEngine, RocksEngine, RocksOptions};
 use cairn_types::TimeStamp;
 use proptest::prelude::*;
 
+use super::collect::{Found, collect, find};
+use super::filter::VersionFilter;
 use super::*;
+use crate::mvcc::{MvccReader, MvccTxn, Write, WriteKind, keys};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
@@ -83,4 +86,188 @@ proptest! {
             }
         }
     }
+}
+
+/// A step of a history on engines with a filter.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Commits to some of [`KEYS`], with long values or short ones.
+    Commit(Vec<(usize, WriteKind)>, bool),
+    Flush,
+    /// Of the keys from one to the other; levels are forced down to the last one.
+    Compact(usize, usize),
+    /// The safe point follows, so many timestamps behind.
+    Raise(u64),
+    /// A round of the collector by Raft.
+    Collect,
+}
+
+fn arbitrary_step() -> impl Strategy<Value = Step> {
+    let commit = proptest::collection::vec((0..KEYS.len(), arbitrary_kind()), 1..4);
+    prop_oneof![
+        8 => (commit, any::<bool>()).prop_map(|(keys, is_long)| Step::Commit(keys, is_long)),
+        4 => Just(Step::Flush),
+        2 => (0..KEYS.len(), 0..KEYS.len()).prop_map(|(from, to)| Step::Compact(from, to)),
+        2 => (0u64..6).prop_map(Step::Raise),
+        1 => Just(Step::Collect),
+    ]
+}
+
+/// Everything that was ever committed: commit timestamp → value, if any.
+type Model = [std::collections::BTreeMap<u64, (WriteKind, Bytes)>; KEYS.len()];
+
+fn model_get(model: &Model, key: usize, read_ts: u64) -> Option<Bytes> {
+    let mut data = model[key].range(..=read_ts).rev().map(|(_, version)| version);
+    let (kind, value) = data.find(|(kind, _)| kind.is_data())?;
+    (*kind == WriteKind::Put).then(|| value.clone())
+}
+
+fn commit(
+    engine: &dyn KvEngine,
+    model: &mut Model,
+    ts: u64,
+    key: usize,
+    version: (WriteKind, Bytes),
+) {
+    let user_key = keys::user_key(KEYS[key].as_bytes());
+    let (kind, value) = &version;
+    let start_ts = match kind {
+        WriteKind::Rollback => TimeStamp(ts),
+        _ => TimeStamp(ts - 1),
+    };
+    let mut write = Write::new(*kind, start_ts);
+    let mut txn = MvccTxn::new();
+    if *kind == WriteKind::Put && MvccTxn::is_short(value) {
+        write.short_value = Some(value);
+    } else if *kind == WriteKind::Put {
+        txn.put_value(&user_key, start_ts, value);
+    }
+    txn.put_write(&user_key, TimeStamp(ts), &write);
+    engine.write(txn.into_batch(), false).unwrap();
+    model[key].insert(ts, version);
+}
+
+/// One round of the collector by Raft over everything.
+fn collect_all(engine: &dyn KvEngine, safe_point: TimeStamp) {
+    for key in find(&*engine.snapshot(), b"", b"", safe_point).unwrap().keys {
+        let mut txn = MvccTxn::new();
+        let mut reader = MvccReader::new(engine.snapshot());
+        collect(&mut reader, &mut txn, &key, safe_point, VERSIONS_PER_ROUND).unwrap();
+        engine.write(txn.into_batch(), false).unwrap();
+    }
+}
+
+fn entries(engine: &dyn KvEngine, cf: Cf) -> Vec<(Bytes, TimeStamp)> {
+    let mut iter = engine.snapshot().iter(cf, cairn_engine::IterOptions::default());
+    let mut found = Vec::new();
+    let mut valid = iter.seek_to_first().unwrap();
+    while valid {
+        let (user_key, ts) = keys::split_ts(iter.key()).unwrap();
+        found.push((Bytes::copy_from_slice(user_key), ts));
+        valid = iter.next().unwrap();
+    }
+    found
+}
+
+/// Runs the steps; after each, readers at and above the safe point see what they would
+/// without collection.
+fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseError> {
+    let filter = VersionFilter::default();
+    engine.set_garbage_filter(Arc::new(filter.clone()));
+    let mut model = Model::default();
+    let mut now = 10;
+    for step in steps {
+        match step {
+            Step::Commit(changes, is_long) => {
+                for (key, kind) in changes {
+                    now += 2;
+                    let value = Bytes::from(vec![now as u8; if *is_long { 300 } else { 2 }]);
+                    commit(engine, &mut model, now, *key, (*kind, value));
+                }
+            }
+            Step::Flush => engine.flush().unwrap(),
+            Step::Compact(from, to) => {
+                let bound = |key: usize| keys::user_key(KEYS[key].as_bytes());
+                engine.compact_range(&bound(*from), &bound(*to)).unwrap();
+                delete_orphans(engine, filter.take_orphans()).unwrap();
+            }
+            Step::Raise(behind) => filter.raise(TimeStamp(now - behind)),
+            Step::Collect => collect_all(engine, filter.safe_point()),
+        }
+        let mut reader = MvccReader::new(engine.snapshot());
+        for read_ts in filter.safe_point().0..=now + 1 {
+            for (at, key) in KEYS.iter().enumerate() {
+                let seen = reader.get(key.as_bytes(), TimeStamp(read_ts), &[]).unwrap();
+                prop_assert_eq!(seen, model_get(&model, at, read_ts), "{} at {}", key, read_ts);
+            }
+        }
+    }
+    // Compactions of whole ranges, and the collector for what they do not see together.
+    let safe_point = TimeStamp(now - 4);
+    filter.raise(safe_point);
+    engine.compact_range(b"z", crate::keys::DATA_END).unwrap();
+    delete_orphans(engine, filter.take_orphans()).unwrap();
+    collect_all(engine, safe_point);
+    let (mut records, mut values) = (Vec::new(), Vec::new());
+    for (key, versions) in KEYS.iter().zip(&model) {
+        let user_key = Bytes::copy_from_slice(&keys::user_key(key.as_bytes()));
+        let newest_old =
+            versions.range(..=safe_point.0).rev().find(|(_, (kind, _))| kind.is_data());
+        let seen_at = newest_old.filter(|(_, (kind, _))| *kind == WriteKind::Put);
+        for (ts, (kind, value)) in versions.iter().rev() {
+            if *ts > safe_point.0 || seen_at.is_some_and(|(seen, _)| seen == ts) {
+                records.push((user_key.clone(), TimeStamp(*ts)));
+                if *kind == WriteKind::Put && !MvccTxn::is_short(value) {
+                    values.push((user_key.clone(), TimeStamp(*ts - 1)));
+                }
+            }
+        }
+    }
+    prop_assert_eq!(entries(engine, Cf::Write), records);
+    prop_assert_eq!(entries(engine, Cf::Default), values);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn compactions_leave_out_what_nobody_sees(
+        steps in proptest::collection::vec(arbitrary_step(), 1..40),
+    ) {
+        run_history(&MemoryEngine::new(), &steps)?;
+        let dir = tempfile::tempdir().unwrap();
+        run_history(&RocksEngine::open(dir.path(), &RocksOptions::small()).unwrap(), &steps)?;
+    }
+}
+
+#[test]
+fn a_delete_stays_until_what_it_hides_is_gone() {
+    // The Put lies in a file that takes no part in the compaction of the Delete.
+    let dir = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open(dir.path(), &RocksOptions::small()).unwrap();
+    let mut model = Model::default();
+    commit(&engine, &mut model, 12, 0, (WriteKind::Put, Bytes::from_static(b"old")));
+    engine.flush().unwrap();
+    commit(&engine, &mut model, 14, 0, (WriteKind::Delete, Bytes::new()));
+    engine.flush().unwrap();
+    let filter = VersionFilter::default();
+    filter.raise(TimeStamp(20));
+    let mut run = filter.begin().unwrap();
+    let key = keys::versioned_key(&keys::user_key(KEYS[0].as_bytes()), TimeStamp(14));
+    let value = engine.get(Cf::Write, &key).unwrap().unwrap();
+    assert!(!run.is_garbage(&key, &value));
+    engine.set_garbage_filter(Arc::new(filter));
+    engine.compact_range(b"z", crate::keys::DATA_END).unwrap();
+    let mut reader = MvccReader::new(engine.snapshot());
+    assert_eq!(reader.get(KEYS[0].as_bytes(), TimeStamp(20), &[]).unwrap(), None);
+    assert!(entries(&engine, Cf::Write).iter().any(|(_, ts)| *ts == TimeStamp(14)));
+}
+
+#[test]
+fn plans_follow_the_part_that_is_garbage() {
+    let plan_of = |garbage, records| plan(&Survey { garbage, records, ..Survey::default() });
+    assert_eq!(plan_of(100, 100), Plan::Collect);
+    assert_eq!(plan_of(5_000, 40_000), Plan::Compact);
+    assert_eq!(plan_of(5_000, 400_000), Plan::Wait);
 }

@@ -21,6 +21,7 @@ use cairn_proto::kv;
 use cairn_types::TimeStamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::gc::VersionFilter;
 use crate::mvcc::{PairSink, ReadError, ScanOptions, Scanner};
 use crate::raftstore::snapshot::Pace;
 use crate::raftstore::transport::connect;
@@ -113,12 +114,18 @@ pub struct Checker {
     router: Arc<RaftRouter>,
     pd: Arc<dyn PdClient>,
     pace: Pace,
+    collected: VersionFilter,
 }
 
 impl Checker {
     /// Reads at most [`BYTES_PER_SECOND`], for whoever asks.
-    pub fn new(router: Arc<RaftRouter>, pd: Arc<dyn PdClient>, clock: Arc<dyn Clock>) -> Checker {
-        Checker { router, pd, pace: Pace::new(clock, BYTES_PER_SECOND) }
+    pub fn new(
+        router: Arc<RaftRouter>,
+        pd: Arc<dyn PdClient>,
+        clock: Arc<dyn Clock>,
+        collected: VersionFilter,
+    ) -> Checker {
+        Checker { router, pd, pace: Pace::new(clock, BYTES_PER_SECOND), collected }
     }
 
     /// Answers another store, or a person.
@@ -179,7 +186,13 @@ impl Checker {
             return Err("the region changes".to_owned());
         }
         let read_ts = TimeStamp(request.read_ts);
-        sum_up(view, &region, read_ts, &self.pace).await.map_err(|error| error.to_string())
+        let sum = sum_up(view, &region, read_ts, &self.pace).await;
+        let sum = sum.map_err(|error| error.to_string())?;
+        // Below the safe point each replica holds what its compactions have left.
+        if read_ts < self.collected.safe_point() {
+            return Err("versions of that time may have been collected".to_owned());
+        }
+        Ok(sum)
     }
 
     /// Compares one region that this store leads.

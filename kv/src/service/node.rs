@@ -95,6 +95,9 @@ impl StoreNode {
         network: Option<Arc<LocalNetwork>>,
     ) -> Result<Arc<StoreNode>, NodeError> {
         let engines = open_engines(config.clone()).await?;
+        let engine = Arc::clone(&engines.kv);
+        let filter = gc::VersionFilter::default();
+        engine.set_garbage_filter(Arc::new(filter.clone()));
         let store_id = take_place(&config, &*engines.kv, &*pd).await?;
 
         let runtime = tokio::runtime::Handle::current();
@@ -125,6 +128,7 @@ impl StoreNode {
             Arc::clone(raft.router()),
             Arc::clone(&pd),
             Arc::clone(&clock) as _,
+            filter.clone(),
         ));
         let service = Arc::new(StoreService::new(raft.kv(), clock, Some(tso), Arc::clone(&pool)));
         let stop = CancellationToken::new();
@@ -133,7 +137,8 @@ impl StoreNode {
             async move { checker.run(stop).await }
         });
         let scheduler = Arc::clone(service.scheduler());
-        let collection = tokio::spawn(gc::run(raft.kv(), scheduler, pd, stop.clone()));
+        let collector = gc::Collector { kv: raft.kv(), scheduler, pd, engine, filter };
+        let collection = tokio::spawn(collector.run(stop.clone()));
         tracing::info!(store_id, address = config.addr, "store started");
         Ok(Arc::new(StoreNode {
             store_id,

@@ -226,7 +226,8 @@ impl Scheduler {
     ) -> Result<Option<Bytes>, RegionError> {
         let view = self.view(context).await?;
         let end = &view.region.end_key;
-        let found = gc::find(&*view.engine, from, end, safe_point).map_err(storage_failed)?;
+        let found =
+            gc::collect::find(&*view.engine, from, end, safe_point).map_err(storage_failed)?;
         if found.keys.is_empty() {
             return Ok(found.next);
         }
@@ -238,7 +239,7 @@ impl Scheduler {
         let mut left = gc::VERSIONS_PER_ROUND;
         let mut next = found.next;
         for key in &found.keys {
-            left -= gc::collect(&mut reader, &mut txn, key, safe_point, left)
+            left -= gc::collect::collect(&mut reader, &mut txn, key, safe_point, left)
                 .map_err(storage_failed)?;
             if left == 0 {
                 next = Some(key.clone());

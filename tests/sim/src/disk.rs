@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_engine::{
-    Cf, EngineError, EngineIterator, EngineSnapshot, FilePlan, KvEngine, LogBatch, MemoryEngine,
-    MemoryRaftLog, RaftLocalState, RaftLog, SortedFile, WriteBatch,
+    Cf, EngineError, EngineIterator, EngineSnapshot, FilePlan, GarbageFilter, KvEngine, LogBatch,
+    MemoryEngine, MemoryRaftLog, RaftLocalState, RaftLog, SortedFile, WriteBatch,
 };
 use raft::eraftpb::Entry;
 use rand::Rng;
@@ -159,6 +159,10 @@ impl KvEngine for DiskEngine {
 
     fn compact_range(&self, start: &[u8], end: &[u8]) -> cairn_engine::Result<()> {
         self.disk.kv.compact_range(start, end)
+    }
+
+    fn set_garbage_filter(&self, filter: Arc<dyn GarbageFilter>) {
+        self.disk.kv.set_garbage_filter(filter);
     }
 }
 

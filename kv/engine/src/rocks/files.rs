@@ -76,7 +76,9 @@ pub(super) fn compact(db: &Db, start: &[u8], end: &[u8]) {
     let mut options = CompactOptions::default();
     // Other compactions go on meanwhile.
     options.set_exclusive_manual_compaction(false);
-    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+    // Also what this very compaction has just written there: versions of one row may have
+    // come down in files that do not overlap those of its older versions.
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
     for cf in Cf::ALL {
         db.compact_range_cf_opt(handle(db, cf), Some(start), Some(end), &options);
     }

@@ -21,6 +21,7 @@ use rocksdb::{
     SingleThreaded, WriteOptions, properties,
 };
 
+use crate::garbage::{Factory, FilterSlot, GarbageFilter};
 use damage::DamageLog;
 use live::LiveView;
 pub use options::RocksOptions;
@@ -65,6 +66,7 @@ pub struct RocksEngine {
     synced: WriteOptions,
     options: RocksOptions,
     cache: Cache,
+    garbage: FilterSlot,
 }
 
 impl RocksEngine {
@@ -72,8 +74,14 @@ impl RocksEngine {
     pub fn open(path: &Path, options: &RocksOptions) -> Result<RocksEngine> {
         std::fs::create_dir_all(path)?;
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        let descriptors = Cf::ALL
-            .map(|cf| ColumnFamilyDescriptor::new(cf.name(), options.cf_options(cf, &cache)));
+        let garbage = FilterSlot::default();
+        let descriptors = Cf::ALL.map(|cf| {
+            let mut cf_options = options.cf_options(cf, &cache);
+            if cf == Cf::Write {
+                cf_options.set_compaction_filter_factory(Factory(garbage.clone()));
+            }
+            ColumnFamilyDescriptor::new(cf.name(), cf_options)
+        });
         let db = Db::open_cf_descriptors(&options.db_options(), path, descriptors)?;
         let db = Arc::new(Database { db, damage: DamageLog::default() });
         let mut synced = WriteOptions::default();
@@ -85,6 +93,7 @@ impl RocksEngine {
             synced,
             options: options.clone(),
             cache,
+            garbage,
         })
     }
 
@@ -204,6 +213,10 @@ impl KvEngine for RocksEngine {
     fn compact_range(&self, start: &[u8], end: &[u8]) -> Result<()> {
         files::compact(&self.db, start, end);
         Ok(())
+    }
+
+    fn set_garbage_filter(&self, filter: Arc<dyn GarbageFilter>) {
+        self.garbage.set(filter);
     }
 
     fn tidy(&self) {
