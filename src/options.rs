@@ -146,6 +146,10 @@ layered_options! {
         /// Let accounts without a password in from beyond this machine.
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         insecure: bool, "CAIRN_PLAYGROUND_INSECURE";
+        /// Default of tidb_gc_life_time, in seconds. Default 600.
+        gc_life_time_s: u64, "CAIRN_PLAYGROUND_GC_LIFE_TIME_S";
+        /// Default of tidb_gc_run_interval, in seconds. Default 600.
+        gc_run_interval_s: u64, "CAIRN_PLAYGROUND_GC_RUN_INTERVAL_S";
     }
 }
 
@@ -214,6 +218,11 @@ layered_options! {
         /// Let accounts without a password in from beyond this machine.
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         insecure: bool, "CAIRN_SQL_INSECURE";
+        /// Default of tidb_gc_life_time, in seconds; SET takes ten minutes or more, this also
+        /// less. Default 600.
+        gc_life_time_s: u64, "CAIRN_SQL_GC_LIFE_TIME_S";
+        /// Default of tidb_gc_run_interval, in seconds, as above. Default 600.
+        gc_run_interval_s: u64, "CAIRN_SQL_GC_RUN_INTERVAL_S";
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_kv::{LocalNetwork, StoreConfig, StoreNode};
 use cairn_kv_client::{ClientConfig, KvClient, LocalConnector};
@@ -128,12 +129,17 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
     let kv = KvClient::new(Arc::clone(&pd_client), Arc::new(connector), ClientConfig::default());
     let host = args.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut servers = Vec::with_capacity(sql_nodes);
+    let defaults = SqlConfig::default();
     for n in 0..sql_nodes {
         let config = SqlConfig {
             addr: nth_addr(host, args.port.unwrap_or(4000), n),
             status_addr: Some(nth_addr(host, args.status_port.unwrap_or(10080), n)),
             insecure: args.insecure.unwrap_or(false),
-            ..SqlConfig::default()
+            gc_life_time: args.gc_life_time_s.map_or(defaults.gc_life_time, Duration::from_secs),
+            gc_run_interval: args
+                .gc_run_interval_s
+                .map_or(defaults.gc_run_interval, Duration::from_secs),
+            ..defaults.clone()
         };
         servers.push(SqlServer::start(config, Arc::clone(&kv), Arc::clone(&pd_client)).await?);
     }

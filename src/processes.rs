@@ -148,6 +148,14 @@ pub async fn run(args: PlaygroundArgs, log_arguments: &[String]) -> Result<(), S
         if args.insecure.unwrap_or(false) {
             sql_args.push("--insecure".to_owned());
         }
+        for (flag, seconds) in [
+            ("--gc-life-time-s", args.gc_life_time_s),
+            ("--gc-run-interval-s", args.gc_run_interval_s),
+        ] {
+            if let Some(seconds) = seconds {
+                sql_args.extend(words(&[flag, &seconds.to_string()]));
+            }
+        }
         let (node, ready) = start(&name, sql_args).await?;
         nodes.push(node);
         first.get_or_insert(address(&ready, 2)?);

@@ -253,6 +253,10 @@ pub async fn run_sql(args: SqlArgs) -> Result<(), StartError> {
         connections_max: args.max_connections.unwrap_or(defaults.connections_max),
         memory_limit_bytes: args.memory_limit_bytes.unwrap_or(defaults.memory_limit_bytes),
         insecure: args.insecure.unwrap_or(false),
+        gc_life_time: args.gc_life_time_s.map_or(defaults.gc_life_time, Duration::from_secs),
+        gc_run_interval: args
+            .gc_run_interval_s
+            .map_or(defaults.gc_run_interval, Duration::from_secs),
         ..defaults
     };
     let kv = KvClient::new(Arc::clone(&pd), Arc::new(GrpcConnector), ClientConfig::default());

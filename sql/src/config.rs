@@ -1,6 +1,7 @@
 //! Settings of a SQL node.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// How a SQL node is set up. Every field has a default that suits a playground.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ pub struct SqlConfig {
     pub plan_cache_entries: usize,
     /// Let accounts without a password in from beyond loopback.
     pub insecure: bool,
+    /// Default of `tidb_gc_life_time`, also below what SET takes: for tests.
+    pub gc_life_time: Duration,
+    /// Default of `tidb_gc_run_interval`, also below what SET takes: for tests.
+    pub gc_run_interval: Duration,
 }
 
 /// The version Cairn calls itself: clients look at the leading numbers to choose syntax.
@@ -37,6 +42,8 @@ impl Default for SqlConfig {
             memory_limit_bytes: 0,
             plan_cache_entries: 10_000,
             insecure: false,
+            gc_life_time: Duration::from_secs(600),
+            gc_run_interval: Duration::from_secs(600),
         }
     }
 }

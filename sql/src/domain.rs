@@ -21,6 +21,7 @@ use crate::catalog::{SchemaCache, SchemaSnapshot, meta};
 use crate::clock;
 use crate::config::SqlConfig;
 use crate::error::{Result, SqlError};
+use crate::gc;
 use crate::infoschema;
 use crate::metrics::Metrics;
 use crate::processes::Processes;
@@ -120,10 +121,13 @@ impl Domain {
             domain.initialise_cluster().await?;
         }
         domain.publish_version().await?;
+        gc::service::report(&domain).await?;
         // Changes that ended before others knew of this node did not wait for it.
         domain.reload_schema().await?;
         tokio::spawn(Self::follow_schema(Arc::clone(&domain)));
         tokio::spawn(Self::publish_versions(Arc::clone(&domain)));
+        tokio::spawn(gc::service::keep_reporting(Arc::clone(&domain)));
+        tokio::spawn(gc::run(Arc::clone(&domain)));
         Ok(domain)
     }
 
@@ -303,6 +307,11 @@ impl Domain {
     }
 
     // --- other shared services ----------------------------------------------------------
+
+    /// Number of the node, never used before.
+    pub fn node_id(&self) -> u64 {
+        self.node_id
+    }
 
     /// A fresh timestamp.
     pub async fn now_ts(&self) -> Result<TimeStamp> {

@@ -17,6 +17,7 @@
 //! | [`dml`], [`record`] | changes of rows; rows and index entries as bytes |
 //! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
 //! | [`infoschema`] | virtual tables |
+//! | [`gc`] | the safe point of garbage collection |
 //! | [`domain`] | what sessions share |
 //!
 //! **Invariants.** Only this crate knows the MySQL wire. Only [`clock`] reads clocks and
@@ -33,6 +34,7 @@ pub mod dml;
 pub mod domain;
 pub mod error;
 pub mod execution;
+pub mod gc;
 pub mod infoschema;
 pub mod metrics;
 pub mod pattern;

@@ -13,6 +13,12 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Statements run.
     pub statements: Counter,
+    /// Runs of garbage collection that this node drove to their end.
+    pub gc_runs: Counter,
+    /// Runs that failed.
+    pub gc_failures: Counter,
+    /// Physical part of the safe point that this node set last.
+    pub gc_safe_point_ms: Gauge,
 }
 
 impl Default for Metrics {
@@ -22,7 +28,16 @@ impl Default for Metrics {
         let statements = Counter::default();
         registry.register("connections", "Open client connections", connections.clone());
         registry.register("statements", "Statements run since the start", statements.clone());
-        Self { registry, connections, statements }
+        let (gc_runs, gc_failures) = (Counter::default(), Counter::default());
+        let gc_safe_point_ms = Gauge::default();
+        registry.register("gc_runs", "Runs of garbage collection driven here", gc_runs.clone());
+        registry.register("gc_failures", "Runs that failed", gc_failures.clone());
+        registry.register(
+            "gc_safe_point_milliseconds",
+            "Safe point that this node set last, in milliseconds since the epoch",
+            gc_safe_point_ms.clone(),
+        );
+        Self { registry, connections, statements, gc_runs, gc_failures, gc_safe_point_ms }
     }
 }
 

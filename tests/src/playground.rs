@@ -49,18 +49,26 @@ pub struct Playground {
     pub nodes: Vec<Node>,
     port: u16,
     generation: u32,
+    /// Further options of `cairn playground`.
+    options: Vec<String>,
     dir: tempfile::TempDir,
 }
 
 impl Playground {
     /// Starts a cluster on free ports and waits until it answers.
     pub async fn start(layout: Layout) -> Result<Self, HarnessError> {
+        Self::start_with(layout, &[]).await
+    }
+
+    /// As [`Playground::start`], with further options of `cairn playground`.
+    pub async fn start_with(layout: Layout, options: &[&str]) -> Result<Self, HarnessError> {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
         let dir = tempfile::Builder::new()
             .prefix("cairn-test-")
             .tempdir()
             .map_err(|error| HarnessError::io("create a temporary folder", error))?;
         let mut playground =
-            Self { layout, main: None, nodes: Vec::new(), port: 0, generation: 0, dir };
+            Self { layout, main: None, nodes: Vec::new(), port: 0, generation: 0, options, dir };
         playground.run().await?;
         Ok(playground)
     }
@@ -72,6 +80,7 @@ impl Playground {
         let mut args = vec!["--log-level".to_owned(), log_level];
         args.extend(["playground", "--port", "0", "--status-port", "0"].map(str::to_owned));
         args.extend(["--data-dir".to_owned(), data_dir]);
+        args.extend(self.options.iter().cloned());
         let (stores, pd_members) = match self.layout {
             Layout::OneProcess => (None, 1),
             Layout::OneProcessMembers { pd_members } => (None, pd_members),

@@ -23,6 +23,7 @@ use crate::request::{Cmd, RequestOptions, SendError, expect_response};
 use crate::snapshot::Snapshot;
 use crate::transport::StoreConnector;
 use crate::txn::Transaction;
+use crate::visibility::Visibility;
 
 /// Repeats a client may have saved up: enough to ride out the failure of a store
 /// with a thousand statements under way.
@@ -74,6 +75,7 @@ pub struct KvClient {
     pub(crate) background: TaskTracker,
     pub(crate) background_slots: Arc<Semaphore>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) visibility: Arc<Visibility>,
     seed: AtomicU64,
 }
 
@@ -92,6 +94,7 @@ impl KvClient {
             background: TaskTracker::new(),
             background_slots: Arc::new(Semaphore::new(config.background_tasks_max)),
             stopping: CancellationToken::new(),
+            visibility: Arc::default(),
             config,
             seed: AtomicU64::new(1),
         })
@@ -113,6 +116,22 @@ impl KvClient {
             Some(ts) => Ok(ts),
             None => Ok(self.pd.get_ts().await?),
         }
+    }
+
+    /// The smallest timestamp of an open read view or transaction.
+    pub fn oldest_open_ts(&self) -> Option<TimeStamp> {
+        self.visibility.oldest()
+    }
+
+    /// From here on nothing is read below `safe_point`: versions may be collected there.
+    /// It never goes back.
+    pub fn raise_safe_point(&self, safe_point: TimeStamp) {
+        self.visibility.raise(safe_point);
+    }
+
+    /// Below it nothing is read.
+    pub fn safe_point(&self) -> TimeStamp {
+        self.visibility.safe_point()
     }
 
     /// A read view at `start_ts`; [`TimeStamp::MAX`] reads the newest versions.

@@ -10,6 +10,7 @@
 //! | [`snapshot`] | reads at a timestamp |
 //! | [`lock_resolver`] | what to do about other transactions' locks |
 //! | [`txn`] | write buffer and two-phase commit |
+//! | `visibility` | open read views, and which are too old to be read |
 //! | [`dist_scan`] | plan fragments next to the data |
 //! | [`error`] | [`KvError`] with MySQL numbers |
 //!
@@ -29,6 +30,7 @@ pub mod snapshot;
 mod testing;
 pub mod transport;
 pub mod txn;
+mod visibility;
 
 pub use client::{ClientConfig, KvClient};
 pub use dist_scan::{DistScan, DistScanRequest, ScanPage};

@@ -5,6 +5,9 @@
 //! a living transaction is told to commit behind the reader's timestamp and its
 //! locks are then read past; only where that is impossible the reader waits.
 //!
+//! **Garbage collection.** An open view holds the safe point back; one that was overtaken
+//! all the same answers [`KvError::GcTooEarly`].
+//!
 //! **Point reads at [`TimeStamp::MAX`]** see the newest committed version and need
 //! no timestamp from PD. They are linearizable for one key; two such reads are
 //! not one consistent view.
@@ -28,6 +31,7 @@ use crate::error::KvError;
 use crate::lock_resolver::{LockOutcome, wait_for_lock};
 use crate::region_cache::{CachedRegion, KeyRange};
 use crate::request::{Cmd, RequestOptions, SendError, expect_response, wait_for_pd};
+use crate::visibility::OpenView;
 
 /// Keys of one batch-get request.
 const BATCH_GET_KEYS_MAX: usize = 1024;
@@ -46,7 +50,14 @@ pub struct Snapshot {
     client: Arc<KvClient>,
     start_ts: TimeStamp,
     priority: Priority,
-    resolved_locks: Arc<Mutex<Vec<u64>>>,
+    shared: Arc<Shared>,
+}
+
+/// What clones of a view share.
+#[derive(Default)]
+struct Shared {
+    resolved_locks: Mutex<Vec<u64>>,
+    _open: Option<OpenView>,
 }
 
 /// Keys of one region.
@@ -65,8 +76,9 @@ struct GroupResult {
 
 impl Snapshot {
     pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Snapshot {
-        let resolved_locks = Arc::default();
-        Snapshot { client, start_ts, priority: Priority::Normal, resolved_locks }
+        let _open = client.visibility.open(start_ts);
+        let shared = Arc::new(Shared { resolved_locks: Mutex::default(), _open });
+        Snapshot { client, start_ts, priority: Priority::Normal, shared }
     }
 
     /// The same view with another importance to the stores.
@@ -81,6 +93,12 @@ impl Snapshot {
         self.start_ts
     }
 
+    /// Whether everything that the view shows is still there: an answer that came before
+    /// this was said may be used.
+    pub(crate) fn check_visible(&self) -> Result<(), KvError> {
+        self.client.visibility.check(self.start_ts)
+    }
+
     /// Reads a key at once, without waiting for anything: only when its store is
     /// in this process and can answer now. `None` means: use [`Snapshot::get`].
     pub fn try_get_now(&self, key: &Bytes) -> Option<Option<Bytes>> {
@@ -91,7 +109,9 @@ impl Snapshot {
             return None;
         }
         match response.cmd {
-            Some(kv_response::Cmd::Get(get)) if get.error.is_none() => {
+            Some(kv_response::Cmd::Get(get))
+                if get.error.is_none() && self.check_visible().is_ok() =>
+            {
                 Some((!get.not_found).then_some(get.value))
             }
             _ => None,
@@ -112,7 +132,10 @@ impl Snapshot {
             let sent = self.client.cache.send_to_key(&key, &options, &mut retrier, &build).await?;
             let response = expect_response!(sent, Get)?;
             match response.error {
-                None => return Ok((!response.not_found).then_some(response.value)),
+                None => {
+                    self.check_visible()?;
+                    return Ok((!response.not_found).then_some(response.value));
+                }
                 Some(error) => {
                     let lock = view.lock_of(error)?;
                     view.clear_locks(&[lock], &mut retrier).await?;
@@ -145,6 +168,7 @@ impl Snapshot {
             }
             view.clear_locks(&locks, &mut retrier).await?;
         }
+        self.check_visible()?;
         Ok(found)
     }
 
@@ -205,14 +229,14 @@ impl Snapshot {
     fn for_operation(&self) -> Snapshot {
         let mut view = self.clone();
         if self.start_ts.is_max() {
-            view.resolved_locks = Arc::default();
+            view.shared = Arc::default();
         }
         view
     }
 
     pub(crate) fn options(&self) -> RequestOptions {
         RequestOptions {
-            resolved_locks: self.resolved_locks.lock().clone(),
+            resolved_locks: self.shared.resolved_locks.lock().clone(),
             priority: self.priority,
             stop_when_uncertain: false,
             // "The newest" is a time only the leader can tell.
@@ -252,7 +276,7 @@ impl Snapshot {
     }
 
     fn remember_resolved(&self, start_ts: u64) {
-        let mut resolved = self.resolved_locks.lock();
+        let mut resolved = self.shared.resolved_locks.lock();
         if !resolved.contains(&start_ts) {
             if resolved.len() >= RESOLVED_LOCKS_MAX {
                 resolved.remove(0);
@@ -310,6 +334,7 @@ impl SnapshotScan {
                 Some(lock) => self.continue_at_lock(rest, &batch, lock),
                 None => self.continue_behind(rest, part, &batch, full),
             }
+            self.snapshot.check_visible()?;
             if !batch.is_empty() {
                 return Ok(batch);
             }

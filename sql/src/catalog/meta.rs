@@ -8,6 +8,7 @@
 //! | `ma{table id}` | last id given to AUTO_INCREMENT or hidden row ids, decimal text |
 //! | `mu{user}\0{host}` | `Account` as JSON |
 //! | `mg{variable}` | value of a global system variable |
+//! | `ml` | who drives garbage collection, as JSON |
 //!
 //! Ids stand as 16 hexadecimal digits so that keys sort by number. JSON, because people
 //! read it in emergencies and fields are added over time.
@@ -24,6 +25,8 @@ use crate::error::{Result, SqlError};
 
 /// The schema version's key.
 pub const VERSION_KEY: &[u8] = b"mv";
+/// Key of the record of who drives garbage collection.
+pub const GC_LEASE_KEY: &[u8] = b"ml";
 const DATABASE_PREFIX: &str = "md";
 const TABLE_PREFIX: &str = "mt";
 const ACCOUNT_PREFIX: &str = "mu";

@@ -30,6 +30,13 @@ pub enum Kind {
         /// Largest.
         max: i64,
     },
+    /// A time with units (`10m0s`) within bounds; beyond them it is clamped with a warning.
+    Duration {
+        /// Shortest, in seconds.
+        min_s: u64,
+        /// Longest, in seconds.
+        max_s: u64,
+    },
     /// A number with a fraction.
     Float,
     /// One of a list, also by its position.
@@ -98,6 +105,8 @@ const fn other_var(
 /// Levels of isolation as `transaction_isolation` names them.
 const ISOLATION_LEVELS: &[&str] =
     &["READ-UNCOMMITTED", "READ-COMMITTED", "REPEATABLE-READ", "SERIALIZABLE"];
+/// Ten minutes to a year, as in TiDB.
+const GC_TIME: Kind = Kind::Duration { min_s: 600, max_s: 31_536_000 };
 const I31: i64 = i32::MAX as i64;
 const I32U: i64 = u32::MAX as i64;
 const DEFAULT_SQL_MODE: &str = "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,\
@@ -270,6 +279,10 @@ pub const DEFINITIONS: &[Definition] = &[
     bool_var("tidb_enable_clustered_index", Both, true),
     bool_var("tidb_enable_prepared_plan_cache", Both, true),
     int_var("tidb_executor_concurrency", Both, "5", 1, 256),
+    bool_var("tidb_gc_enable", Global, true),
+    other_var("tidb_gc_life_time", Global, GC_TIME, "10m0s"),
+    int_var("tidb_gc_max_wait_time", Global, "86400", 600, 31_536_000),
+    other_var("tidb_gc_run_interval", Global, GC_TIME, "10m0s"),
     int_var("tidb_mem_quota_query", Both, "1073741824", -1, i64::MAX),
     bool_var("tidb_opt_agg_push_down", Both, true),
     bool_var("tidb_opt_push_down", Both, true),

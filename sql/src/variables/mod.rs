@@ -6,9 +6,11 @@
 //! reach every node with the next schema version.
 
 pub mod definitions;
+pub mod duration;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_expr::SqlMode;
@@ -58,6 +60,14 @@ pub fn normalise(
                 warn(format!("Truncated incorrect {} value: '{value}'", definition.name));
             }
             clamped.to_string()
+        }
+        Kind::Duration { min_s, max_s } => {
+            let wanted = duration::parse(value).ok_or_else(wrong)?;
+            let clamped = wanted.clamp(Duration::from_secs(min_s), Duration::from_secs(max_s));
+            if clamped != wanted {
+                warn(format!("Truncated incorrect {} value: '{value}'", definition.name));
+            }
+            duration::format(clamped)
         }
         Kind::Float => {
             let number: f64 = value.trim().parse().map_err(|_| wrong())?;
@@ -127,6 +137,8 @@ impl GlobalVariables {
         base.insert("port", config.addr.port().to_string());
         base.insert("version", config.server_version.clone());
         base.insert("max_connections", config.connections_max.to_string());
+        base.insert("tidb_gc_life_time", duration::format(config.gc_life_time));
+        base.insert("tidb_gc_run_interval", duration::format(config.gc_run_interval));
         base.insert("max_allowed_packet", config.max_allowed_packet_bytes.to_string());
         Self { current: ArcSwap::from_pointee(base.clone()), base }
     }

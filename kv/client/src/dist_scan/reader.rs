@@ -94,10 +94,12 @@ impl TaskReader {
     pub async fn next_page(&mut self) -> Result<Option<ScanPage>, KvError> {
         loop {
             if let Some(page) = self.ready.pop_front() {
+                self.snapshot.check_visible()?;
                 return Ok(Some(page));
             }
             let Some(mut running) = self.running.take() else {
                 if self.rest.is_empty() {
+                    self.snapshot.check_visible()?;
                     return Ok(None);
                 }
                 self.begin().await?;

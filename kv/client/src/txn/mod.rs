@@ -230,6 +230,10 @@ impl Transaction {
     /// become visible; after every other one they have not and never will.
     pub async fn commit(&self) -> Result<CommitInfo, KvError> {
         self.end()?;
+        if !self.is_read_only() {
+            // Records of conflicting writers may have been collected.
+            self.snapshot.check_visible()?;
+        }
         let committer = {
             let buffer = self.buffer.read();
             Committer::new(self.client.clone(), self.start_ts, &buffer)
