@@ -70,10 +70,8 @@ pub(crate) struct Run(Option<Box<dyn FilterRun>>);
 
 impl CompactionFilter for Run {
     fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> CompactionDecision {
-        match &mut self.0 {
-            Some(run) if run.is_garbage(key, value) => CompactionDecision::Remove,
-            _ => CompactionDecision::Keep,
-        }
+        let is_garbage = self.0.as_mut().is_some_and(|run| run.is_garbage(key, value));
+        if is_garbage { CompactionDecision::Remove } else { CompactionDecision::Keep }
     }
 
     fn name(&self) -> &CStr {

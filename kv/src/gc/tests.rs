@@ -1,7 +1,7 @@
 //! What is collected, and that no reader at or above the safe point can tell.
 
 use bytes::Bytes;
-use cairn_engine::{Cf, KvEngine, MemoryEngine, RocksEngine, RocksOptions};
+use cairn_engine::{Cf, GarbageFilter, KvEngine, MemoryEngine, RocksEngine, RocksOptions};
 use cairn_types::TimeStamp;
 use proptest::prelude::*;
 
@@ -203,8 +203,8 @@ fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseErro
         }
     }
     // Compactions of whole ranges, and the collector for what they do not see together.
-    let safe_point = TimeStamp(now - 4);
-    filter.raise(safe_point);
+    filter.raise(TimeStamp(now - 4));
+    let safe_point = filter.safe_point();
     engine.compact_range(b"z", crate::keys::DATA_END).unwrap();
     delete_orphans(engine, filter.take_orphans()).unwrap();
     collect_all(engine, safe_point);
