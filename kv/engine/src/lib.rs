@@ -37,7 +37,8 @@ pub use error::EngineError;
 pub use garbage::{FilterRun, GarbageFilter};
 pub use memory::MemoryEngine;
 pub use raft_log::{
-    LogBatch, LogOp, MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLocalState, RaftLog,
+    LogBatch, LogOp, LogWatcher, MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLocalState,
+    RaftLog, WatchedLog,
 };
 pub use rocks::{RocksEngine, RocksOptions};
 pub use sorted_file::{FilePlan, SortedFile};

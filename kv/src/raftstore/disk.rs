@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_engine::{LogBatch, RaftLocalState, RaftLog};
-use raft::eraftpb::Entry;
+use cairn_engine::{LogBatch, LogWatcher, RaftLog};
 
 use super::clock::Clock;
 use super::metrics::RaftMetrics;
@@ -109,62 +108,27 @@ impl SlowScore {
     }
 }
 
-/// A Raft log whose syncs are timed.
-pub struct TimedLog {
-    log: Arc<dyn RaftLog>,
+/// Times the syncs of a Raft log.
+pub struct SyncTimer {
     clock: Arc<dyn Clock>,
     metrics: Arc<RaftMetrics>,
 }
 
-impl TimedLog {
-    /// Times the log's syncs.
-    pub fn new(
-        log: Arc<dyn RaftLog>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<RaftMetrics>,
-    ) -> TimedLog {
-        TimedLog { log, clock, metrics }
+impl SyncTimer {
+    /// Counts into the metrics.
+    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<RaftMetrics>) -> SyncTimer {
+        SyncTimer { clock, metrics }
     }
 }
 
-impl RaftLog for TimedLog {
-    fn regions(&self) -> cairn_engine::Result<Vec<u64>> {
-        self.log.regions()
-    }
-
-    fn state(&self, region_id: u64) -> cairn_engine::Result<Option<RaftLocalState>> {
-        self.log.state(region_id)
-    }
-
-    fn bounds(&self, region_id: u64) -> Option<(u64, u64)> {
-        self.log.bounds(region_id)
-    }
-
-    fn entries(
-        &self,
-        region_id: u64,
-        low: u64,
-        high: u64,
-        max_bytes: u64,
-    ) -> cairn_engine::Result<Vec<Entry>> {
-        self.log.entries(region_id, low, high, max_bytes)
-    }
-
-    fn write(&self, batch: LogBatch, sync: bool) -> cairn_engine::Result<()> {
+impl LogWatcher for SyncTimer {
+    fn write(&self, log: &dyn RaftLog, batch: LogBatch, sync: bool) -> cairn_engine::Result<()> {
         let begun = self.clock.now();
-        let outcome = self.log.write(batch, sync);
+        let outcome = log.write(batch, sync);
         if sync {
             self.metrics.disk.record(self.clock.now().since(begun));
         }
         outcome
-    }
-
-    fn purge(&self) -> cairn_engine::Result<Vec<u64>> {
-        self.log.purge()
-    }
-
-    fn sync_count(&self) -> u64 {
-        self.log.sync_count()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
-use cairn_engine::{KvEngine, RaftLog};
+use cairn_engine::{KvEngine, RaftLog, WatchedLog};
 use cairn_pd_client::PdClient;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::apply::{Applier, ApplyTask};
 use super::clock::Clock;
 use super::config::RaftStoreConfig;
-use super::disk::TimedLog;
+use super::disk::SyncTimer;
 use super::error::RaftStoreError;
 use super::flow::FlowControl;
 use super::metrics::RaftMetrics;
@@ -77,7 +77,8 @@ pub(super) fn assemble(parts: &RaftStoreParts) -> Result<Assembled, RaftStoreErr
     let (mailbox, received) = Mailbox::new(config.mailbox_messages_max);
     let (apply, apply_tasks) = unbounded();
     let (background, jobs) = unbounded();
-    let log = Arc::new(TimedLog::new(log.clone(), clock.clone(), metrics.clone()));
+    let timer = SyncTimer::new(clock.clone(), metrics.clone());
+    let log = Arc::new(WatchedLog::new(log.clone(), timer));
     let engines = Engines { kv: kv.clone(), log };
     let dead = Arc::new(DeadRanges::new(kv.clone()));
     let applier =

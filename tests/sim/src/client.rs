@@ -7,11 +7,14 @@ use async_trait::async_trait;
 use cairn_kv_client::{
     ClientConfig, CoprocessorStream, KvClient, KvStoreService, StoreConnector, TransportError,
 };
+use cairn_proto::kv::kv_request::Cmd;
 use cairn_proto::kv::{CoprocessorRequest, KvRequest, KvResponse, StoreInfoResponse};
 use cairn_proto::meta;
+use rand::Rng;
+use rand::seq::IndexedRandom;
 
 use crate::cluster::Cluster;
-use crate::world::Node;
+use crate::world::{Dice, Node};
 
 /// Waiting times of the client: shorter than in production, so that a run sees many ends.
 const REQUEST_TIMEOUT_MS: u64 = 6_000;
@@ -74,12 +77,36 @@ impl SimConnection {
     }
 }
 
+impl SimConnection {
+    /// Sometimes makes a read one from any replica, as fragments of queries do; where to.
+    fn divert(&self, request: &mut KvRequest) -> Option<Node> {
+        let one_in = self.cluster.plan.replica_reads_one_in;
+        let reads = matches!(request.cmd, Some(Cmd::Get(_) | Cmd::BatchGet(_) | Cmd::Scan(_)));
+        let world = &self.cluster.world;
+        if one_in == 0
+            || !reads
+            || world.roll(Dice::Workload, |rng| rng.random_range(0..one_in)) > 0
+        {
+            return None;
+        }
+        let context = request.context.as_mut()?;
+        let route = self.cluster.pd_server()?.get_region_by_id(context.region_id).ok()?;
+        let peer = world.roll(Dice::Workload, |rng| route.region.peers.choose(rng).copied())?;
+        let node = self.cluster.node_of_store(peer.store_id)?;
+        context.peer = Some(peer);
+        context.replica_read = true;
+        Some(node)
+    }
+}
+
 #[async_trait]
 impl KvStoreService for SimConnection {
-    async fn call(&self, request: KvRequest) -> Result<KvResponse, TransportError> {
+    async fn call(&self, mut request: KvRequest) -> Result<KvResponse, TransportError> {
         let world = self.cluster.world.clone();
-        let to = self.to.ok_or_else(|| self.unreachable("nobody lives there"))?;
+        let to = self.divert(&mut request).or(self.to);
+        let to = to.ok_or_else(|| self.unreachable("nobody lives there"))?;
         let from = self.from;
+        world.host(from).runs().await;
         if self.dead.load(Ordering::Relaxed) {
             return Err(TransportError::ShuttingDown { address: self.address.clone() });
         }
@@ -101,6 +128,7 @@ impl KvStoreService for SimConnection {
         let response = answered.await.map_err(|_| self.lost("the store died"))?;
         let carried = world.network.carry(&world, to, from).await;
         carried.map_err(|_| self.lost("the answer got stuck"))?;
+        world.host(from).runs().await;
         response
     }
 

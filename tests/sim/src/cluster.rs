@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use cairn_pd::PdServer;
 use cairn_pd::replication::Inbox;
@@ -82,6 +83,14 @@ impl Cluster {
         servers.rfind(|server| server.check_leads().is_ok())
     }
 
+    /// The process of the member of PD that leads, if one does.
+    pub fn pd_leader(&self) -> Option<Node> {
+        let leads = |member: &&Arc<PdProcess>| {
+            member.server().is_some_and(|server| server.check_leads().is_ok())
+        };
+        self.members.iter().find(leads).map(|member| member.node)
+    }
+
     /// Messages to the member come in here.
     pub fn set_pd_inbox(&self, member_id: u64, node: Node, inbox: Inbox) {
         self.pd_inboxes.lock().insert(member_id, (node, inbox));
@@ -150,19 +159,29 @@ impl Cluster {
 
     /// A store or a member of PD dies; somebody starts it again after a while.
     pub fn crash(self: &Arc<Cluster>, node: Node) {
+        let delay = restart_delay(&self.world);
+        self.crash_for(node, delay);
+    }
+
+    /// As [`Cluster::crash`]; it is started again after this time.
+    pub fn crash_for(self: &Arc<Cluster>, node: Node, delay: Duration) {
         self.world.note(format_args!("{node} crashes"));
         if let Some(process) = self.store(node) {
             process.crash(&self.world);
         } else if let Some(member) = self.members.iter().find(|member| member.node == node) {
             member.crash(&self.world);
         }
-        self.restart_later(node);
+        self.restart_after(node, delay);
     }
 
     /// Starts a dead process again after a while.
     pub fn restart_later(self: &Arc<Cluster>, node: Node) {
-        let cluster = self.clone();
         let delay = restart_delay(&self.world);
+        self.restart_after(node, delay);
+    }
+
+    fn restart_after(self: &Arc<Cluster>, node: Node, delay: Duration) {
+        let cluster = self.clone();
         tokio::spawn(async move {
             sleep(delay).await;
             while cluster.is_disk_full(node) && cluster.restarts.load(Ordering::Relaxed) {

@@ -2,7 +2,7 @@
 //!
 //! The engines are the in-memory twins. A crash keeps a random prefix of what was written
 //! since the last completed sync, of each engine on its own, as page caches do. A synced
-//! write of a store's Raft log is durable only when [`DiskLog::complete_sync`] is called:
+//! write of a store's Raft log is durable only when [`LogWrites::complete_sync`] is called:
 //! the store's step waits for the disk before.
 
 use std::path::PathBuf;
@@ -13,9 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_engine::{
     Cf, EngineError, EngineIterator, EngineSnapshot, FilePlan, GarbageFilter, KvEngine, LogBatch,
-    MemoryEngine, MemoryRaftLog, RaftLocalState, RaftLog, SortedFile, WriteBatch,
+    LogWatcher, MemoryEngine, MemoryRaftLog, RaftLog, SortedFile, WatchedLog, WriteBatch,
 };
-use raft::eraftpb::Entry;
 use rand::Rng;
 
 use crate::world::{Dice, World};
@@ -29,6 +28,7 @@ pub struct Disk {
     kv: MemoryEngine,
     log: Arc<MemoryRaftLog>,
     slow_ms: AtomicU64,
+    slow_apply_ms: AtomicU64,
     full: AtomicBool,
 }
 
@@ -36,6 +36,17 @@ impl Disk {
     /// Syncs take so much longer.
     pub fn set_slow_ms(&self, slow_ms: u64) {
         self.slow_ms.store(slow_ms, Ordering::Relaxed);
+    }
+
+    /// Steps of apply take so much longer.
+    pub fn set_slow_apply_ms(&self, slow_ms: u64) {
+        self.slow_apply_ms.store(slow_ms, Ordering::Relaxed);
+    }
+
+    /// Time a step of apply waits for its disk now; none while it is fast.
+    pub fn apply_time(&self, world: &World) -> Option<Duration> {
+        let slow_ms = self.slow_apply_ms.load(Ordering::Relaxed);
+        (slow_ms > 0).then(|| world.millis(Dice::Machine, slow_ms / 4, slow_ms))
     }
 
     /// There is no space left, or there is again.
@@ -71,14 +82,16 @@ impl Disk {
     /// A store's engines as one life of its process sees them.
     pub fn open(self: &Arc<Disk>) -> (Arc<DiskEngine>, Arc<DiskLog>) {
         let log = self.open_log(true);
-        let engine = DiskEngine { disk: self.clone(), is_alive: log.is_alive.clone() };
+        let is_alive = log.watcher().is_alive.clone();
+        let engine = DiskEngine { disk: self.clone(), is_alive };
         (Arc::new(engine), log)
     }
 
     /// A log alone. Without `defers`, synced writes are durable at once.
     pub fn open_log(self: &Arc<Disk>, defers: bool) -> Arc<DiskLog> {
         let is_alive = Arc::new(AtomicBool::new(true));
-        Arc::new(DiskLog { disk: self.clone(), is_alive, syncs: AtomicU64::new(0), defers })
+        let writes = LogWrites { disk: self.clone(), is_alive, syncs: AtomicU64::new(0), defers };
+        Arc::new(DiskLog::new(self.log.clone(), writes))
     }
 
     /// What the data engine holds now, for checks.
@@ -167,14 +180,17 @@ impl KvEngine for DiskEngine {
 }
 
 /// A Raft log in one life of its process.
-pub struct DiskLog {
+pub type DiskLog = WatchedLog<LogWrites>;
+
+/// What becomes of writes to a Raft log in one life of its process.
+pub struct LogWrites {
     disk: Arc<Disk>,
     is_alive: Arc<AtomicBool>,
     syncs: AtomicU64,
     defers: bool,
 }
 
-impl DiskLog {
+impl LogWrites {
     /// The process is gone: what still holds its engines cannot write any more.
     pub fn close(&self) {
         self.is_alive.store(false, Ordering::Relaxed);
@@ -187,41 +203,15 @@ impl DiskLog {
     }
 }
 
-impl RaftLog for DiskLog {
-    fn regions(&self) -> cairn_engine::Result<Vec<u64>> {
-        self.disk.log.regions()
-    }
-
-    fn state(&self, region_id: u64) -> cairn_engine::Result<Option<RaftLocalState>> {
-        self.disk.log.state(region_id)
-    }
-
-    fn bounds(&self, region_id: u64) -> Option<(u64, u64)> {
-        self.disk.log.bounds(region_id)
-    }
-
-    fn entries(
-        &self,
-        region_id: u64,
-        low: u64,
-        high: u64,
-        max_bytes: u64,
-    ) -> cairn_engine::Result<Vec<Entry>> {
-        self.disk.log.entries(region_id, low, high, max_bytes)
-    }
-
-    fn write(&self, batch: LogBatch, sync: bool) -> cairn_engine::Result<()> {
+impl LogWatcher for LogWrites {
+    fn write(&self, log: &dyn RaftLog, batch: LogBatch, sync: bool) -> cairn_engine::Result<()> {
         self.disk.check(&self.is_alive)?;
-        self.disk.log.write(batch, sync && !self.defers)?;
+        log.write(batch, sync && !self.defers)?;
         self.syncs.fetch_add(u64::from(sync), Ordering::Relaxed);
         Ok(())
     }
 
-    fn purge(&self) -> cairn_engine::Result<Vec<u64>> {
-        self.disk.log.purge()
-    }
-
-    fn sync_count(&self) -> u64 {
+    fn sync_count(&self, _: &dyn RaftLog) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
 }

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_sim::{Options, Report, Scale, run};
 use cairn_types::sabotage::Bug;
 use clap::Parser;
+use parking_lot::Mutex;
 
 /// Deterministic simulation of a whole cluster.
 #[derive(Parser)]
@@ -69,11 +70,24 @@ fn main() -> ExitCode {
         }
         (None, true) => find_bugs(&arguments),
         (None, false) => {
+            let begun = Instant::now();
+            let totals = Mutex::new((Duration::ZERO, 0, 0));
             let failed = run_many(&arguments, bug, |report| {
+                let mut totals = totals.lock();
+                totals.0 += report.elapsed;
+                totals.1 += report.operations;
+                totals.2 += report.events;
                 show(report, &arguments);
                 true
             });
-            println!("{} seeds, {failed} failed", arguments.seeds);
+            let (simulated, operations, events) = totals.into_inner();
+            println!(
+                "{} seeds, {failed} failed: {operations} operations and {events} events of {} min \
+                 in {} s",
+                arguments.seeds,
+                simulated.as_secs() / 60,
+                begun.elapsed().as_secs()
+            );
             failed == 0
         }
     };
@@ -122,11 +136,13 @@ fn run_many(
 fn find_bugs(arguments: &Arguments) -> bool {
     let mut missed = 0;
     for bug in Bug::ALL {
+        let begun = Instant::now();
         let runs = AtomicU64::new(0);
         let failed = run_many(arguments, Some(bug), |report| {
             let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
             let Some(failure) = report.failures.first() else { return true };
-            println!("{bug:?}: run {run}, seed {}: {failure}", report.seed);
+            let seconds = begun.elapsed().as_secs();
+            println!("{bug:?}: run {run}, seed {}, {seconds} s: {failure}", report.seed);
             false
         });
         if failed == 0 {
@@ -151,7 +167,12 @@ fn show(report: &Report, arguments: &Arguments) {
         println!("  {failure}");
     }
     if !failures.is_empty() {
-        let short = if arguments.short { " --short" } else { "" };
-        println!("  replay: cairn-sim --seed {seed}{short} --trace");
+        let short = if arguments.short { "--short " } else { "" };
+        match &arguments.bug {
+            None => println!("  replay: make sim SEED={seed} ARGS='{short}--trace'"),
+            Some(bug) => {
+                println!("  replay: make sim-bugs ARGS='--seed {seed} --bug {bug} {short}--trace'")
+            }
+        }
     }
 }

@@ -71,7 +71,7 @@ impl PdProcess {
         let running = self.running.lock().take();
         world.host(self.node).kill();
         if let Some(running) = running {
-            running.log.close();
+            running.log.watcher().close();
             running.server.stopping().cancel();
         }
         self.disk.crash(world);

@@ -42,6 +42,20 @@ pub enum FaultKind {
     FullDisk,
     /// A wall clock jumps.
     WallClock,
+    /// A store applies late.
+    SlowApply,
+    /// The store of a leader is cut off from the other stores, not from every client.
+    CutOffLeader,
+    /// The store of a leader stands still about as long as an election takes.
+    StopLeader,
+    /// A voter dies and is back at once, while the other one stands for election.
+    RestartVoter,
+    /// A replica is built anew while transactions hold locks, and leads then.
+    FreshLeader,
+    /// A leader is cut off right behind a split's proposal.
+    SplitCutOff,
+    /// PD's leader hands out timestamps by a clock that is ahead, and dies; repeatedly.
+    PdClock,
     /// Somebody splits a region.
     Split,
     /// Somebody moves a leader.
@@ -56,7 +70,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 17] = [
+    pub const ALL: [FaultKind; 24] = [
         FaultKind::CrashStore,
         FaultKind::CrashAllStores,
         FaultKind::CrashPd,
@@ -69,12 +83,30 @@ impl FaultKind {
         FaultKind::SlowDisk,
         FaultKind::FullDisk,
         FaultKind::WallClock,
+        FaultKind::SlowApply,
+        FaultKind::CutOffLeader,
+        FaultKind::StopLeader,
+        FaultKind::RestartVoter,
+        FaultKind::FreshLeader,
+        FaultKind::SplitCutOff,
+        FaultKind::PdClock,
         FaultKind::Split,
         FaultKind::Transfer,
         FaultKind::Members,
         FaultKind::Merge,
         FaultKind::Offline,
     ];
+
+    /// Whether it comes to nothing before an election or two.
+    pub fn needs_elections(self) -> bool {
+        matches!(
+            self,
+            FaultKind::CutOffLeader
+                | FaultKind::RestartVoter
+                | FaultKind::SplitCutOff
+                | FaultKind::PdClock
+        )
+    }
 }
 
 /// What clients do.
@@ -139,6 +171,10 @@ pub struct Plan {
     pub one_pc: bool,
     /// Longest pause of a session between two operations.
     pub think_ms_max: u64,
+    /// One read of so many goes to any replica; 0 = none.
+    pub replica_reads_one_in: u32,
+    /// Regions are split at so many keys before anything goes wrong.
+    pub splits: u32,
 }
 
 impl Plan {
@@ -165,19 +201,23 @@ impl Plan {
             drift_ppm_max: *[0, 1_000, 20_000].choose(rng).unwrap_or(&0),
             one_pc: rng.random_bool(0.7),
             think_ms_max: *[1, 10, 100].choose(rng).unwrap_or(&10),
+            replica_reads_one_in: *[0, 0, 2, 8].choose(rng).unwrap_or(&0),
+            splits: rng.random_range(0..=4),
         }
     }
 }
 
 fn draw_faults(rng: &mut SmallRng) -> Vec<(FaultKind, u32)> {
     let mut faults = Vec::new();
+    // Many at a time, or one of a few again and again.
+    let share = *[0.4, 0.08].choose(rng).unwrap_or(&0.4);
     for kind in FaultKind::ALL {
-        if rng.random_bool(0.4) {
+        if rng.random_bool(share) {
             faults.push((kind, rng.random_range(1..=10)));
         }
     }
     if faults.is_empty() {
-        faults.push((FaultKind::CrashStore, 1));
+        faults.push((*FaultKind::ALL.choose(rng).unwrap_or(&FaultKind::CrashStore), 1));
     }
     faults
 }
@@ -195,7 +235,7 @@ fn draw_weather(rng: &mut SmallRng) -> Weather {
 }
 
 fn draw_raft(rng: &mut SmallRng) -> RaftStoreConfig {
-    let log_entries_max = *[20, 200, 2_048].choose(rng).unwrap_or(&200);
+    let log_entries_max = *[10, 200, 2_048].choose(rng).unwrap_or(&200);
     RaftStoreConfig {
         region_split_bytes: *[8 << 10, 64 << 10, 256 << 20].choose(rng).unwrap_or(&(64 << 10)),
         log_entries_max,

@@ -7,6 +7,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_kv_client::{KvClient, KvError};
 use cairn_types::sabotage::Bug;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -19,7 +20,7 @@ use crate::client;
 use crate::cluster::Cluster;
 use crate::faults::Faults;
 use crate::plan::{Plan, Scale};
-use crate::workload::{Workloads, session};
+use crate::workload::{self, Workloads, session};
 use crate::world::{Dice, Node, World};
 
 /// A cluster must have all its replicas this long after its birth.
@@ -150,6 +151,10 @@ async fn live(cluster: &Arc<Cluster>, workloads: &Arc<Workloads>, admin: Node) {
         world.fail(format!("the bank does not open: {error}"));
         return;
     }
+    if let Err(error) = split(cluster, &judge).await {
+        world.fail(format!("regions are not split: {error}"));
+        return;
+    }
     world.note(format_args!("the cluster is whole"));
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -189,6 +194,15 @@ async fn live(cluster: &Arc<Cluster>, workloads: &Arc<Workloads>, admin: Node) {
     if let Err(error) = workloads.judge(&judge).await {
         world.fail(format!("the settled cluster cannot be read: {error}"));
     }
+}
+
+/// Splits regions where the plan wants it, so that transactions span several.
+async fn split(cluster: &Arc<Cluster>, client: &Arc<KvClient>) -> Result<(), KvError> {
+    for _ in 0..cluster.plan.splits {
+        let key = workload::any_key(&cluster.world, Dice::Plan);
+        client.split_region(vec![key]).await?;
+    }
+    Ok(())
 }
 
 /// Whether every region has its replicas in time.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_kv::raftstore::driven::{DrivenApply, DrivenBackground, DrivenRaft, DrivenStore};
+use cairn_kv::raftstore::driven::{
+    DrivenApply, DrivenBackground, DrivenRaft, DrivenStore, Outputs,
+};
 use cairn_kv::raftstore::snapshot::{SnapshotReader, SnapshotRoom};
 use cairn_kv::raftstore::{
     Mailbox, OutgoingSnapshot, RaftInbox, RaftRouter, RaftStoreConfig, RaftStoreParts, StoreId,
@@ -16,6 +18,7 @@ use cairn_kv::{NodeError, StoreService};
 use cairn_proto::kv;
 use parking_lot::Mutex;
 use rand::Rng;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
@@ -28,6 +31,9 @@ const BOOT_RETRY_MS: (u64, u64) = (200, 600);
 const ROUND_MESSAGES_MAX: usize = 24;
 /// Batches of tasks one step of apply takes at most.
 const APPLY_BATCHES_MAX: usize = 6;
+
+/// Until a process that stood still has read what came meanwhile.
+const AWAKENING_MS_MAX: u64 = 30;
 
 /// A store process: its disk, and what runs while it is alive.
 pub struct StoreProcess {
@@ -77,7 +83,7 @@ impl StoreProcess {
         let running = self.running.lock().take();
         world.host(self.node).kill();
         if let Some(running) = running {
-            running.log.close();
+            running.log.watcher().close();
         }
         self.disk.crash(world);
     }
@@ -126,7 +132,7 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
         pd: Some((pd.clone(), tokio::runtime::Handle::current())),
         clock: world.host(node).clone(),
     });
-    let opened = opened.and_then(|opened| Ok(log.complete_sync().map(|()| opened)?));
+    let opened = opened.and_then(|opened| Ok(log.watcher().complete_sync().map(|()| opened)?));
     let driven = match opened {
         Ok(driven) => driven,
         Err(error) if cluster.is_disk_full(node) => {
@@ -150,7 +156,13 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
     ));
     let DrivenStore { raft, apply, background, .. } = driven;
     let host = world.host(node).clone();
-    let steps = Steps { cluster: cluster.clone(), process: process.clone(), log: log.clone() };
+    let steps = Steps {
+        cluster: cluster.clone(),
+        process: process.clone(),
+        log: log.clone(),
+        applies: Arc::default(),
+        jobs: Arc::default(),
+    };
     host.spawn(steps.clone().run_raft(raft));
     host.spawn(steps.clone().run_apply(apply));
     host.spawn(steps.run_background(background));
@@ -164,6 +176,10 @@ struct Steps {
     cluster: Arc<Cluster>,
     process: Arc<StoreProcess>,
     log: Arc<DiskLog>,
+    /// Told when the Raft thread may have handed over something to apply.
+    applies: Arc<Notify>,
+    /// The same for the background thread.
+    jobs: Arc<Notify>,
 }
 
 impl Steps {
@@ -185,15 +201,15 @@ impl Steps {
                 Ok(round) => round,
                 Err(error) => return self.give_up("raft", &error.to_string()),
             };
-            round.early.release();
+            self.release(round.early);
             if round.synced {
                 sleep(self.process.disk.sync_time(&world)).await;
                 world.host(self.process.node).runs().await;
-                if let Err(error) = self.log.complete_sync() {
+                if let Err(error) = self.log.watcher().complete_sync() {
                     return self.give_up("raft", &error.to_string());
                 }
             }
-            round.late.release();
+            self.release(round.late);
             if round.stopped {
                 return self.give_up("raft", "it was stopped");
             }
@@ -202,9 +218,13 @@ impl Steps {
 
     async fn run_apply(self, mut apply: DrivenApply) {
         loop {
+            while !apply.has_work() {
+                self.applies.notified().await;
+            }
             self.turn().await;
-            if !apply.has_work() {
-                continue;
+            if let Some(slow) = self.process.disk.apply_time(&self.cluster.world) {
+                sleep(slow).await;
+                self.cluster.world.host(self.process.node).runs().await;
             }
             match apply.step(APPLY_BATCHES_MAX) {
                 Ok(reports) => {
@@ -218,11 +238,19 @@ impl Steps {
 
     async fn run_background(self, mut background: DrivenBackground) {
         loop {
-            self.turn().await;
-            if background.has_work() {
-                background.step();
+            while !background.has_work() {
+                self.jobs.notified().await;
             }
+            self.turn().await;
+            background.step();
         }
+    }
+
+    /// Sends a round's outputs on their way.
+    fn release(&self, outputs: Outputs) {
+        outputs.release();
+        self.applies.notify_one();
+        self.jobs.notify_one();
     }
 
     /// A store that cannot write ends, as the real process does; somebody restarts it.
@@ -271,6 +299,12 @@ impl Transport for SimTransport {
                 let (cluster, node, message) = (self.cluster.clone(), self.node, message.clone());
                 tokio::spawn(async move {
                     sleep(delay).await;
+                    let receiver = cluster.world.host(to);
+                    if receiver.is_paused() {
+                        // It lies in a socket, and is read in no order with what else waits.
+                        receiver.runs().await;
+                        sleep(cluster.world.millis(Dice::Network, 0, AWAKENING_MS_MAX)).await;
+                    }
                     deliver(&cluster, node, to, message);
                 });
             }

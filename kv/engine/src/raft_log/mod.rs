@@ -9,11 +9,13 @@
 
 mod file;
 mod memory;
+mod watched;
 
 use raft::eraftpb::{Entry, HardState};
 
 pub use file::{RaftEngineLog, RaftEngineOptions};
 pub use memory::MemoryRaftLog;
+pub use watched::{LogWatcher, WatchedLog};
 
 use crate::{EngineError, Result};
 

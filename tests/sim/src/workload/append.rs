@@ -14,6 +14,8 @@ use crate::world::{Dice, World};
 
 /// Keys of one group.
 const GROUP_MAX: usize = 4;
+/// Keys of a large group: enough that its locks in a region are resolved all at once.
+const LARGE_GROUP: (usize, usize) = (16, 40);
 /// Keys are spread over so many places, so that groups cross regions.
 const PLACES: u32 = 12;
 /// A value may be long: it then lies in another column family.
@@ -46,7 +48,10 @@ impl Appends {
             world.roll(Dice::Workload, |rng| (rng.random_bool(0.25), rng.random_bool(0.3)));
         if !scans {
             let places = world.roll(Dice::Workload, |rng| {
-                let size = rng.random_range(1..=GROUP_MAX);
+                let size = match rng.random_bool(0.1) {
+                    true => rng.random_range(LARGE_GROUP.0..=LARGE_GROUP.1),
+                    false => rng.random_range(1..=GROUP_MAX),
+                };
                 (0..size).map(|_| rng.random_range(0..PLACES)).collect()
             });
             // What failed was noted.
@@ -79,7 +84,7 @@ impl Appends {
             let txn = client.begin(client.current_ts().await?);
             for (member, place) in places.into_iter().enumerate() {
                 let is_long = world.roll(Dice::Workload, |rng| rng.random_bool(0.2));
-                let key = format!("g{place:02}-{group:05}-{member}");
+                let key = format!("g{place:02}-{group:05}-{member:02}");
                 let fill = if is_long { "x".repeat(LONG_VALUE_BYTES) } else { String::new() };
                 txn.insert(Bytes::from(key), Bytes::from(format!("{group} {size} {fill}")))?;
             }

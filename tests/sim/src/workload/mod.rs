@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_kv_client::{KeyRange, KvClient, KvError, ScanOptions, Snapshot};
 use cairn_types::TimeStamp;
+use rand::Rng;
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
@@ -132,6 +133,14 @@ where
     outcome
 }
 
+/// A raw key as clients use them.
+pub fn any_key(world: &World, dice: Dice) -> Bytes {
+    world.roll(dice, |rng| {
+        let family = *["a", "c", "g", "r"].choose(rng).unwrap_or(&"r");
+        Bytes::from(format!("{family}{:02}", rng.random_range(0..12)))
+    })
+}
+
 /// A session: operations one after the other until `stop`.
 pub async fn session(
     workloads: Arc<Workloads>,
@@ -184,7 +193,6 @@ async fn scan_all(
 
 /// A view of the newest versions, or one at a fresh timestamp.
 async fn some_view(world: &World, client: &Arc<KvClient>) -> Result<Snapshot, KvError> {
-    use rand::Rng;
     if world.roll(Dice::Workload, |rng| rng.random_bool(0.5)) {
         return Ok(client.snapshot(TimeStamp::MAX));
     }

@@ -1,0 +1,239 @@
+//! Accidents that need several things to go wrong in one order: each goes for a promise that
+//! one process relies on and another one might forget.
+
+use std::sync::Arc;
+
+use cairn_kv::raftstore::{ConfChangeKind, PeerChange, RaftRouter, RegionError, RegionId};
+use cairn_proto::meta::{self, PeerRole};
+use rand::Rng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{CHANGE_TIMEOUT, Faults};
+use crate::client;
+use crate::workload::any_key;
+use crate::world::{Dice, Node};
+
+impl Faults {
+    /// A store applies late. Often it is given leaders then: they have in their logs what
+    /// they cannot show yet.
+    pub(super) async fn slow_apply(&self, until: Instant) {
+        let world = &self.cluster.world;
+        let node = self.any_store();
+        let (slow_ms, leads) = world.roll(Dice::Faults, |rng| {
+            (*[30, 200, 1_000].choose(rng).unwrap_or(&200), rng.random_bool(0.7))
+        });
+        let Some(process) = self.cluster.store(node) else { return };
+        world.note(format_args!("{node} applies {slow_ms} ms late"));
+        process.disk.set_slow_apply_ms(slow_ms);
+        if leads {
+            sleep(world.millis(Dice::Faults, 0, 500)).await;
+            self.give_leaders_to(node);
+        }
+        sleep_until(until).await;
+        process.disk.set_slow_apply_ms(0);
+    }
+
+    /// Every region that has a follower there is asked to let it lead.
+    fn give_leaders_to(&self, node: Node) {
+        let Some(server) = self.cluster.pd_server() else { return };
+        for route in server.scan_regions(b"", b"", 0) {
+            let is_there =
+                |peer: &&meta::Peer| self.cluster.node_of_store(peer.store_id) == Some(node);
+            let Some(target) = route.region.peers.iter().find(is_there) else { continue };
+            let router = route.leader.and_then(|leader| self.router_of(&leader));
+            if let Some(router) = router {
+                // A full mailbox refuses: nothing is moved then.
+                let _ = router.transfer_leader(RegionId(route.region.id), target.id);
+            }
+        }
+    }
+
+    fn router_of(&self, peer: &meta::Peer) -> Option<Arc<RaftRouter>> {
+        self.cluster.store(self.cluster.node_of_store(peer.store_id)?)?.router()
+    }
+
+    /// The process of some region's leader, and those of its other voters; sometimes PD's.
+    fn leader_and_voters(&self) -> Option<(Node, Vec<Node>)> {
+        let members = self.cluster.members();
+        if members.len() > 1 && self.cluster.world.roll(Dice::Faults, |rng| rng.random_bool(0.2)) {
+            let leader = self.cluster.pd_leader()?;
+            let others = members.iter().map(|member| member.node);
+            return Some((leader, others.filter(|node| *node != leader).collect()));
+        }
+        let (region, leader, _) = self.any_region()?;
+        let others = region
+            .peers
+            .iter()
+            .filter(|peer| peer.id != leader.id && peer.role() == PeerRole::Voter)
+            .filter_map(|peer| self.cluster.node_of_store(peer.store_id))
+            .collect();
+        Some((self.cluster.node_of_store(leader.store_id)?, others))
+    }
+
+    /// The links of its like to this process, and those of some SQL nodes: never of all of
+    /// them, so that clients work on either side.
+    fn links_around(&self, node: Node) -> Vec<(Node, Node)> {
+        let world = &self.cluster.world;
+        let mut clients: Vec<Node> = world
+            .nodes()
+            .filter(|other| matches!(other, Node::Client(_)) && *other != self.admin)
+            .collect();
+        let cut = world.roll(Dice::Faults, |rng| {
+            clients.shuffle(rng);
+            rng.random_range(1..=clients.len().saturating_sub(1).max(1))
+        });
+        clients.truncate(cut);
+        world.note(format_args!("{node} is cut off from its like and {clients:?}"));
+        let is_like = |other: &Node| {
+            *other != node && std::mem::discriminant(other) == std::mem::discriminant(&node)
+        };
+        let others = world.nodes().filter(is_like).chain(clients);
+        others.flat_map(|other| [(node, other), (other, node)]).collect()
+    }
+
+    /// A leader that does not hear that there is another one, while clients ask both.
+    pub(super) async fn cut_off_leader(&self, until: Instant) {
+        let Some((leader, _)) = self.leader_and_voters() else { return };
+        // Nothing else is elected earlier.
+        let lasting = self.cluster.world.millis(Dice::Faults, 1_000, 3_000);
+        let links = self.links_around(leader);
+        self.cut(&links, until.min(Instant::now() + lasting)).await;
+    }
+
+    /// A leader that stands still while others elect one, and goes on with what it believes.
+    pub(super) async fn stop_leader(&self) {
+        let world = &self.cluster.world;
+        let Some((leader, _)) = self.leader_and_voters() else { return };
+        let host = world.host(leader);
+        world.note(format_args!("{leader} stops, and leads"));
+        host.set_paused(true);
+        sleep(world.millis(Dice::Faults, 600, 3_000)).await;
+        world.note(format_args!("{leader} goes on, and thinks it leads"));
+        host.set_paused(false);
+    }
+
+    /// One follower wants to be elected and cannot, because the other one hears its leader.
+    /// That one dies, is back within the leader's lease, and hears nobody but the candidate.
+    pub(super) async fn restart_voter(&self, until: Instant) {
+        let world = &self.cluster.world;
+        let Some((leader, mut voters)) = self.leader_and_voters() else { return };
+        world.roll(Dice::Faults, |rng| voters.shuffle(rng));
+        let [candidate, voter, ..] = voters[..] else { return };
+        let links = self.links_around(leader);
+        let (rest, first): (Vec<_>, Vec<_>) =
+            links.into_iter().partition(|(a, b)| *a == voter || *b == voter);
+        world.note(format_args!("{voter} is to forget {leader} and meet {candidate}"));
+        let network = &world.network;
+        first.iter().for_each(|(from, to)| network.cut(*from, *to));
+        sleep(world.millis(Dice::Faults, 1_000, 2_500)).await;
+        rest.iter().for_each(|(from, to)| network.cut(*from, *to));
+        if Instant::now() < until {
+            self.cluster.crash_for(voter, world.millis(Dice::Faults, 1, 100));
+        }
+        sleep_until(until).await;
+        first.iter().chain(&rest).for_each(|(from, to)| network.mend(*from, *to));
+    }
+
+    /// A replica comes by a Raft snapshot while a SQL node stands still amid its
+    /// transactions, and leads before that node goes on.
+    pub(super) async fn fresh_leader(&self) {
+        let world = &self.cluster.world;
+        let clients: Vec<Node> = world
+            .nodes()
+            .filter(|node| matches!(node, Node::Client(_)) && *node != self.admin)
+            .collect();
+        let client = self.any_of(&clients);
+        world.note(format_args!("{client} stops amid its transactions"));
+        world.host(client).set_paused(true);
+        let outcome = timeout(CHANGE_TIMEOUT, self.replace_replica()).await;
+        world.note(format_args!("{client} goes on, new leader: {outcome:?}"));
+        world.host(client).set_paused(false);
+    }
+
+    /// Removes a follower, adds another one and lets it lead; the region and the new peer.
+    async fn replace_replica(&self) -> Option<(u64, u64)> {
+        let world = &self.cluster.world;
+        let (region, leader, router) = self.any_region()?;
+        let region_id = RegionId(region.id);
+        let old = {
+            let others: Vec<meta::Peer> =
+                region.peers.iter().filter(|peer| peer.id != leader.id).copied().collect();
+            world.roll(Dice::Faults, |rng| others.choose(rng).copied())?
+        };
+        self.change(&router, region_id, ConfChangeKind::Remove, old).await?;
+        let id = self.cluster.pd_client(self.admin).alloc_ids(1).await.ok()?;
+        let new = meta::Peer { id, store_id: old.store_id, role: PeerRole::Learner.into() };
+        self.change(&router, region_id, ConfChangeKind::AddLearner, new).await?;
+        sleep(world.millis(Dice::Faults, 50, 300)).await;
+        let voter = meta::Peer { role: PeerRole::Voter.into(), ..new };
+        self.change(&router, region_id, ConfChangeKind::AddVoter, voter).await?;
+        for _ in 0..3 {
+            // A full mailbox refuses: the next attempt may not.
+            let _ = router.transfer_leader(region_id, id);
+            sleep(world.millis(Dice::Faults, 20, 200)).await;
+        }
+        Some((region.id, id))
+    }
+
+    /// Changes one member; an election or another change may be under way, so several times.
+    async fn change(
+        &self,
+        router: &RaftRouter,
+        region_id: RegionId,
+        kind: ConfChangeKind,
+        peer: meta::Peer,
+    ) -> Option<meta::Region> {
+        /// Then somebody else leads the region, or has changed it.
+        const ATTEMPTS_MAX: u32 = 5;
+        let world = &self.cluster.world;
+        for _ in 0..ATTEMPTS_MAX {
+            let outcome: Result<meta::Region, RegionError> =
+                router.change_peers(region_id, vec![PeerChange::new(kind, peer)]).await;
+            match outcome {
+                Ok(region) => return Some(region),
+                Err(error) => world.note(format_args!("{kind:?} {}: {error}", peer.id)),
+            }
+            sleep(world.millis(Dice::Faults, 20, 200)).await;
+        }
+        None
+    }
+
+    /// Writes come behind a split in its leader's log, and are committed by another leader
+    /// when the new regions have long begun a life of their own.
+    pub(super) async fn split_cut_off(&self, until: Instant) {
+        let world = &self.cluster.world;
+        let key = any_key(world, Dice::Faults);
+        let Some(server) = self.cluster.pd_server() else { return };
+        let leader = server.get_region(&key).ok().and_then(|route| route.leader);
+        let node = leader.and_then(|leader| self.cluster.node_of_store(leader.store_id));
+        let Some(process) = node.and_then(|node| self.cluster.store(node)) else { return };
+        let slow_ms = world.roll(Dice::Faults, |rng| rng.random_range(20..400));
+        world.note(format_args!("split at {key:?}, then cut off {}", process.node));
+        process.disk.set_slow_apply_ms(slow_ms);
+        let admin = client::connect(&self.cluster, self.admin);
+        let split = timeout(CHANGE_TIMEOUT, async move { admin.split_region(vec![key]).await });
+        tokio::spawn(split);
+        sleep(world.millis(Dice::Faults, 5, 200)).await;
+        let links = self.links_around(process.node);
+        let lasting = world.millis(Dice::Faults, 1_500, 4_000);
+        self.cut(&links, until.min(Instant::now() + lasting)).await;
+        process.disk.set_slow_apply_ms(0);
+    }
+
+    /// Timestamps of the near future are given out, and their giver dies: only what it made
+    /// durable keeps its successor, who has the right time, from giving them out again.
+    pub(super) async fn pd_clock(&self, until: Instant) {
+        let world = &self.cluster.world;
+        while Instant::now() < until {
+            let Some(node) = self.cluster.pd_leader() else { return };
+            let ahead_ms = world.roll(Dice::Faults, |rng| rng.random_range(500..8_000));
+            world.note(format_args!("{node} is {ahead_ms} ms ahead and dies"));
+            world.host(node).set_wall_offset_ms(ahead_ms);
+            sleep(world.millis(Dice::Faults, 50, 1_000)).await;
+            world.host(node).set_wall_offset_ms(0);
+            self.cluster.crash_for(node, world.millis(Dice::Faults, 1, 2_000));
+            sleep(world.millis(Dice::Faults, 500, 3_000)).await;
+        }
+    }
+}
