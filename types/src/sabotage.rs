@@ -15,8 +15,8 @@ pub enum Bug {
     VoteAfterRestart,
     /// Apply takes writes of an older shape of the region, wherever their keys lie.
     ApplyIgnoresEpoch,
-    /// A read confirmed by the quorum is answered before its index, and anything of the
-    /// leader's term, is applied.
+    /// A read confirmed by the quorum, or by the leader for a follower, is answered before
+    /// its index is applied.
     ReadBeforeApply,
     /// Raft snapshots leave the locks out.
     SnapshotWithoutLocks,

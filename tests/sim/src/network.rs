@@ -29,6 +29,8 @@ pub struct Weather {
     pub lost_one_in: u32,
     /// One message of so many arrives twice; 0 = none.
     pub doubled_one_in: u32,
+    /// Connections over a cut link are refused at once instead of hanging.
+    pub cut_refuses: bool,
 }
 
 #[derive(Default)]
@@ -126,8 +128,10 @@ impl Network {
         if self.connects(from, to) {
             return Ok(());
         }
-        // The sender hears nothing until keep-alive gives up.
-        sleep(world.millis(Dice::Network, 500, 2_000)).await;
+        if !weather.cut_refuses {
+            // The sender hears nothing until keep-alive gives up.
+            sleep(world.millis(Dice::Network, 500, 2_000)).await;
+        }
         Err(Broken)
     }
 }

@@ -102,6 +102,7 @@ impl FaultKind {
         matches!(
             self,
             FaultKind::CutOffLeader
+                | FaultKind::StopLeader
                 | FaultKind::RestartVoter
                 | FaultKind::SplitCutOff
                 | FaultKind::PdClock
@@ -231,6 +232,7 @@ fn draw_weather(rng: &mut SmallRng) -> Weather {
         late_ms: rng.random_range(50..1_500),
         lost_one_in: *[0, 0, 200, 30].choose(rng).unwrap_or(&0),
         doubled_one_in: *[0, 0, 100, 10].choose(rng).unwrap_or(&0),
+        cut_refuses: rng.random_bool(0.5),
     }
 }
 

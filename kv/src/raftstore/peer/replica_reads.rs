@@ -18,6 +18,7 @@
 use std::collections::VecDeque;
 
 use cairn_proto::{kv, meta};
+use cairn_types::sabotage::{Bug, planted};
 use prost::Message as _;
 use tokio::sync::oneshot;
 
@@ -165,7 +166,8 @@ impl Peer {
         let applied_index = self.node.store().apply_state().applied_index;
         let mut done = Vec::new();
         reads.asked.retain_mut(|question| {
-            if question.index.is_none_or(|index| index > applied_index) {
+            let waits = |index| index > applied_index && !planted(Bug::ReadBeforeApply);
+            if question.index.is_none_or(waits) {
                 return true;
             }
             let pending = std::mem::take(&mut question.pending).into_iter();

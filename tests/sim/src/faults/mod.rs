@@ -168,7 +168,7 @@ impl Faults {
             }
             FaultKind::SlowApply => self.slow_apply(until).await,
             FaultKind::CutOffLeader => self.cut_off_leader(until).await,
-            FaultKind::StopLeader => self.stop_leader().await,
+            FaultKind::StopLeader => self.stop_leader(until).await,
             FaultKind::RestartVoter => self.restart_voter(until).await,
             FaultKind::FreshLeader => self.fresh_leader().await,
             FaultKind::SplitCutOff => self.split_cut_off(until).await,

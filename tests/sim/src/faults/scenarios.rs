@@ -71,9 +71,19 @@ impl Faults {
         Some((self.cluster.node_of_store(leader.store_id)?, others))
     }
 
-    /// The links of its like to this process, and those of some SQL nodes: never of all of
-    /// them, so that clients work on either side.
+    /// The links of its like to this process, and those of some SQL nodes.
     fn links_around(&self, node: Node) -> Vec<(Node, Node)> {
+        let is_like = |other: &Node| {
+            *other != node && std::mem::discriminant(other) == std::mem::discriminant(&node)
+        };
+        let others = self.cluster.world.nodes().filter(is_like);
+        let links = others.flat_map(|other| [(node, other), (other, node)]);
+        links.chain(self.links_of_some_clients(node)).collect()
+    }
+
+    /// Links of SQL nodes to this process: never of all of them, so that clients work on
+    /// either side.
+    fn links_of_some_clients(&self, node: Node) -> Vec<(Node, Node)> {
         let world = &self.cluster.world;
         let mut clients: Vec<Node> = world
             .nodes()
@@ -84,12 +94,8 @@ impl Faults {
             rng.random_range(1..=clients.len().saturating_sub(1).max(1))
         });
         clients.truncate(cut);
-        world.note(format_args!("{node} is cut off from its like and {clients:?}"));
-        let is_like = |other: &Node| {
-            *other != node && std::mem::discriminant(other) == std::mem::discriminant(&node)
-        };
-        let others = world.nodes().filter(is_like).chain(clients);
-        others.flat_map(|other| [(node, other), (other, node)]).collect()
+        world.note(format_args!("{node} is cut off from {clients:?}"));
+        clients.into_iter().flat_map(|client| [(node, client), (client, node)]).collect()
     }
 
     /// A leader that does not hear that there is another one, while clients ask both.
@@ -102,15 +108,20 @@ impl Faults {
     }
 
     /// A leader that stands still while others elect one, and goes on with what it believes.
-    pub(super) async fn stop_leader(&self) {
+    /// Clients of its own wait for it; others have found the new one.
+    pub(super) async fn stop_leader(&self, until: Instant) {
         let world = &self.cluster.world;
         let Some((leader, _)) = self.leader_and_voters() else { return };
-        let host = world.host(leader);
-        world.note(format_args!("{leader} stops, and leads"));
-        host.set_paused(true);
-        sleep(world.millis(Dice::Faults, 600, 3_000)).await;
-        world.note(format_args!("{leader} goes on, and thinks it leads"));
-        host.set_paused(false);
+        let host = world.host(leader).clone();
+        let links = self.links_of_some_clients(leader);
+        let stop = async {
+            world.note(format_args!("{leader} stops, and leads"));
+            host.set_paused(true);
+            sleep(world.millis(Dice::Faults, 600, 3_000)).await;
+            world.note(format_args!("{leader} goes on, and thinks it leads"));
+            host.set_paused(false);
+        };
+        tokio::join!(stop, self.cut(&links, until));
     }
 
     /// One follower wants to be elected and cannot, because the other one hears its leader.
