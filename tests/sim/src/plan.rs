@@ -104,6 +104,7 @@ impl FaultKind {
             FaultKind::CutOffLeader
                 | FaultKind::StopLeader
                 | FaultKind::RestartVoter
+                | FaultKind::FreshLeader
                 | FaultKind::SplitCutOff
                 | FaultKind::PdClock
         )
@@ -243,6 +244,8 @@ fn draw_raft(rng: &mut SmallRng) -> RaftStoreConfig {
         log_entries_max,
         log_entries_force_max: log_entries_max * *[2, 32].choose(rng).unwrap_or(&32),
         store_heartbeat: Duration::from_secs(1),
+        // Nothing is done about a region PD has not heard of: a run would begin by waiting.
+        idle_report: Duration::from_secs(*[3, 3, 60].choose(rng).unwrap_or(&3)),
         ..RaftStoreConfig::default()
     }
 }

@@ -58,8 +58,15 @@ impl Faults {
             let (low, high) = if kind.needs_elections() { SCENARIO_MS } else { FAULT_MS };
             let lasting = world.millis(Dice::Faults, low, high);
             let until = (Instant::now() + lasting).min(end);
+            // What needs an order of its own is mostly left alone with it.
+            let alone =
+                kind.needs_elections() && world.roll(Dice::Faults, |rng| rng.random_bool(0.7));
             let faults = faults.clone();
-            tokio::spawn(async move { faults.happen(kind, until).await });
+            let fault = tokio::spawn(async move { faults.happen(kind, until).await });
+            if alone {
+                // A panic is noted elsewhere.
+                let _ = fault.await;
+            }
         }
         faults.end_all();
     }

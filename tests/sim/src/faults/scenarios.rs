@@ -2,6 +2,7 @@
 //! one process relies on and another one might forget.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_kv::raftstore::{ConfChangeKind, PeerChange, RaftRouter, RegionError, RegionId};
 use cairn_proto::meta::{self, PeerRole};
@@ -162,8 +163,11 @@ impl Faults {
         world.host(client).set_paused(false);
     }
 
-    /// Removes a follower, adds another one and lets it lead; the region and the new peer.
+    /// Removes a follower, has another one added and lets it lead; the region and the new
+    /// peer.
     async fn replace_replica(&self) -> Option<(u64, u64)> {
+        /// Locks of a SQL node that stands still are not respected for much longer.
+        const PATIENCE: Duration = Duration::from_millis(2_500);
         let world = &self.cluster.world;
         let (region, leader, router) = self.any_region()?;
         let region_id = RegionId(region.id);
@@ -172,22 +176,35 @@ impl Faults {
                 region.peers.iter().filter(|peer| peer.id != leader.id).copied().collect();
             world.roll(Dice::Faults, |rng| others.choose(rng).copied())?
         };
+        let deadline = Instant::now() + PATIENCE;
         self.change(&router, region_id, ConfChangeKind::Remove, old).await?;
-        let id = self.cluster.pd_client(self.admin).alloc_ids(1).await.ok()?;
-        let new = meta::Peer { id, store_id: old.store_id, role: PeerRole::Learner.into() };
-        self.change(&router, region_id, ConfChangeKind::AddLearner, new).await?;
-        sleep(world.millis(Dice::Faults, 50, 300)).await;
-        let voter = meta::Peer { role: PeerRole::Voter.into(), ..new };
-        self.change(&router, region_id, ConfChangeKind::AddVoter, voter).await?;
-        for _ in 0..3 {
-            // A full mailbox refuses: the next attempt may not.
-            let _ = router.transfer_leader(region_id, id);
-            sleep(world.millis(Dice::Faults, 20, 200)).await;
+        while Instant::now() < deadline {
+            sleep(world.millis(Dice::Faults, 20, 100)).await;
+            let route = self.cluster.pd_server()?.get_region_by_id(region.id).ok()?;
+            let is_new = |peer: &&meta::Peer| region.peers.iter().all(|known| known.id != peer.id);
+            match route.region.peers.iter().find(is_new).copied() {
+                // PD adds one by itself, mostly earlier than this.
+                None => {
+                    let id = self.cluster.pd_client(self.admin).alloc_ids(1).await.ok()?;
+                    let role = PeerRole::Learner.into();
+                    let new = meta::Peer { id, role, ..old };
+                    self.change(&router, region_id, ConfChangeKind::AddLearner, new).await;
+                }
+                Some(new) if new.role() == PeerRole::Learner => {
+                    let voter = meta::Peer { role: PeerRole::Voter.into(), ..new };
+                    self.change(&router, region_id, ConfChangeKind::AddVoter, voter).await;
+                }
+                Some(new) if route.leader.is_some_and(|leader| leader.id == new.id) => {
+                    return Some((region.id, new.id));
+                }
+                // A full mailbox refuses: the next attempt may not.
+                Some(new) => drop(router.transfer_leader(region_id, new.id)),
+            }
         }
-        Some((region.id, id))
+        None
     }
 
-    /// Changes one member; an election or another change may be under way, so several times.
+    /// Changes one member; an election or another change may be under way, so twice.
     async fn change(
         &self,
         router: &RaftRouter,
@@ -196,7 +213,7 @@ impl Faults {
         peer: meta::Peer,
     ) -> Option<meta::Region> {
         /// Then somebody else leads the region, or has changed it.
-        const ATTEMPTS_MAX: u32 = 5;
+        const ATTEMPTS_MAX: u32 = 2;
         let world = &self.cluster.world;
         for _ in 0..ATTEMPTS_MAX {
             let outcome: Result<meta::Region, RegionError> =
