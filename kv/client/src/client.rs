@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_pd_client::PdClient;
 use cairn_pd_client::backoff::RetryBudget;
-use cairn_proto::kv::{DeleteRangeRequest, ScanLockRequest, SplitRegionRequest};
-use cairn_proto::meta::Region;
+use cairn_proto::kv::{
+    Context, DeleteRangeRequest, KvRequest, ScanLockRequest, SplitRegionRequest,
+};
+use cairn_proto::meta::{Peer, Region};
 use cairn_types::TimeStamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -192,31 +194,28 @@ impl KvClient {
         Ok(regions)
     }
 
-    /// Physically removes every version of every key in the range. Only for ranges
-    /// that no transaction can reach any more (dropped tables below the safe point).
-    pub async fn delete_range(&self, range: KeyRange) -> Result<(), KvError> {
-        let mut start = range.start.clone();
-        let mut retrier = self.retrier();
-        loop {
-            let region = self.cache.locate_patiently(&start, &mut retrier).await?;
-            let rest = KeyRange { start: start.clone(), end: range.end.clone() };
-            let part = rest.intersect(&region.range());
-            let build = || {
-                let KeyRange { start, end } = part.clone();
-                Cmd::DeleteRange(DeleteRangeRequest { start_key: start, end_key: end })
+    /// Has every store remove everything in the range, not by Raft. Only for ranges that
+    /// nobody can reach any more (tables dropped below the safe point). An error means that
+    /// some stores have not done it; repeat then.
+    pub async fn destroy_range(&self, range: KeyRange) -> Result<(), KvError> {
+        for (store, _) in self.pd.get_all_stores().await? {
+            let failed = |reason: String| KvError::RegionUnavailable {
+                reason: format!("store {} does not destroy a range: {reason}", store.id),
             };
-            let options = RequestOptions::default();
-            match self.cache.send_to_region(region, &options, &mut retrier, &build).await {
-                Ok(response) => expect_response!(response, DeleteRange)?,
-                Err(SendError::Regroup) => continue,
-                Err(SendError::Failed(error)) => return Err(error),
+            let peer = Peer { store_id: store.id, ..Peer::default() };
+            let KeyRange { start: start_key, end: end_key } = range.clone();
+            let request = KvRequest {
+                // Without a region: this store alone, and no other at its address.
+                context: Some(Context { peer: Some(peer), ..Context::default() }),
+                cmd: Some(Cmd::DeleteRange(DeleteRangeRequest { start_key, end_key })),
             };
-            if part.end.is_empty() || part.end == range.end {
-                return Ok(());
+            let service = self.cache.store(store.id).await?;
+            let answer = service.call(request).await.map_err(|error| failed(error.to_string()))?;
+            if let Some(error) = answer.region_error {
+                return Err(failed(error.message));
             }
-            start = part.end;
-            retrier = self.retrier();
         }
+        Ok(())
     }
 
     /// Resolves every lock older than `safe_point` in the range, so that versions

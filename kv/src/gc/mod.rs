@@ -28,6 +28,7 @@
 //! - Replicas may hold different garbage; nothing may depend on it.
 
 pub mod collect;
+pub mod destroy;
 pub mod filter;
 pub mod judge;
 pub mod survey;
@@ -124,6 +125,8 @@ impl Collector {
             // Applied index at which a region was found without garbage, old or to come.
             let mut clean = HashMap::new();
             loop {
+                // A store that has just started has better things to do.
+                tokio::time::sleep(POLL_INTERVAL).await;
                 match self.pd.get_gc_safe_point().await {
                     Ok(safe_point) if safe_point > done => {
                         self.filter.raise(safe_point);
@@ -134,7 +137,6 @@ impl Collector {
                     Err(error) => tracing::debug!(%error, "no safe point"),
                 }
                 self.delete_orphans();
-                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_engine::{EngineSnapshot, WriteBatch};
+use cairn_engine::{EngineError, EngineSnapshot, WriteBatch};
 use cairn_proto::{kv, meta};
 
 use crate::mvcc::dead_ranges::DeadRanges;
@@ -138,6 +138,9 @@ impl From<Busy> for RegionError {
 /// What the transaction layer needs of replicated regions.
 #[async_trait]
 pub trait RaftKv: Send + Sync {
+    /// Removes everything between two engine keys from this store, whatever regions say.
+    fn destroy_range(&self, start: &[u8], end: &[u8]) -> Result<(), EngineError>;
+
     /// A view of the region without waiting, if this peer's lease allows.
     /// `Ok(None)`: the lease is not valid now, use [`RaftKv::snapshot`].
     fn try_local_snapshot(

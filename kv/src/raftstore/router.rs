@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_engine::{Cf, DamagedFile, EngineSnapshot, KvEngine, WriteBatch};
+use cairn_engine::{Cf, DamagedFile, EngineError, EngineSnapshot, KvEngine, WriteBatch};
 use cairn_pd_client::PdClient;
 use cairn_proto::{kv, meta, pd};
 use tokio::sync::oneshot;
@@ -126,6 +126,10 @@ pub(super) fn split_pieces(
 
 #[async_trait]
 impl RaftKv for RaftRouter {
+    fn destroy_range(&self, start: &[u8], end: &[u8]) -> Result<(), EngineError> {
+        crate::gc::destroy::destroy_range(&*self.engine, start, end)
+    }
+
     fn try_local_snapshot(
         &self,
         context: &RegionContext,

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_engine::{Cf, WriteBatch};
 use cairn_kv_client::{CoprocessorStream, KvStoreService, TransportError};
 use cairn_proto::kv::{self, kv_request, kv_response};
 use cairn_types::TimeStamp;
 
 use super::metrics::Metrics;
 use super::read_pool::ReadPool;
-use super::reads::{ReadAt, Reads, clip};
+use super::reads::{ReadAt, Reads};
 use crate::coprocessor::Endpoint;
 use crate::mvcc::keys::range_bounds;
 use crate::raftstore::{
@@ -103,32 +102,26 @@ impl StoreService {
                 Ok(kv_response::Cmd::SplitRegion(kv::SplitRegionResponse { regions }))
             }
             kv_request::Cmd::DeleteRange(request) => {
-                self.delete_range(&region, &request).await?;
+                self.destroy_range(&request).await?;
                 Ok(kv_response::Cmd::DeleteRange(kv::DeleteRangeResponse {}))
             }
             _ => unreachable!("the scheduler takes every other command"),
         }
     }
 
-    /// Removes every version of every key in the range, clipped to the region.
-    /// Not transactional: the caller owns the range (a dropped table).
-    async fn delete_range(
-        &self,
-        region: &RegionContext,
-        request: &kv::DeleteRangeRequest,
-    ) -> Result<(), RegionError> {
-        let view = self.reads.view(region).await?;
-        let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
-        if !end.is_empty() && start >= end {
-            return Ok(());
+    /// Removes everything in a range from this store alone, not by Raft: the caller knows
+    /// that nobody can reach it any more.
+    async fn destroy_range(&self, request: &kv::DeleteRangeRequest) -> Result<(), RegionError> {
+        if request.start_key.is_empty() || request.end_key.is_empty() {
+            return Err(RegionError::busy("a range to destroy has two ends"));
         }
-        let (lower, upper) = range_bounds(&start, &end);
-        let (lower, upper) = (Bytes::copy_from_slice(&lower), Bytes::copy_from_slice(&upper));
-        let mut batch = WriteBatch::with_capacity(Cf::ALL.len());
-        for cf in Cf::ALL {
-            batch.delete_range(cf, lower.clone(), upper.clone());
-        }
-        self.kv.write(region, batch).await
+        let (lower, upper) = range_bounds(&request.start_key, &request.end_key);
+        let kv = Arc::clone(&self.kv);
+        let destroy = tokio::task::spawn_blocking(move || kv.destroy_range(&lower, &upper));
+        destroy.await.map_err(|_| RegionError::busy("the store is stopping"))?.map_err(|error| {
+            tracing::error!(%error, "a range is not destroyed");
+            RegionError::busy("storage failed")
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_engine::{KvEngine, MemoryEngine, WriteBatch};
+use cairn_engine::{EngineError, KvEngine, MemoryEngine, WriteBatch};
 use cairn_pd_client::{PdClient, PdError, RegionRoute};
 use cairn_proto::pd::{
     ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
@@ -97,6 +97,10 @@ impl TsoSource for Tso {
 
 #[async_trait]
 impl RaftKv for MemoryKv {
+    fn destroy_range(&self, start: &[u8], end: &[u8]) -> Result<(), EngineError> {
+        crate::gc::destroy::destroy_range(&self.engine, start, end)
+    }
+
     fn try_local_snapshot(
         &self,
         context: &RegionContext,

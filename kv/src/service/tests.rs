@@ -198,7 +198,13 @@ async fn resolves_a_region_in_rounds() {
     assert_eq!(kv.writes.load(Ordering::SeqCst) - writes_before, 3);
     assert_eq!(get(&service, &context, "key0599", 20).await.value, "v");
     let delete = kv::DeleteRangeRequest { start_key: "key".into(), end_key: "key0300".into() };
-    let response = call(&service, &context, Cmd::DeleteRange(delete)).await;
+    // A store destroys the range by itself, and never up to an end that was not said.
+    let no_region = kv::Context::default();
+    let everything = kv::DeleteRangeRequest { end_key: Bytes::new(), ..delete.clone() };
+    let response = call(&service, &no_region, Cmd::DeleteRange(everything)).await;
+    assert!(response.region_error.is_some());
+    assert_eq!(get(&service, &context, "key0299", 20).await.value, "v");
+    let response = call(&service, &no_region, Cmd::DeleteRange(delete)).await;
     assert_eq!(response.region_error, None);
     assert!(get(&service, &context, "key0299", 20).await.not_found);
     assert_eq!(get(&service, &context, "key0300", 20).await.value, "v");

@@ -8,6 +8,7 @@
 //! | `ma{table id}` | last id given to AUTO_INCREMENT or hidden row ids, decimal text |
 //! | `mu{user}\0{host}` | `Account` as JSON |
 //! | `mg{variable}` | value of a global system variable |
+//! | `mr{table id}`, `mr{table id}/{index id}` | dropped, not yet destroyed: how often that was done, decimal text |
 //! | `ml` | who drives garbage collection, as JSON |
 //!
 //! Ids stand as 16 hexadecimal digits so that keys sort by number. JSON, because people
@@ -16,7 +17,7 @@
 use bytes::Bytes;
 use cairn_kv_client::{KeyRange, ScanOptions, Snapshot, Transaction};
 use cairn_planner::catalog::{DatabaseInfo, TableInfo};
-use cairn_types::{SchemaId, TableId};
+use cairn_types::{IndexId, SchemaId, TableId, keys};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,6 +30,7 @@ pub const VERSION_KEY: &[u8] = b"mv";
 pub const GC_LEASE_KEY: &[u8] = b"ml";
 const DATABASE_PREFIX: &str = "md";
 const TABLE_PREFIX: &str = "mt";
+const DROPPED_PREFIX: &str = "mr";
 const ACCOUNT_PREFIX: &str = "mu";
 const VARIABLE_PREFIX: &str = "mg";
 /// Entries read per page of a listing.
@@ -160,9 +162,10 @@ pub fn put_table(txn: &Transaction, database: SchemaId, table: &TableInfo) -> Re
     Ok(txn.set(table_key(database, table.id), to_json(table)?)?)
 }
 
-/// Removes a table and its id counter.
+/// Removes a table and its id counter; its rows are queued.
 pub fn delete_table(txn: &Transaction, database: SchemaId, table: TableId) -> Result<()> {
     txn.delete(table_key(database, table))?;
+    queue(txn, format!("{DROPPED_PREFIX}{:016x}", table.0))?;
     Ok(txn.delete(auto_id_key(table))?)
 }
 
@@ -185,4 +188,78 @@ pub fn delete_account(txn: &Transaction, user: &str, host: &str) -> Result<()> {
 pub fn put_variable(txn: &Transaction, name: &str, value: &str) -> Result<()> {
     let key = format!("{VARIABLE_PREFIX}{name}").into();
     Ok(txn.set(key, Bytes::copy_from_slice(value.as_bytes()))?)
+}
+
+/// Something dropped whose keys are to be destroyed. Ids are never used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Where it stands in the queue.
+    pub key: Bytes,
+    /// The table.
+    pub table: TableId,
+    /// The index; without one the whole table was dropped.
+    pub index: Option<IndexId>,
+    /// How often it was destroyed.
+    pub passes: u32,
+}
+
+impl Dropped {
+    fn decode(key: Bytes, value: &[u8]) -> Result<Dropped> {
+        let passes = parse_passes(&key, value)?;
+        let damaged = || SqlError::DamagedSchema(String::from_utf8_lossy(&key).into_owned());
+        let ids = std::str::from_utf8(&key).ok().and_then(|key| key.strip_prefix(DROPPED_PREFIX));
+        let mut ids = ids.ok_or_else(damaged)?.split('/').map(|id| i64::from_str_radix(id, 16));
+        let table = ids.next().and_then(|id| id.ok()).map(TableId).ok_or_else(damaged)?;
+        let index = ids.next().transpose().map_err(|_| damaged())?.map(IndexId);
+        Ok(Dropped { key, table, index, passes })
+    }
+
+    /// Its keys.
+    pub fn range(&self) -> (Vec<u8>, Vec<u8>) {
+        match self.index {
+            None => keys::table_range(self.table),
+            Some(index) => keys::index_range(self.table, index),
+        }
+    }
+}
+
+/// Parses the value of an entry of the queue.
+pub fn parse_passes(key: &[u8], value: &[u8]) -> Result<u32> {
+    let passes = parse_counter(key, value)?;
+    u32::try_from(passes)
+        .map_err(|_| SqlError::DamagedSchema(String::from_utf8_lossy(key).into_owned()))
+}
+
+fn queue(txn: &Transaction, key: String) -> Result<()> {
+    Ok(txn.set(key.into(), Bytes::from_static(b"0"))?)
+}
+
+/// Queues the entries of a dropped index.
+pub fn queue_index(txn: &Transaction, table: TableId, index: IndexId) -> Result<()> {
+    queue(txn, format!("{DROPPED_PREFIX}{:016x}/{:016x}", table.0, index.0))
+}
+
+/// What is queued at the snapshot's time.
+pub async fn dropped(snapshot: &Snapshot) -> Result<Vec<Dropped>> {
+    let entries = list(snapshot, DROPPED_PREFIX).await?;
+    entries.into_iter().map(|(key, value)| Dropped::decode(key, &value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_the_queue_name_their_keys() {
+        let read =
+            |key: &'static str| Dropped::decode(key.into(), b"1").map(|dropped| dropped.range());
+        let table = read("mr0000000000000007").expect("a table");
+        assert_eq!(table, keys::table_range(TableId(7)));
+        let index = read("mr0000000000000007/0000000000000002").expect("an index");
+        assert_eq!(index, keys::index_range(TableId(7), IndexId(2)));
+        assert!(table.0 <= index.0 && index.1 <= table.1);
+        for damaged in ["mr", "mrx", "mr07/y"] {
+            assert!(read(damaged).is_err(), "{damaged}");
+        }
+    }
 }

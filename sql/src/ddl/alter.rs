@@ -10,7 +10,7 @@ use cairn_parser::ast::{
 };
 use cairn_planner::Catalog;
 use cairn_planner::catalog::{ColumnDefault, IndexInfo, SchemaState, TableInfo};
-use cairn_types::{Datum, FieldType, TypeCode, errno};
+use cairn_types::{Datum, FieldType, SchemaId, TypeCode, errno};
 
 use super::{backfill, definition, now_ms, rename, stored_table};
 use crate::catalog::{SchemaSnapshot, meta};
@@ -44,12 +44,22 @@ async fn change(
     let change = |txn: &Transaction, schema: &SchemaSnapshot| {
         let (schema_id, mut table) = stored_table(schema, &target.database, &target.table)?;
         edit(&mut table)?;
-        table.schema_version = schema.version() + 1;
-        table.update_time_ms = now_ms();
-        meta::put_table(txn, schema_id, &table)?;
+        put_changed(txn, schema, schema_id, &mut table)?;
         Ok(table)
     };
     session.domain.change_schema(change).await
+}
+
+/// Stores a table that the running change of the schema edited.
+fn put_changed(
+    txn: &Transaction,
+    schema: &SchemaSnapshot,
+    schema_id: SchemaId,
+    table: &mut TableInfo,
+) -> Result<()> {
+    table.schema_version = schema.version() + 1;
+    table.update_time_ms = now_ms();
+    meta::put_table(txn, schema_id, table)
 }
 
 fn cannot_drop(name: &str) -> SqlError {
@@ -570,25 +580,18 @@ async fn fill_index(session: &mut Session, target: &Target, index: &IndexInfo) -
     change(session, target, set_index_state(index, SchemaState::Public)).await.map(|_| ())
 }
 
-/// Write-only, delete-only, gone; then its entries are removed.
+/// Write-only, delete-only, gone; its entries are queued for destruction.
 async fn remove_index(session: &Session, target: &Target, index: &IndexInfo) -> Result<()> {
     change(session, target, set_index_state(index, SchemaState::WriteOnly)).await?;
     change(session, target, set_index_state(index, SchemaState::DeleteOnly)).await?;
     let id = index.id;
-    let table = change(session, target, |table| {
+    let drop = |txn: &Transaction, schema: &SchemaSnapshot| {
+        let (schema_id, mut table) = stored_table(schema, &target.database, &target.table)?;
         table.indices.retain(|index| index.id != id);
-        Ok(())
-    })
-    .await?;
-    let (start, end) = cairn_types::keys::index_range(table.id, id);
-    let range = cairn_kv_client::KeyRange { start: start.into(), end: end.into() };
-    let domain = std::sync::Arc::clone(&session.domain);
-    tokio::spawn(async move {
-        if let Err(error) = domain.kv.delete_range(range).await {
-            tracing::warn!(%error, "entries of a dropped index stay behind");
-        }
-    });
-    Ok(())
+        put_changed(txn, schema, schema_id, &mut table)?;
+        meta::queue_index(txn, table.id, id)
+    };
+    session.domain.change_schema(drop).await
 }
 
 async fn drop_index(

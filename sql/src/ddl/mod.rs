@@ -22,7 +22,7 @@ use cairn_parser::ast::{
 };
 use cairn_planner::Catalog;
 use cairn_planner::catalog::{DatabaseInfo, TableInfo};
-use cairn_types::{Collation, SchemaId, TableId, errno, keys};
+use cairn_types::{Collation, SchemaId, TableId, errno};
 
 use crate::catalog::{SchemaSnapshot, meta};
 use crate::clock;
@@ -203,24 +203,14 @@ async fn drop_database(session: &mut Session, name: &str, if_exists: bool) -> Re
     if session.current_database().is_some_and(|current| current.eq_ignore_ascii_case(name)) {
         session.leave_database();
     }
-    remove_data(session, dropped);
+    forget_ids(session, &dropped);
     Ok(())
 }
 
-/// Physically removes rows and entries of tables that nobody can reach any more, behind
-/// the client's back. What a crash leaves is unreachable garbage: ids are never reused.
-pub fn remove_data(session: &Session, tables: Vec<TableId>) {
-    let domain = std::sync::Arc::clone(&session.domain);
-    tokio::spawn(async move {
-        for table in tables {
-            domain.auto_ids.forget(table);
-            let (start, end) = keys::table_range(table);
-            let range = cairn_kv_client::KeyRange { start: start.into(), end: end.into() };
-            if let Err(error) = domain.kv.delete_range(range).await {
-                tracing::warn!(%error, table = table.0, "rows of a dropped table stay behind");
-            }
-        }
-    });
+/// The ids of dropped tables' rows are not needed any more. The rows themselves are queued
+/// with the drop and destroyed behind the safe point (`crate::gc::ranges`).
+fn forget_ids(session: &Session, tables: &[TableId]) {
+    tables.iter().for_each(|table| session.domain.auto_ids.forget(*table));
 }
 
 async fn create_table(session: &mut Session, create: &CreateTable) -> Result<()> {
@@ -411,7 +401,7 @@ async fn drop_tables(session: &mut Session, drop: &DropTables) -> Result<()> {
             None => missing.push(format!("{database}.{}", name.name)),
         }
     }
-    remove_data(session, dropped);
+    forget_ids(session, &dropped);
     if missing.is_empty() {
         return Ok(());
     }
@@ -438,7 +428,7 @@ async fn truncate(session: &mut Session, name: &ObjectName) -> Result<()> {
         Ok(old_id)
     };
     let old_id = session.domain.change_schema(change).await?;
-    remove_data(session, vec![old_id]);
+    forget_ids(session, &[old_id]);
     Ok(())
 }
 

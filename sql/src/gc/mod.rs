@@ -14,7 +14,8 @@
 //! 2. announces it and waits until every living node refuses to read below it,
 //! 3. resolves all locks below it: a lock that outlived the commit record of its primary
 //!    could no longer be told committed from rolled back,
-//! 4. moves PD's safe point, which the stores follow.
+//! 4. moves PD's safe point, which the stores follow,
+//! 5. has the stores destroy what was dropped before it ([`ranges`]).
 //!
 //! **Invariants**
 //! - The safe point never passes a transaction that its node reported, for
@@ -27,6 +28,7 @@
 //! **Source.** TiDB's GC worker (`pkg/store/gcworker`): the same steps and variables.
 
 pub mod lease;
+pub mod ranges;
 pub mod service;
 
 use std::sync::Arc;
@@ -135,18 +137,25 @@ async fn take_turn(domain: &Domain) -> Result<()> {
     if !settings.enabled || u128::from(since_run_ms) < settings.run_interval.as_millis() {
         return Ok(());
     }
-    advance(domain, &settings, now).await?;
+    let safe_point = advance(domain, &settings, now).await?;
+    match ranges::destroy_dropped(domain, safe_point).await {
+        Ok(ranges) if ranges > 0 => tracing::info!(ranges, "dropped tables and indexes destroyed"),
+        Ok(_) => {}
+        // A store that is away must not keep versions from being collected.
+        Err(error) => tracing::warn!(%error, "dropped tables and indexes stay for the next run"),
+    }
     lease::note_run(domain, now).await?;
     domain.metrics.gc_runs.inc();
     Ok(())
 }
 
-/// One run: moves the safe point as far as it may go.
-async fn advance(domain: &Domain, settings: &GcSettings, now: TimeStamp) -> Result<()> {
+/// Moves the safe point as far as it may go; answers the one in force.
+async fn advance(domain: &Domain, settings: &GcSettings, now: TimeStamp) -> Result<TimeStamp> {
     let reports = service::living(domain, now).await?;
     let target = settings.target(now, reports.iter().map(|report| report.oldest));
-    if target <= domain.pd.get_gc_safe_point().await? {
-        return Ok(());
+    let in_force = domain.pd.get_gc_safe_point().await?;
+    if target <= in_force {
+        return Ok(in_force);
     }
     service::announce(domain, target).await?;
     service::wait_until_seen(domain, target).await?;
@@ -157,7 +166,7 @@ async fn advance(domain: &Domain, settings: &GcSettings, now: TimeStamp) -> Resu
     let physical_ms = i64::try_from(safe_point.physical_ms()).unwrap_or(i64::MAX);
     domain.metrics.gc_safe_point_ms.set(physical_ms);
     tracing::info!(safe_point = safe_point.0, locks, "garbage collection advanced");
-    Ok(())
+    Ok(safe_point)
 }
 
 #[cfg(test)]
