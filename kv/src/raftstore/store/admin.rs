@@ -101,19 +101,22 @@ impl StoreCore {
     }
 
     /// Looks whether a region led here has too much to do for one leader. Without
-    /// another store to lead a part of it nothing would be won.
+    /// another store to lead a part of it nothing would be won. Resting leaders are looked
+    /// at too: reads do not wake them.
     fn watch_loads(&mut self, now: MonotonicTime) {
         let thresholds = self.config.load_split;
         let elapsed = self.config.tick * ADMIN_TICKS as u32;
         let mut splits = Vec::new();
-        for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
+        for region_id in &self.led {
+            let Some(peer) = self.peers.get_mut(region_id).filter(|peer| peer.is_leader()) else {
+                continue;
+            };
             let region = peer.region().clone();
             let key = peer.load_watch.look(&peer.delegate.load, &region, elapsed, thresholds);
             if let Some(key) = key.filter(|_| !peer.is_only_voter()) {
                 splits.push((peer.own_context(), (*region).clone(), key));
             }
         }
-        splits.sort_by_key(|(context, ..)| context.region_id);
         for (context, region, key) in splits {
             tracing::info!(region = region.id, at = now.0, "region is split for its load");
             self.outbox.pd.push(PdEvent::AskSplit(context, region, vec![key]));
