@@ -199,6 +199,9 @@ layered_options! {
         split_byte_threshold: u64, "CAIRN_KV_SPLIT_BYTE_THRESHOLD";
         /// RocksDB's block cache, in bytes.
         block_cache_bytes: usize, "CAIRN_KV_BLOCK_CACHE_BYTES";
+        /// Disk space kept free for deletions when the disk fills up, in bytes. Default a
+        /// twentieth of the disk, at most 2 GiB.
+        reserve_bytes: u64, "CAIRN_KV_RESERVE_BYTES";
     }
 }
 

@@ -22,6 +22,8 @@ use crate::signals::StopSignals;
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 /// Memtables of all stores together.
 const MEMTABLE_BYTES: usize = 128 << 20;
+/// Disk space that each store keeps free for deletions: little, where data is little.
+pub const RESERVE_BYTES: u64 = 64 << 20;
 
 /// The folder of a playground's data, removed at the end when it is temporary.
 pub enum DataDir {
@@ -118,6 +120,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
             StoreConfig::new(data.of(&format!("kv-{}", n + 1)), format!("local-{}", n + 1));
         config.block_cache_bytes = args.block_cache_bytes.unwrap_or(BLOCK_CACHE_BYTES / stores);
         config.memtable_bytes = MEMTABLE_BYTES / stores;
+        config.reserve_bytes = Some(RESERVE_BYTES);
         if let Some(bytes) = args.region_split_bytes {
             config.region_split_bytes = bytes;
         }

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::error::StartError;
 use crate::options::{Counts, PlaygroundArgs};
-use crate::playground::{DataDir, client_command, nth_addr, pd_folder, pd_name};
+use crate::playground::{DataDir, RESERVE_BYTES, client_command, nth_addr, pd_folder, pd_name};
 use crate::roles::{announce, connect_pd, wait_for_replicas};
 use crate::signals::StopSignals;
 
@@ -130,6 +130,7 @@ pub async fn run(args: PlaygroundArgs, log_arguments: &[String]) -> Result<(), S
         let addr = nth_addr(inner, args.kv_port.unwrap_or(20160), n).to_string();
         let mut kv_args =
             words(&["kv", "--data-dir", &path(&name), "--addr", &addr, "--pd", &pd_addr]);
+        kv_args.extend(words(&["--reserve-bytes", &RESERVE_BYTES.to_string()]));
         if let Some(bytes) = args.region_split_bytes {
             kv_args.extend(words(&["--region-split-bytes", &bytes.to_string()]));
         }

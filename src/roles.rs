@@ -203,6 +203,7 @@ pub async fn run_kv(args: KvArgs) -> Result<(), StartError> {
     if let Some(bytes) = args.block_cache_bytes {
         config.block_cache_bytes = bytes;
     }
+    config.reserve_bytes = args.reserve_bytes;
     let status_listener = match args.status_addr {
         Some(addr) => Some(listen(addr).await?),
         None => None,

@@ -154,7 +154,7 @@ impl SpaceKeeper {
         if level >= SpaceLevel::Full && held > 0 {
             std::fs::remove_file(self.reserve_path())?;
             space = read_space(&self.folder)?;
-        } else if level == SpaceLevel::Normal && missing > 0 {
+        } else if level == SpaceLevel::Normal && held != self.reserve_bytes {
             self.fill_reserve()?;
             space = read_space(&self.folder)?;
         }
@@ -236,6 +236,10 @@ mod tests {
         assert_eq!(watch.level(), SpaceLevel::Normal);
         assert!(watch.space().capacity_bytes > 0);
         assert_eq!(keeper.held_bytes(), MIB);
+        // Configured smaller since.
+        keeper.reserve_bytes = MIB / 2;
+        keeper.look(&watch).unwrap();
+        assert_eq!(keeper.held_bytes(), MIB / 2);
         // A disk that is too small for the reserve: full, and the file is given up.
         let available = watch.space().available_bytes;
         keeper.reserve_bytes = available.saturating_mul(4);

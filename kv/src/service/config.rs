@@ -40,6 +40,8 @@ pub struct StoreConfig {
     pub store_heartbeat: Duration,
     /// Size of the disk as told to PD; 0: unknown.
     pub capacity_bytes: u64,
+    /// Disk space kept free for what frees space; `None`: a twentieth of the disk, at most 2 GiB.
+    pub reserve_bytes: Option<u64>,
 }
 
 impl StoreConfig {
@@ -62,6 +64,7 @@ impl StoreConfig {
             election_timeout_ticks: raft.election_timeout_ticks,
             store_heartbeat: raft.store_heartbeat,
             capacity_bytes: raft.capacity_bytes,
+            reserve_bytes: raft.reserve_bytes,
         }
     }
 
@@ -77,6 +80,7 @@ impl StoreConfig {
             on_engine_failure: OnEngineFailure::EndProcess,
             store_heartbeat: self.store_heartbeat,
             capacity_bytes: self.capacity_bytes,
+            reserve_bytes: self.reserve_bytes,
             // Stores must not stand for election in step.
             seed: store_id,
             ..RaftStoreConfig::default()

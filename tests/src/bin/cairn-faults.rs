@@ -37,6 +37,9 @@ struct Options {
     /// Rounds of cases that repeat themselves; a few when absent.
     #[arg(long)]
     rounds: Option<u64>,
+    /// Mebibytes that cases write which fill stores; a few hundred when absent.
+    #[arg(long)]
+    mib: Option<u64>,
     /// Decides what is random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -80,8 +83,8 @@ fn main() -> ExitCode {
 
 /// Runs what was asked for; answers whether nothing failed.
 async fn run(options: &Options) -> Result<bool, HarnessError> {
-    let settings =
-        Settings { minutes: options.minutes, rounds: options.rounds, seed: options.seed };
+    let Options { minutes, rounds, mib, seed, .. } = *options;
+    let settings = Settings { minutes, rounds, mib, seed };
     let chosen = |case: &&Case| {
         let named = options.cases.iter().any(|name| name == case.name);
         named || (options.cases.is_empty() && (case.quick || !options.quick))

@@ -1,18 +1,18 @@
 //! A cluster whose nodes run on hosts of their own.
 
-use std::collections::BTreeSet;
+mod watch;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use serde_json::Value;
 
 use super::hosts::{Host, TESTS_ADDRESS};
 use super::proxy::Proxy;
 use super::shim::{self, Knobs};
 use crate::node::{Served, cairn_binary, tail};
-use crate::{HarnessError, Servers, eventually, tool};
+use crate::{HarnessError, Servers, tool};
 
 /// The ports of the field.
 const PD_PORT: u16 = 2379;
@@ -23,10 +23,6 @@ const SQL_STATUS_PORT: u16 = 10080;
 const PD_HOSTS: u8 = 10;
 const KV_HOSTS: u8 = 20;
 const SQL_HOSTS: u8 = 30;
-/// How long every region may take until it has all of its replicas.
-const REPLICATED_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the cluster may take until it tells who leads a region.
-const LEADER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +227,10 @@ impl Cluster {
             Role::Kv => {
                 option("--data-dir", data_dir.display().to_string());
                 option("--pd", self.pd_list.clone());
+                if self.layout.disk_bytes.is_none() {
+                    // All share one disk.
+                    option("--reserve-bytes", (64 << 20).to_string());
+                }
                 args.extend(self.layout.kv_options.iter().cloned());
             }
             Role::Sql => {
@@ -365,86 +365,6 @@ impl Cluster {
     /// Carries every packet again.
     pub fn heal(&self) -> Result<(), HarnessError> {
         self.nodes.iter().try_for_each(|node| node.host.hear_all())
-    }
-
-    /// What `cairn ctl` tells.
-    pub async fn ctl(&self, args: &[&str]) -> Result<Value, HarnessError> {
-        let text = self.steer(args).await?;
-        serde_json::from_str(&text).map_err(|error| HarnessError::Tool {
-            command: "cairn ctl".to_owned(),
-            output: format!("{error}: {text}"),
-        })
-    }
-
-    /// Lets `cairn ctl` do something; answers what it printed.
-    pub async fn steer(&self, args: &[&str]) -> Result<String, HarnessError> {
-        let binary = cairn_binary().display().to_string();
-        let pd = self.pd_list.clone();
-        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let asking = tokio::task::spawn_blocking(move || {
-            let mut all = vec!["ctl", "--json", "--pd", &pd];
-            all.extend(args.iter().map(String::as_str));
-            tool(&binary, &all, "")
-        });
-        asking.await.expect("a tool does not panic")
-    }
-
-    /// Waits until every region has so many healthy peers.
-    pub async fn wait_until_replicated(&self, replicas: usize) -> Result<(), HarnessError> {
-        self.wait_for_regions(&format!("{replicas} replicas of everything"), |regions| {
-            let count = |region: &Value, key: &str| region[key].as_array().map(Vec::len);
-            regions.iter().all(|region| {
-                count(region, "peers") == Some(replicas)
-                    && count(region, "pending") == Some(0)
-                    && count(region, "down") == Some(0)
-                    // A learner does not vote yet, so that losing another store stops writes.
-                    && !region["peers"].to_string().contains("learner")
-            })
-        })
-        .await
-    }
-
-    /// Waits until the regions, as `ctl region` tells them, fulfil something.
-    pub async fn wait_for_regions(
-        &self,
-        what: &str,
-        fulfil: impl Fn(&[Value]) -> bool,
-    ) -> Result<(), HarnessError> {
-        let fulfil = &fulfil;
-        let done = eventually(REPLICATED_TIMEOUT, || async move {
-            let regions = self.ctl(&["region"]).await.ok()?;
-            let regions = regions.as_array()?;
-            (!regions.is_empty() && fulfil(regions)).then_some(())
-        });
-        let limit = REPLICATED_TIMEOUT;
-        done.await.ok_or_else(|| HarnessError::Overdue { what: what.to_owned(), limit })
-    }
-
-    /// The store that leads most regions, as the cluster tells it.
-    pub async fn leader_store(&self) -> Result<String, HarnessError> {
-        let leader = eventually(LEADER_TIMEOUT, || async {
-            let regions = self.ctl(&["region"]).await.ok()?;
-            let leaders: Vec<u64> =
-                regions.as_array()?.iter().filter_map(|r| r["leader_store"].as_u64()).collect();
-            let count = |store: &u64| leaders.iter().filter(|other| *other == store).count();
-            let distinct: BTreeSet<u64> = leaders.iter().copied().collect();
-            let most = distinct.into_iter().max_by_key(count)?;
-            let node = self.nodes.iter().find(|node| node.store_id == Some(most))?;
-            Some(node.name().to_owned())
-        });
-        let what = "a leader of the regions".to_owned();
-        leader.await.ok_or(HarnessError::Overdue { what, limit: LEADER_TIMEOUT })
-    }
-
-    /// The placement driver that leads, as its members tell.
-    pub async fn pd_leader(&self) -> Result<String, HarnessError> {
-        let leader = eventually(LEADER_TIMEOUT, || async {
-            let members = self.ctl(&["member"]).await.ok()?;
-            let leads = |member: &&Value| member["leader"] == Value::Bool(true);
-            Some(members.as_array()?.iter().find(leads)?["name"].as_str()?.to_owned())
-        });
-        let what = "a leader of the placement driver".to_owned();
-        leader.await.ok_or(HarnessError::Overdue { what, limit: LEADER_TIMEOUT })
     }
 
     /// The store's id in the cluster.

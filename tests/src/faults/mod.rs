@@ -5,6 +5,7 @@
 //! something go wrong, and holds what clients saw against its criterion. The program `cairn-faults`
 //! runs them and prints a line for each; a few short ones are part of `make test`.
 
+pub mod bulk;
 mod cases;
 pub mod cluster;
 pub mod hosts;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub minutes: Option<u64>,
     /// Rounds of a case that repeats itself.
     pub rounds: Option<u64>,
+    /// Mebibytes that cases write which fill stores.
+    pub mib: Option<u64>,
     /// Decides what is random.
     pub seed: u64,
 }
@@ -42,6 +45,11 @@ impl Settings {
     /// The rounds to go: those asked for, or a few.
     pub fn rounds(&self, few: u64) -> u64 {
         self.rounds.unwrap_or(few)
+    }
+
+    /// The bytes to write: those asked for, or a few.
+    pub fn bytes(&self, few: u64) -> u64 {
+        self.mib.map_or(few, |mib| mib << 20)
     }
 }
 

@@ -1,13 +1,12 @@
 //! A store's disk is slow, fails, or is full.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::updates;
 use crate::client::{Client, Failure};
+use crate::faults::bulk::Bulk;
 use crate::faults::cluster::{Cluster, Layout, Role};
 use crate::faults::{Case, Report, Stage};
-use crate::updates::prepare;
 use crate::{HarnessError, eventually, pass, tool};
 
 /// How long a cluster gets to do something about a slow store before it is measured.
@@ -151,7 +150,7 @@ async fn full_disk(stage: Stage) -> Result<Report, HarnessError> {
 
     let leader = cluster.leader_store().await?;
     let follower = cluster.followers_of(&leader).remove(0);
-    let mut bulk = Bulk::start(&cluster).await?;
+    let mut bulk = Bulk::start(&cluster.servers(), 1).await?;
     fill(&mut cluster, &follower)?;
     let at = updates.now();
     bulk.write(BULK_BYTES).await;
@@ -171,7 +170,7 @@ async fn full_disk(stage: Stage) -> Result<Report, HarnessError> {
     fill(&mut cluster, &leader)?;
     bulk.write(BULK_BYTES).await;
     pass(WATCH).await;
-    report.tell("bulk writes", format!("{} done, {:?}", bulk.done, bulk.failures));
+    report.tell("bulk writes", format!("{} done, {:?}", bulk.done(), bulk.failures()));
     let mut client = Client::new(cluster.servers(), 0);
     let read = client.first::<u64>("SELECT n FROM faults.counters WHERE id = 0").await;
     report.holds("reads go on", matches!(read, Ok(Some(_))));
@@ -199,37 +198,6 @@ async fn full_disk(stage: Stage) -> Result<Report, HarnessError> {
     wrong.retain(|found| !found.contains("code: 1021"));
     report.none("wrong", wrong);
     Ok(report)
-}
-
-/// Writes large rows, so that logs and data files must grow.
-struct Bulk {
-    client: Client,
-    rows: u64,
-    done: u64,
-    failures: BTreeMap<String, u64>,
-}
-
-impl Bulk {
-    async fn start(cluster: &Cluster) -> Result<Self, HarnessError> {
-        let statement = "CREATE TABLE faults.bulk (id INT PRIMARY KEY, v LONGTEXT)".to_owned();
-        prepare(&cluster.servers(), &[statement]).await?;
-        let client = Client::new(cluster.servers(), 0);
-        Ok(Self { client, rows: 0, done: 0, failures: BTreeMap::new() })
-    }
-
-    /// Writes about so many bytes; rows that are refused count too.
-    async fn write(&mut self, bytes: u64) {
-        const ROW_BYTES: u64 = 1 << 20;
-        for _ in 0..bytes / ROW_BYTES {
-            self.rows += 1;
-            let id = self.rows;
-            let insert = format!("INSERT INTO faults.bulk VALUES ({id}, REPEAT('x', {ROW_BYTES}))");
-            match self.client.execute(&insert).await {
-                Ok(()) => self.done += 1,
-                Err(failure) => *self.failures.entry(failure.label()).or_default() += 1,
-            }
-        }
-    }
 }
 
 /// Takes all that is left of a store's disk.

@@ -52,6 +52,7 @@ pub const CASES: &[Case] = &[
     disks::FULL_DISK,
     clocks::CLOCK_JUMP,
     members::STORE_REPLACED,
+    members::STORES_BALANCED,
     corruption::LOG_TAIL_TORN,
     corruption::SST_BIT_FLIP,
 ];
