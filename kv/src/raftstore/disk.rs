@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use cairn_engine::{LogBatch, LogWatcher, RaftLog};
 
-use super::clock::Clock;
+use super::clock::{Clock, MonotonicTime};
 use super::metrics::RaftMetrics;
 
 /// A sync that takes longer is slow: well above a busy SSD, at the edge of a busy disk.
 pub const SLOW_SYNC: Duration = Duration::from_millis(40);
+/// Between two looks at the syncs. By the clock, not by ticks: those are late when syncs are.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Fewer slow syncs than this share are no sign of a slow disk.
 const SLOW_SHARE: f64 = 0.1;
 /// The score rises by this in a second of slow syncs only.
@@ -78,23 +80,28 @@ pub struct SlowScore {
     score: f64,
     /// Between [`SLOW_SCORE`] on the way up and [`HEALTHY_SCORE`] on the way down.
     slow: bool,
+    next_look: MonotonicTime,
 }
 
 impl SlowScore {
     /// Healthy until seen otherwise.
     pub fn new() -> SlowScore {
-        SlowScore { score: 1.0, slow: false }
+        SlowScore { score: 1.0, slow: false, next_look: MonotonicTime::default() }
     }
 
-    /// A second has passed; whether the disk began or ceased to count as slow.
-    pub fn update(&mut self, watch: &DiskWatch) -> bool {
+    /// Looks at the syncs once a second; then, whether the disk began or ceased to count as slow.
+    pub fn look(&mut self, watch: &DiskWatch, now: MonotonicTime) -> Option<bool> {
+        if now < self.next_look {
+            return None;
+        }
+        self.next_look = now.plus(LOOK_INTERVAL);
         let (syncs, slow_syncs) = watch.take();
         let share = if syncs == 0 { 0.0 } else { slow_syncs as f64 / syncs as f64 };
         let change = if share >= SLOW_SHARE { share * RISE_PER_SECOND } else { -FALL_PER_SECOND };
         self.score = (self.score + change).clamp(1.0, 100.0);
         let was_slow = self.slow;
         self.slow = self.value() >= if was_slow { HEALTHY_SCORE } else { SLOW_SCORE };
-        self.slow != was_slow
+        Some(self.slow != was_slow)
     }
 
     /// 1 to 100.
@@ -140,11 +147,15 @@ mod tests {
     fn two_bad_seconds_are_slow_and_a_hiccup_is_not() {
         let watch = DiskWatch::default();
         let mut score = SlowScore::new();
-        let second = |slow: u64, fast: u64, score: &mut SlowScore| {
+        let mut now = MonotonicTime::default();
+        let mut second = |slow: u64, fast: u64, score: &mut SlowScore| {
             (0..slow).for_each(|_| watch.record(SLOW_SYNC));
             (0..fast).for_each(|_| watch.record(Duration::from_millis(2)));
-            score.update(&watch)
+            assert_eq!(score.look(&watch, now), None, "too early");
+            now = now.plus(LOOK_INTERVAL);
+            score.look(&watch, now).expect("a second has passed")
         };
+        score.look(&watch, MonotonicTime::default());
         assert!(!second(1, 200, &mut score));
         assert_eq!(score.value(), 1);
         assert!(!second(5, 0, &mut score));
@@ -164,7 +175,7 @@ mod tests {
         assert!((30..60).contains(&seconds), "trusted again after {seconds} s");
         // Without syncs there is nothing to hold against it.
         for _ in 0..60 {
-            score.update(&watch);
+            second(0, 0, &mut score);
         }
         assert_eq!(score.value(), 1);
     }

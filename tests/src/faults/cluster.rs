@@ -67,12 +67,21 @@ pub struct Layout {
     pub disk_bytes: Option<u64>,
     /// More options of each store.
     pub kv_options: Vec<String>,
+    /// More options of each SQL node.
+    pub sql_options: Vec<String>,
 }
 
 impl Default for Layout {
     /// One placement driver, three stores, two SQL nodes.
     fn default() -> Self {
-        Self { pds: 1, stores: 3, sqls: 2, disk_bytes: None, kv_options: Vec::new() }
+        Self {
+            pds: 1,
+            stores: 3,
+            sqls: 2,
+            disk_bytes: None,
+            kv_options: Vec::new(),
+            sql_options: Vec::new(),
+        }
     }
 }
 
@@ -239,6 +248,7 @@ impl Cluster {
                 option("--pd", self.pd_list.clone());
                 // The tests' accounts have no password, and come from another host.
                 args.push("--insecure".to_owned());
+                args.extend(self.layout.sql_options.iter().cloned());
             }
         }
         args

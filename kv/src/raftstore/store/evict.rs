@@ -16,8 +16,6 @@ use tokio::sync::oneshot;
 use super::StoreCore;
 use crate::raftstore::clock::MonotonicTime;
 
-/// Between looks at the disk, in ticks: a second.
-const LOOK_TICKS: u64 = 10;
 /// Leaders handed over in one tick because of a slow disk.
 const SLOW_HAND_OVERS_PER_TICK: usize = 32;
 /// Leaders handed over in one tick because the store stops.
@@ -26,8 +24,7 @@ const LEAVE_HAND_OVERS_PER_TICK: usize = 512;
 impl StoreCore {
     /// Looks at the disk now and then, and moves leaders away that should be elsewhere.
     pub(super) fn evict_tick(&mut self, now: MonotonicTime) {
-        if self.ticks.is_multiple_of(LOOK_TICKS) {
-            let changed = self.slow_score.update(&self.metrics.disk);
+        if let Some(changed) = self.slow_score.look(&self.metrics.disk, now) {
             let score = self.slow_score.value();
             self.links.set_slow_score(score);
             self.metrics.slow_score.store(u64::from(score), Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The cases, by what goes wrong.
 
+mod capacity;
 mod clocks;
 mod corruption;
 mod disks;
@@ -53,6 +54,7 @@ pub const CASES: &[Case] = &[
     clocks::CLOCK_JUMP,
     members::STORE_REPLACED,
     members::STORES_BALANCED,
+    capacity::GROW_AND_SHRINK,
     corruption::LOG_TAIL_TORN,
     corruption::SST_BIT_FLIP,
 ];
