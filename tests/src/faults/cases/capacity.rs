@@ -44,8 +44,8 @@ async fn grow_and_shrink(stage: Stage) -> Result<Report, HarnessError> {
     let layout = Layout {
         kv_options: option("--region-split-bytes", split_bytes.to_string()).to_vec(),
         sql_options: [
-            option("--gc-life-time", "10s".to_owned()),
-            option("--gc-run-interval", "10s".to_owned()),
+            option("--gc-life-time-s", "10".to_owned()),
+            option("--gc-run-interval-s", "10".to_owned()),
         ]
         .concat(),
         ..Layout::default()
