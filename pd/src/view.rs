@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use cairn_pd_client::RegionFlow;
 use cairn_proto::meta::{Peer, PeerRole, Region, RegionEpoch, StoreState};
 use cairn_proto::pd::PeerStats;
 
@@ -275,6 +276,8 @@ pub struct RegionReport {
     pub size_bytes: u64,
     /// Number of keys as the leader estimates it.
     pub keys: u64,
+    /// Load since the report before.
+    pub flow: RegionFlow,
     /// Peers their leader has not heard from.
     pub down: Vec<PeerStats>,
     /// Peers that lack entries.
@@ -297,6 +300,7 @@ impl RegionReport {
             epoch: RegionEpoch { conf_ver: 0, version: 0 },
             size_bytes: 0,
             keys: 0,
+            flow: RegionFlow { written_bytes: 0, written_keys: 0, read_bytes: 0, read_keys: 0 },
             down: Vec::new(),
             pending: Vec::new(),
             leader_since_ms: 0,

@@ -18,6 +18,7 @@
 //! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
 //! | [`infoschema`] | virtual tables |
 //! | [`gc`] | the safe point of garbage collection |
+//! | [`regions`] | regions as users cut, spread and see them |
 //! | [`domain`] | what sessions share |
 //!
 //! **Invariants.** Only this crate knows the MySQL wire. Only [`clock`] reads clocks and
@@ -41,6 +42,7 @@ pub mod pattern;
 pub mod processes;
 pub mod protocol;
 pub mod record;
+pub mod regions;
 pub mod server;
 pub mod session;
 pub mod sink;

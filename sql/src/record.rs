@@ -98,7 +98,11 @@ pub fn encode_row_value(
 }
 
 /// The value of an indexed column as it stands in the index: cut to its prefix.
-fn index_part<'a>(value: &'a Datum, ty: &FieldType, prefix_length: Option<u32>) -> DatumRef<'a> {
+pub fn index_part<'a>(
+    value: &'a Datum,
+    ty: &FieldType,
+    prefix_length: Option<u32>,
+) -> DatumRef<'a> {
     let (Some(length), Datum::Bytes(bytes)) = (prefix_length, value) else { return value.as_ref() };
     let length = length as usize;
     let end = if ty.is_binary_string() {

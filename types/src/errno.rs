@@ -220,6 +220,7 @@ errors! {
     ER_ROW_IS_REFERENCED_2 = 1451, "23000", "Cannot delete or update a parent row: a foreign key constraint fails ({})";
     ER_NO_REFERENCED_ROW_2 = 1452, "23000", "Cannot add or update a child row: a foreign key constraint fails ({})";
     ER_TOO_HIGH_LEVEL_OF_NESTING_FOR_SELECT = 1473, "HY000", "Too high level of nesting for select";
+    ER_PARTITION_CLAUSE_ON_NONPARTITIONED = 1747, "HY000", "PARTITION () clause on non partitioned table";
     ER_UNKNOWN_PARTITION = 1735, "HY000", "Unknown partition '{}' in table '{}'";
     ER_PARTITION_MGMT_ON_NONPARTITIONED = 1505, "HY000", "Partition management on a not partitioned table is not possible";
     ER_NO_PARTITION_FOR_GIVEN_VALUE = 1526, "HY000", "Table has no partition for value {}";
@@ -315,5 +316,6 @@ errors! {
     ER_TXN_TOO_LARGE = 8004, "HY000", "Transaction is too large, size: {}";
     ER_TXN_UNDETERMINED = 8501, "HY000", "Result of the commit is undetermined: {}";
     ER_ENTRY_TOO_LARGE = 8025, "HY000", "entry too large, the max entry size is {}, the size of data is {}";
+    ER_INVALID_SPLIT_REGION_RANGES = 8212, "HY000", "Failed to split region ranges: {}";
     ER_UNSUPPORTED_DDL = 8200, "HY000", "Unsupported {}";
 }

@@ -7,10 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_pd_client::PdClient;
 use cairn_pd_client::backoff::RetryBudget;
-use cairn_proto::kv::{
-    Context, DeleteRangeRequest, KvRequest, ScanLockRequest, SplitRegionRequest,
-};
-use cairn_proto::meta::{Peer, Region};
+use cairn_proto::kv::{Context, DeleteRangeRequest, KvRequest, ScanLockRequest};
+use cairn_proto::meta::Peer;
 use cairn_types::TimeStamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -161,39 +159,6 @@ impl KvClient {
         Ok(self.cache.locate_range(range).await?)
     }
 
-    /// Splits the regions that hold the keys, so that each key begins a region.
-    /// Answers the regions that came of it.
-    pub async fn split_region(&self, keys: Vec<Bytes>) -> Result<Vec<Region>, KvError> {
-        let mut regions = Vec::new();
-        let mut keys = keys;
-        keys.sort();
-        keys.dedup();
-        let mut retrier = self.retrier();
-        while let Some(first) = keys.first().cloned() {
-            let region = self.cache.locate_patiently(&first, &mut retrier).await?;
-            if region.region.start_key == first {
-                keys.remove(0);
-                continue;
-            }
-            let count = keys.partition_point(|key| region.contains(key));
-            let group = keys[..count].to_vec();
-            let store_id = region.leader.store_id;
-            let build = || Cmd::SplitRegion(SplitRegionRequest { keys: group.clone() });
-            let options = RequestOptions::default();
-            match self.cache.send_to_region(region, &options, &mut retrier, &build).await {
-                Ok(response) => {
-                    let response = expect_response!(response, SplitRegion)?;
-                    self.cache.insert_reported(response.regions.clone(), store_id);
-                    regions.extend(response.regions);
-                    keys.drain(..count);
-                }
-                Err(SendError::Regroup) => {}
-                Err(SendError::Failed(error)) => return Err(error),
-            }
-        }
-        Ok(regions)
-    }
-
     /// Has every store remove everything in the range, not by Raft. Only for ranges that
     /// nobody can reach any more (tables dropped below the safe point). An error means that
     /// some stores have not done it; repeat then.
@@ -280,7 +245,11 @@ impl KvClient {
 
     /// As [`KvClient::retrier`], with another time limit.
     pub(crate) fn retrier_for(&self, timeout_ms: u64) -> Retrier {
-        let deadline = Deadline::after(Duration::from_millis(timeout_ms));
+        self.retrier_until(Deadline::after(Duration::from_millis(timeout_ms)))
+    }
+
+    /// As [`KvClient::retrier`], for one of several requests that end together.
+    pub(crate) fn retrier_until(&self, deadline: Deadline) -> Retrier {
         Retrier::new(deadline, self.budget.clone(), self.seed.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -12,6 +12,7 @@
 //! | [`txn`] | write buffer and two-phase commit |
 //! | `visibility` | open read views, and which are too old to be read |
 //! | [`dist_scan`] | plan fragments next to the data |
+//! | [`split`] | regions cut at many keys |
 //! | [`error`] | [`KvError`] with MySQL numbers |
 //!
 //! **Invariants.** Every wait has a deadline and every queue a bound. An error
@@ -26,6 +27,7 @@ pub mod lock_resolver;
 pub mod region_cache;
 pub mod request;
 pub mod snapshot;
+pub mod split;
 #[cfg(test)]
 mod testing;
 pub mod transport;
@@ -37,6 +39,7 @@ pub use dist_scan::{DistScan, DistScanRequest, ScanPage};
 pub use error::{KvError, ShownKey};
 pub use region_cache::{CachedRegion, KeyRange};
 pub use snapshot::{KvMap, ScanOptions, Snapshot, SnapshotScan};
+pub use split::SPLIT_KEYS_MAX;
 pub use transport::{
     CoprocessorStream, GrpcConnector, KvStoreService, LocalConnector, StoreConnector,
     TransportError,

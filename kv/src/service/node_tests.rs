@@ -1,6 +1,7 @@
 //! A store on real engines: born, written to, split, stopped and started again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_kv_client::{ClientConfig, KeyRange, KvClient, LocalConnector, ScanOptions};
 use cairn_proto::kv::{self, kv_request::Cmd, kv_response};
@@ -133,7 +134,8 @@ async fn transactions_of_the_client_run_end_to_end() {
     assert!(txn.commit().await.unwrap().one_pc);
 
     // Two phases: the keys' region is split.
-    assert_eq!(client.split_region(vec!["k".into()]).await.unwrap().len(), 2);
+    let born = client.split_regions(vec!["k".into()], Duration::from_secs(20)).await.unwrap();
+    assert_eq!(born.len(), 1);
     let before = client.current_ts().await.unwrap();
     let txn = client.begin(before);
     let rival = client.begin(client.current_ts().await.unwrap());

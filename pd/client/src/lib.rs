@@ -50,6 +50,23 @@ pub struct RegionRoute {
     pub approximate_size_bytes: u64,
     /// Number of keys as the leader estimates it.
     pub approximate_keys: u64,
+    /// Its peers are on their way to where a request to scatter wants them.
+    pub scattering: bool,
+    /// Load within the leader's last report.
+    pub flow: RegionFlow,
+}
+
+/// What was read and written between two reports of a region's leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegionFlow {
+    /// Bytes of keys and values written.
+    pub written_bytes: u64,
+    /// Keys written.
+    pub written_keys: u64,
+    /// Bytes of keys and values read.
+    pub read_bytes: u64,
+    /// Keys read.
+    pub read_keys: u64,
 }
 
 impl From<GetRegionResponse> for RegionRoute {
@@ -61,6 +78,13 @@ impl From<GetRegionResponse> for RegionRoute {
             pending_peers: response.pending_peers,
             approximate_size_bytes: response.approximate_size_bytes,
             approximate_keys: response.approximate_keys,
+            scattering: response.scattering,
+            flow: RegionFlow {
+                written_bytes: response.written_bytes,
+                written_keys: response.written_keys,
+                read_bytes: response.read_bytes,
+                read_keys: response.read_keys,
+            },
         }
     }
 }
@@ -75,6 +99,11 @@ impl From<RegionRoute> for GetRegionResponse {
             pending_peers: route.pending_peers,
             approximate_size_bytes: route.approximate_size_bytes,
             approximate_keys: route.approximate_keys,
+            scattering: route.scattering,
+            written_bytes: route.flow.written_bytes,
+            written_keys: route.flow.written_keys,
+            read_bytes: route.flow.read_bytes,
+            read_keys: route.flow.read_keys,
         }
     }
 }

@@ -28,7 +28,7 @@ pub mod settings;
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use cairn_pd_client::RegionRoute;
+use cairn_pd_client::{RegionFlow, RegionRoute};
 use cairn_proto::meta::{Region, Store, StoreState};
 use cairn_proto::pd::{RegionHeartbeatRequest, StoreStats};
 
@@ -195,6 +195,12 @@ impl Cluster {
             epoch,
             size_bytes: request.approximate_size_bytes,
             keys: request.approximate_keys,
+            flow: RegionFlow {
+                written_bytes: request.written_bytes,
+                written_keys: request.written_keys,
+                read_bytes: request.read_bytes,
+                read_keys: request.read_keys,
+            },
             down: request.down_peers.clone(),
             pending: request.pending_peers.clone(),
             leader_since_ms: if same_leader { known.leader_since_ms } else { now.ms },
@@ -253,6 +259,8 @@ impl Cluster {
             pending_peers: view.report.pending.clone(),
             approximate_size_bytes: view.report.size_bytes,
             approximate_keys: view.report.keys,
+            scattering: self.is_scattering(region.id),
+            flow: view.report.flow,
         }
     }
 

@@ -51,6 +51,11 @@ impl Cluster {
         self.operators.get(&region_id)
     }
 
+    /// Whether the region is on its way to where a request to scatter wants it.
+    pub fn is_scattering(&self, region_id: u64) -> bool {
+        self.operator_of(region_id).is_some_and(|one| one.operator.kind == OperatorKind::Scatter)
+    }
+
     /// Operators of a group, pairs counted once.
     pub(super) fn running_in(&self, group: LimitGroup) -> usize {
         let count = self.operators_by_group.get(&group).copied().unwrap_or(0);

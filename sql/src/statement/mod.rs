@@ -19,7 +19,7 @@ use crate::protocol::ColumnDefinition;
 use crate::session::text::QueuedStatement;
 use crate::session::{Diagnostics, Session, fold_name};
 use crate::sink::{OkInfo, ResultSink};
-use crate::{ddl, execution};
+use crate::{ddl, execution, regions};
 
 /// Values of a statement's `?` markers.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +111,7 @@ pub fn describe(session: &mut Session, statement: &Statement) -> Result<Vec<Colu
         Statement::Show(show) => show::columns(session, show),
         Statement::Explain(explain) => Ok(explain::columns(explain)),
         Statement::Describe(_) => Ok(show::describe_columns()),
+        Statement::SplitTable(_) => Ok(regions::split_columns()),
         _ => Ok(Vec::new()),
     }
 }
@@ -140,6 +141,7 @@ async fn dispatch(
         }
         Statement::Show(show) => show::run(session, show, sink).await,
         Statement::Describe(describe) => show::describe(session, describe, sink).await,
+        Statement::SplitTable(split) => regions::split(session, split, sink).await,
         Statement::Explain(explain) => match &explain.target {
             ExplainTarget::Statement(target) => {
                 explain::run(session, explain, target, parameters, sink).await

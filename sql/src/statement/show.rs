@@ -16,6 +16,7 @@ use crate::error::{Result, SqlError};
 use crate::infoschema::{self, rows as mem_rows};
 use crate::pattern;
 use crate::protocol::ColumnDefinition;
+use crate::regions;
 use crate::session::{Session, is_error, unknown_database, unknown_table};
 use crate::sink::ResultSink;
 use crate::variables::{DEFINITIONS, Scope};
@@ -58,7 +59,9 @@ pub fn columns(session: &mut Session, show: &Show) -> Result<Vec<ColumnDefinitio
 /// Runs a `SHOW`.
 pub async fn run(session: &mut Session, show: &Show, sink: &mut dyn ResultSink) -> Result<()> {
     let mut made = match &show.what {
-        ShowKind::Regions { table, .. } => regions(session, table).await?,
+        ShowKind::Regions { table, partitions, index } => {
+            table_regions(session, table, partitions, index.as_deref()).await?
+        }
         what => make(session, what)?,
     };
     match &show.filter {
@@ -246,7 +249,7 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
         ShowKind::EngineStatus(_) => made(&["Type", "Name", "Status:t"], vec![]),
         ShowKind::CreateView(_) => return Err(SqlError::not_supported("views")),
         ShowKind::CreateRoutine { .. } => return Err(SqlError::not_supported("stored routines")),
-        ShowKind::Regions { .. } => made(REGION_COLUMNS, vec![]),
+        ShowKind::Regions { .. } => made(regions::shown::COLUMNS, vec![]),
         ShowKind::Other(words) => return Err(SqlError::not_supported(&format!("SHOW {words}"))),
     })
 }
@@ -461,39 +464,15 @@ fn warnings(session: &Session, limit: &ShowLimit, wanted: impl Fn(&Warning) -> b
     made(&["Level", "Code:i", "Message:t"], rows.collect())
 }
 
-const REGION_COLUMNS: &[&str] = &[
-    "REGION_ID:i",
-    "START_KEY:t",
-    "END_KEY:t",
-    "LEADER_ID:i",
-    "LEADER_STORE_ID:i",
-    "PEERS:t",
-    "APPROXIMATE_SIZE(MB):i",
-    "APPROXIMATE_KEYS:i",
-];
-
-/// `SHOW TABLE t REGIONS`.
-async fn regions(session: &Session, name: &ObjectName) -> Result<Made> {
-    /// Regions shown at most.
-    const REGIONS_MAX: u32 = 100_000;
+/// `SHOW TABLE t [INDEX i] REGIONS`.
+async fn table_regions(
+    session: &Session,
+    name: &ObjectName,
+    partitions: &[String],
+    index: Option<&str>,
+) -> Result<Made> {
     let (_, table) = find_table(session, name)?;
-    let (start, end) = cairn_types::keys::table_range(table.id);
-    let routes = session.domain.pd.scan_regions(&start, &end, REGIONS_MAX).await?;
-    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let rows = routes.iter().map(|route| {
-        let region = &route.region;
-        let peers: Vec<String> = region.peers.iter().map(|peer| peer.id.to_string()).collect();
-        let leader = route.leader.as_ref();
-        vec![
-            Datum::Int(region.id as i64),
-            text(hex(&region.start_key)),
-            text(hex(&region.end_key)),
-            leader.map_or(Datum::Null, |leader| Datum::Int(leader.id as i64)),
-            leader.map_or(Datum::Null, |leader| Datum::Int(leader.store_id as i64)),
-            text(peers.join(",")),
-            Datum::Int((route.approximate_size_bytes >> 20) as i64),
-            Datum::Int(route.approximate_keys as i64),
-        ]
-    });
-    Ok(made(REGION_COLUMNS, rows.collect()))
+    let index = regions::target(&table, partitions, index)?;
+    let rows = regions::shown::rows(&*session.domain.pd, &table, index).await?;
+    Ok(made(regions::shown::COLUMNS, rows))
 }

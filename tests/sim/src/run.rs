@@ -200,7 +200,7 @@ async fn live(cluster: &Arc<Cluster>, workloads: &Arc<Workloads>, admin: Node) {
 async fn split(cluster: &Arc<Cluster>, client: &Arc<KvClient>) -> Result<(), KvError> {
     for _ in 0..cluster.plan.splits {
         let key = workload::any_key(&cluster.world, Dice::Plan);
-        client.split_region(vec![key]).await?;
+        client.split_regions(vec![key], Duration::from_secs(20)).await?;
     }
     Ok(())
 }

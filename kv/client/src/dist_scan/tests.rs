@@ -179,19 +179,6 @@ async fn snapshot_scans_go_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn regions_split_on_demand() {
-    let cluster = filled(&["c"]);
-    let client = cluster.client();
-    client
-        .split_region(vec!["h".into(), "e".into(), "c".into(), "b".into()])
-        .await
-        .expect("splits");
-    let regions = client.locate_range(&KeyRange::default()).await.expect("covers");
-    let starts: Vec<&[u8]> = regions.iter().map(|region| &region.region.start_key[..]).collect();
-    assert_eq!(starts, [&b""[..], b"b", b"c", b"e", b"h"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_busy_store_is_relieved_by_another_replica() {
     let cluster = filled(&[]);
     let client = cluster.client();

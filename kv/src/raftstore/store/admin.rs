@@ -4,6 +4,7 @@
 //! before, and its size is again when it is reported.
 
 use bytes::Bytes;
+use cairn_kv_client::SPLIT_KEYS_MAX;
 use cairn_proto::{meta, pd};
 
 use super::lifecycle::clean_split_keys;
@@ -25,8 +26,6 @@ const ADMIN_TICKS: u64 = 10;
 const PURGE_TICKS: u64 = 100;
 /// Between questions of a learner whether it was removed, in ticks.
 const FORSAKEN_TICKS: u64 = 600;
-/// Regions split at one time by one command.
-const SPLIT_KEYS_MAX: usize = 64;
 
 impl StoreCore {
     /// The store is about to stop: other voters take over, so that nobody waits for an

@@ -24,7 +24,7 @@ impl Faults {
         let world = &self.cluster.world;
         let key = any_key(&self.cluster.world, Dice::Faults);
         let client = client::connect(&self.cluster, self.admin);
-        let outcome = client.split_region(vec![key.clone()]).await;
+        let outcome = client.split_regions(vec![key.clone()], super::CHANGE_TIMEOUT).await;
         let outcome = outcome.map(|regions| regions.len()).map_err(|error| error.to_string());
         world.note(format_args!("split at {key:?}: {outcome:?}"));
     }

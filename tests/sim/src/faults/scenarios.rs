@@ -240,7 +240,11 @@ impl Faults {
         world.note(format_args!("split at {key:?}, then cut off {}", process.node));
         process.disk.set_slow_apply_ms(slow_ms);
         let admin = client::connect(&self.cluster, self.admin);
-        let split = timeout(CHANGE_TIMEOUT, async move { admin.split_region(vec![key]).await });
+        let split =
+            timeout(
+                CHANGE_TIMEOUT,
+                async move { admin.split_regions(vec![key], CHANGE_TIMEOUT).await },
+            );
         tokio::spawn(split);
         sleep(world.millis(Dice::Faults, 5, 200)).await;
         let links = self.links_around(process.node);
