@@ -99,6 +99,7 @@ impl PageRunner {
 
     /// What was done before an error stays done, where the caller can go on.
     async fn fail(&mut self, error: ExecError, pages: &Pages) {
+        self.take_remote_keys();
         if self.is_resumable && (self.gathered.is_some() || !self.remote_row_keys.is_empty()) {
             let page = self.page(true);
             if pages.send(page).await.is_err() {
@@ -108,8 +109,12 @@ impl PageRunner {
         let _ = pages.send(error_response(error)).await;
     }
 
-    fn gather(&mut self, mut chunk: Chunk) {
+    fn take_remote_keys(&mut self) {
         self.remote_row_keys.extend(self.context.remote_row_keys.take());
+    }
+
+    fn gather(&mut self, mut chunk: Chunk) {
+        self.take_remote_keys();
         if chunk.num_selected() == 0 {
             return;
         }
@@ -131,6 +136,8 @@ impl PageRunner {
 
     /// What was gathered, as a page. `goes_on`: others follow.
     fn page(&mut self, goes_on: bool) -> kv::CoprocessorResponse {
+        // Where a filter let nothing pass, no chunk has brought them.
+        self.take_remote_keys();
         let mut bytes = Vec::new();
         if let Some(chunk) = self.gathered.take() {
             chunk.encode(&mut bytes);

@@ -159,14 +159,19 @@ async fn streams_growing_pages_and_summaries() {
     }
 }
 
+/// Rows with such a value pass.
+fn at_least(bound: i64) -> OpDesc {
+    let column = Expr::Column { index: 1, ty: bigint() };
+    let bound = Expr::Constant { value: Datum::Int(bound), ty: bigint() };
+    let mut eval = EvalContext::default();
+    let condition = build_function(">=", vec![column, bound], &mut eval).unwrap();
+    OpDesc::Selection(SelectionDesc { conditions: vec![condition] })
+}
+
 #[tokio::test]
 async fn filters_and_limits() {
     let table = Table::new(300);
-    let column = Expr::Column { index: 1, ty: bigint() };
-    let bound = Expr::Constant { value: Datum::Int(590), ty: bigint() };
-    let mut eval = EvalContext::default();
-    let condition = build_function(">=", vec![column, bound], &mut eval).unwrap();
-    let selection = OpDesc::Selection(SelectionDesc { conditions: vec![condition] });
+    let selection = at_least(590);
     let limit = OpDesc::Limit(LimitDesc { offset: 0, limit: 3 });
     let pages = collect(table.run(vec![table_scan(true), selection, limit], all_rows(), 0)).await;
     assert_eq!(pages.len(), 1, "{pages:?}");
@@ -241,11 +246,17 @@ async fn looks_rows_up_where_this_store_leads() {
     let mut region = (**table.kv.region.lock()).clone();
     region.end_key = row_range(TABLE).0.into();
     *table.kv.region.lock() = Arc::new(region);
-    let pages = collect(table.run(index_lookup(), range, 0)).await;
-    assert_eq!(pages.iter().flat_map(rows).count(), 0);
-    let remote: Vec<Bytes> = pages.iter().flat_map(|page| page.remote_row_keys.clone()).collect();
-    assert_eq!(remote.len(), 50);
-    assert_eq!(remote[3], encode_row_key(TABLE, &Handle::Int(3)));
+    // So they do where no row passes what stands above the look-up.
+    let mut filtered = index_lookup();
+    filtered.push(at_least(0));
+    for operators in [index_lookup(), filtered] {
+        let pages = collect(table.run(operators, range.clone(), 0)).await;
+        assert_eq!(pages.iter().flat_map(rows).count(), 0);
+        let remote: Vec<Bytes> =
+            pages.iter().flat_map(|page| page.remote_row_keys.clone()).collect();
+        assert_eq!(remote.len(), 50);
+        assert_eq!(remote[3], encode_row_key(TABLE, &Handle::Int(3)));
+    }
 }
 
 #[tokio::test]
