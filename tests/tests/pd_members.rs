@@ -116,6 +116,14 @@ async fn clients_do_not_notice_who_leads() -> Result<(), HarnessError> {
     let next = leader_of(&pd, 3).await;
     assert_ne!(next, leader);
 
+    // Every member alone is enough to steer by: who does not lead names the leader.
+    for member in pd.split(',') {
+        for words in ["store", "operator", "config set leader-schedule-limit 5", "tso"] {
+            let words: Vec<&str> = words.split(' ').collect();
+            ctl(member, &words).unwrap_or_else(|error| panic!("{words:?} at {member}: {error}"));
+        }
+    }
+
     // One joins, and takes over.
     let new = ["pd", "--name", "pd-4", "--addr", "127.0.0.1:0", "--join", &pd, "--data-dir"];
     let dir = playground.path("pd-4").display().to_string();

@@ -271,6 +271,9 @@ impl Cluster {
                 "region {region_id} is being worked on already"
             )));
         }
+        if self.is_full() {
+            return Err(PdError::InvalidArgument("PD carries as many operators as it can".into()));
+        }
         if self.scattered.len() >= GROUPS_MAX && !self.scattered.contains_key(group) {
             self.scattered.pop_first();
         }

@@ -75,7 +75,12 @@ impl Cluster {
             LimitGroup::Hot => config.hot_region_schedule_limit,
             LimitGroup::Unlimited => OPERATORS_MAX,
         };
-        self.running_in(group) < most && self.operators.len() < OPERATORS_MAX
+        self.running_in(group) < most && !self.is_full()
+    }
+
+    /// Whether there are as many operators as PD carries.
+    pub fn is_full(&self) -> bool {
+        self.operators.len() >= OPERATORS_MAX
     }
 
     /// Whether nothing is being done to the region, and nothing failed just now.

@@ -1,5 +1,6 @@
 //! What must become of larger clusters, whatever operators get them there.
 
+use super::asks::assert_even;
 use super::*;
 
 /// Regions spread round robin over the stores.

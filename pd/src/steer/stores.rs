@@ -160,6 +160,7 @@ pub fn store_row(store: &Store, state: &State, cluster: &Cluster, now_ms: u64) -
         "eta_s": leaving.and_then(|leaving| leaving.eta_s),
         "labels": labels,
         "version": store.version,
+        "started_unix_ms": store.start_timestamp_s.saturating_mul(1_000),
         "last_heartbeat_ms": stats.last_heartbeat_ms,
     })
 }

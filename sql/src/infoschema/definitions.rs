@@ -1,7 +1,7 @@
 //! Names and columns of the virtual tables.
 //!
 //! A column is `NAME:type`: `s` text of a name's length (the default), `t` long text,
-//! `i` integer, `u` unsigned integer, `d` date and time.
+//! `i` integer, `u` unsigned integer, `f` double, `d` date and time.
 
 /// Length of names.
 pub const NAME_CHARS: u32 = 64;
@@ -103,6 +103,23 @@ const INFORMATION_SCHEMA: &[(&str, &str)] = &[
     (
         "TABLE_PRIVILEGES",
         "GRANTEE:t TABLE_CATALOG TABLE_SCHEMA TABLE_NAME PRIVILEGE_TYPE IS_GRANTABLE",
+    ),
+    (
+        "TIKV_REGION_PEERS",
+        "REGION_ID:i PEER_ID:i STORE_ID:i IS_LEARNER:i IS_LEADER:i STATUS DOWN_SECONDS:i",
+    ),
+    (
+        "TIKV_REGION_STATUS",
+        "REGION_ID:i START_KEY:t END_KEY:t TABLE_ID:i DB_NAME TABLE_NAME IS_INDEX:i INDEX_ID:i \
+         INDEX_NAME IS_PARTITION:i PARTITION_ID:i PARTITION_NAME EPOCH_CONF_VER:i EPOCH_VERSION:i \
+         WRITTEN_BYTES:i READ_BYTES:i APPROXIMATE_SIZE:i APPROXIMATE_KEYS:i \
+         REPLICATIONSTATUS_STATE REPLICATIONSTATUS_STATEID:i",
+    ),
+    (
+        "TIKV_STORE_STATUS",
+        "STORE_ID:i ADDRESS STORE_STATE:i STORE_STATE_NAME LABEL:t VERSION CAPACITY AVAILABLE \
+         LEADER_COUNT:i LEADER_WEIGHT:f LEADER_SCORE:f LEADER_SIZE:i REGION_COUNT:i \
+         REGION_WEIGHT:f REGION_SCORE:f REGION_SIZE:i START_TS:d LAST_HEARTBEAT_TS:d UPTIME",
     ),
     (
         "TRIGGERS",

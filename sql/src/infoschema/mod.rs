@@ -1,10 +1,12 @@
 //! Virtual databases: `information_schema` and what of `mysql` clients look at.
 //!
 //! Their tables are in the catalog like others, marked virtual; the planner reads them
-//! with `MemTableScan`, whose rows are made here when the operator first runs.
+//! with `MemTableScan`, whose rows are made here when the operator first runs; those that PD knows
+//! come page by page ([`cluster`]).
 //!
 //! Source: MySQL 8.0 manual, chapter 28 "INFORMATION_SCHEMA Tables".
 
+mod cluster;
 mod definitions;
 mod keywords;
 pub mod rows;
@@ -12,17 +14,20 @@ pub mod rows;
 use std::sync::{Arc, OnceLock};
 
 use cairn_executor::operators::ChunkSource;
-use cairn_executor::{BoxOperator, ExecContext};
+use cairn_executor::{BoxOperator, ExecContext, ExecError};
 use cairn_parser::ast::{Expr, QueryBody, Statement};
+use cairn_pd_client::PdError;
 use cairn_planner::catalog::{ColumnInfo, DatabaseInfo, TableInfo};
 use cairn_planner::plan::{MemTableScan, Plan};
 use cairn_planner::{Catalog, PlanContext};
 use cairn_types::{Chunk, Collation, Datum, FieldType, SchemaId};
+use futures::StreamExt;
 
 use crate::catalog::SchemaSnapshot;
 use crate::domain::Domain;
-use crate::error::Result;
+use crate::error::{Result, SqlError};
 use crate::session::Session;
+use cluster::ClusterTable;
 
 /// Rows of one chunk.
 const CHUNK_ROWS: usize = 1_024;
@@ -76,6 +81,7 @@ fn parse_columns(text: &str) -> Vec<(String, FieldType)> {
         let ty = match ty {
             "i" => FieldType::bigint(),
             "u" => FieldType::bigint_unsigned(),
+            "f" => FieldType::double(),
             "d" => FieldType::datetime(0),
             "t" => FieldType::longtext(),
             _ => FieldType::varchar(definitions::NAME_CHARS),
@@ -112,28 +118,52 @@ impl MemTableRows {
         types: Vec<FieldType>,
         exec: ExecContext,
     ) -> cairn_executor::Result<BoxOperator> {
+        let columns = scan.columns.clone();
+        if let Some(table) = ClusterTable::find(&scan.db, &scan.table.name) {
+            let pd = Arc::clone(&self.domain.pd);
+            let rows = table.rows(pd, &self.schema, exec.eval.time_zone.clone());
+            let schema = types.clone();
+            let chunks = rows.flat_map(move |rows| match rows {
+                Ok(rows) => {
+                    futures::stream::iter(chunks_of(&rows, &columns, &schema)).map(Ok).left_stream()
+                }
+                Err(error) => futures::stream::once(async { Err(pd_error(error)) }).right_stream(),
+            });
+            return Ok(Box::new(ChunkSource::new(types, chunks.boxed(), exec)));
+        }
         let rows = match &self.given {
             Some(rows) if scan.db == GIVEN_DATABASE => rows.as_ref().clone(),
             _ => rows::of_table(&self.domain, &self.schema, &scan.db, &scan.table.name),
         };
-        let mut chunks = Vec::new();
-        for group in rows.chunks(CHUNK_ROWS) {
-            let mut chunk = Chunk::new(&types, group.len());
-            for row in group {
-                let values: Vec<Datum> = scan
-                    .columns
-                    .iter()
-                    .map(|offset| row.get(*offset).cloned().unwrap_or(Datum::Null))
-                    .collect();
-                chunk.push_row(&values);
-            }
-            if types.is_empty() {
-                chunk.set_rows_without_columns(group.len());
-            }
-            chunks.push(chunk);
-        }
+        let chunks = chunks_of(&rows, &columns, &types);
         Ok(Box::new(ChunkSource::from_chunks(types, chunks, exec)))
     }
+}
+
+/// The wanted columns of the rows.
+fn chunks_of(rows: &Rows, columns: &[usize], types: &[FieldType]) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    for group in rows.chunks(CHUNK_ROWS) {
+        let mut chunk = Chunk::new(types, group.len());
+        for row in group {
+            let values: Vec<Datum> = columns
+                .iter()
+                .map(|offset| row.get(*offset).cloned().unwrap_or(Datum::Null))
+                .collect();
+            chunk.push_row(&values);
+        }
+        if types.is_empty() {
+            chunk.set_rows_without_columns(group.len());
+        }
+        chunks.push(chunk);
+    }
+    chunks
+}
+
+/// How an error of the placement driver travels through operators.
+fn pd_error(error: PdError) -> ExecError {
+    let mysql = SqlError::Pd(error.clone()).to_mysql();
+    ExecError::source(error, mysql)
 }
 
 /// Name of the database that holds a statement's own rows while they are filtered.

@@ -1,12 +1,13 @@
 //! What a user steers and sees of regions: `SPLIT TABLE`, `SHOW TABLE … REGIONS`.
 //!
 //! **Flow.** [`points`] turns the values of a `SPLIT` into keys; the KV client cuts the regions
-//! there; [`scatter`] has PD spread what was born and waits for it. [`shown`] asks PD where regions are; [`key_text`]
-//! writes their borders for people, as TiDB does.
+//! there; [`scatter`] has PD spread what was born and waits for it. [`shown`] shows regions as PD tells of them ([`pages`]);
+//! [`key_text`] writes their borders for people, as TiDB does.
 //!
 //! Source: TiDB's documentation, "Split Region" and "SHOW TABLE REGIONS".
 
 pub mod key_text;
+pub mod pages;
 pub mod points;
 pub mod scatter;
 pub mod shown;

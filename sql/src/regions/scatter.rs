@@ -11,13 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_pd_client::{PdClient, PdError};
 use cairn_proto::meta::Region;
+use futures::StreamExt;
 
+use super::pages::pages;
 use crate::clock;
 
 /// Regions PD is asked to spread in one request.
 const REQUEST_REGIONS_MAX: usize = 256;
-/// Regions PD tells of in one answer.
-const PAGE_REGIONS: u32 = 1_024;
 /// First and longest pause between two looks.
 const PAUSE_MS: (u64, u64) = (20, 500);
 /// Regions that PD refuses for so long while nothing moves stay where they are: there are too few
@@ -48,7 +48,7 @@ pub async fn scatter(
         }
         refused = left;
         if !moving.is_empty() {
-            let still = range.scattering(&*pd, &moving).await?;
+            let still = range.scattering(&pd, &moving).await?;
             arrived += moving.len() - still.len();
             moving = still;
         }
@@ -81,20 +81,17 @@ impl Span {
     /// Which of these are on their way still.
     async fn scattering(
         &self,
-        pd: &dyn PdClient,
+        pd: &Arc<dyn PdClient>,
         moving: &HashSet<u64>,
     ) -> Result<HashSet<u64>, PdError> {
         let end = cairn_types::keys::key_next(&self.last);
+        let mut pages = pages(pd.clone(), self.start.clone(), end.into());
         let mut still = HashSet::new();
-        let mut from = self.start.clone();
-        loop {
-            let page = pd.scan_regions(&from, &end, PAGE_REGIONS).await?;
+        while let Some(page) = pages.next().await {
+            let page = page?;
             let on_their_way = page.iter().filter(|route| route.scattering);
             still.extend(on_their_way.map(|one| one.region.id).filter(|id| moving.contains(id)));
-            match page.last().map(|route| &route.region.end_key) {
-                Some(next) if !next.is_empty() && **next < end[..] => from = next.clone(),
-                _ => return Ok(still),
-            }
         }
+        Ok(still)
     }
 }

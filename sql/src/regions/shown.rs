@@ -1,11 +1,14 @@
 //! Rows of `SHOW TABLE … REGIONS`, with TiDB's columns.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use cairn_pd_client::{PdClient, PdError, RegionRoute};
 use cairn_planner::catalog::{IndexInfo, TableInfo};
 use cairn_types::{Datum, keys};
+use futures::StreamExt;
 
 use super::key_text::key_text;
+use super::pages::pages;
 
 /// Columns, in the form `SHOW` takes them.
 pub const COLUMNS: &[&str] = &[
@@ -25,13 +28,11 @@ pub const COLUMNS: &[&str] = &[
 ];
 /// Regions shown at most.
 const REGIONS_MAX: usize = 100_000;
-/// Regions PD tells of in one answer.
-const PAGE_REGIONS: u32 = 1_024;
 const MIB: u64 = 1 << 20;
 
 /// The regions that hold something of a table, or of one of its indexes.
 pub async fn rows(
-    pd: &dyn PdClient,
+    pd: &Arc<dyn PdClient>,
     table: &TableInfo,
     index: Option<&IndexInfo>,
 ) -> Result<Vec<Vec<Datum>>, PdError> {
@@ -39,18 +40,15 @@ pub async fn rows(
         Some(index) => keys::index_range(table.id, index.id),
         None => keys::table_range(table.id),
     };
+    let mut pages = pages(pd.clone(), start.into(), end.into());
     let mut rows = Vec::new();
-    let mut from = Bytes::from(start);
-    loop {
-        let page = pd.scan_regions(&from, &end, PAGE_REGIONS).await?;
-        rows.extend(page.iter().map(|route| row(route, !table.common_handle)));
-        match page.last().map(|route| &route.region.end_key) {
-            Some(next) if !next.is_empty() && **next < end[..] && rows.len() < REGIONS_MAX => {
-                from = next.clone();
-            }
-            _ => return Ok(rows),
+    while let Some(page) = pages.next().await {
+        rows.extend(page?.iter().map(|route| row(route, !table.common_handle)));
+        if rows.len() >= REGIONS_MAX {
+            break;
         }
     }
+    Ok(rows)
 }
 
 fn row(route: &RegionRoute, int_handles: bool) -> Vec<Datum> {

@@ -473,6 +473,6 @@ async fn table_regions(
 ) -> Result<Made> {
     let (_, table) = find_table(session, name)?;
     let index = regions::target(&table, partitions, index)?;
-    let rows = regions::shown::rows(&*session.domain.pd, &table, index).await?;
+    let rows = regions::shown::rows(&session.domain.pd, &table, index).await?;
     Ok(made(regions::shown::COLUMNS, rows))
 }
