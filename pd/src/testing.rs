@@ -4,7 +4,8 @@
 //! `store 1 up regions=3 leaders=2 host=h1` and `region 5 peers=1*,2,3?~ size=10` tell
 //! a view: a peer is its store's number, `*` leads, `?` is a learner, `+` begins and
 //! `-` ends to vote in a joint state, `~` lacks entries, `!` is not heard from. Peer ids
-//! are the region's id times ten plus the store's. Sizes are in MiB.
+//! are the region's id times ten plus the store's. Sizes are in MiB;
+//! `guess=1`: no leader has measured yet.
 
 use std::collections::HashMap;
 
@@ -120,6 +121,7 @@ impl Situation {
                 let number = |text: Option<&str>| text.map_or(Ok(0), parse::<u64>);
                 report.size_bytes = number(args.take_key("size"))? << 20;
                 report.keys = number(args.take_key("keys"))?;
+                report.size_is_guess = number(args.take_key("guess"))? > 0;
                 region.start_key = Bytes::from(format!("r{id:04}"));
                 region.end_key = Bytes::from(format!("r{id:04}~"));
                 let hex = |text: Option<&str>| text.map(|text| from_hex(text).ok_or("bad key"));

@@ -276,14 +276,14 @@ pub struct RegionReport {
     pub size_bytes: u64,
     /// Number of keys as the leader estimates it.
     pub keys: u64,
+    /// No leader of this range has looked at its data yet: both may be far too small.
+    pub size_is_guess: bool,
     /// Load since the report before.
     pub flow: RegionFlow,
     /// Peers their leader has not heard from.
     pub down: Vec<PeerStats>,
     /// Peers that lack entries.
     pub pending: Vec<Peer>,
-    /// Since when this leader reports.
-    pub leader_since_ms: u64,
     /// Since when the region has this range.
     pub range_since_ms: u64,
 }
@@ -300,10 +300,10 @@ impl RegionReport {
             epoch: RegionEpoch { conf_ver: 0, version: 0 },
             size_bytes: 0,
             keys: 0,
+            size_is_guess: true,
             flow: RegionFlow { written_bytes: 0, written_keys: 0, read_bytes: 0, read_keys: 0 },
             down: Vec::new(),
             pending: Vec::new(),
-            leader_since_ms: 0,
             range_since_ms: 0,
         }
     }

@@ -1,8 +1,8 @@
 //! Small neighbours become one region.
 //!
-//! Both must be healthy, idle, cool, of one table and under the same rules, and must
-//! have had their range and leader for a while: a region that has just been cut is
-//! small on purpose. First the source's peers move to the target's stores, then it is
+//! Both must be healthy, idle, cool, of one table and under the same rules, of a size that
+//! a leader has measured, and must have had their range for a while: a region that has
+//! just been cut is small on purpose. First the source's peers move to the target's stores, then it is
 //! absorbed. Both regions are tied to the operator until then.
 
 use cairn_proto::meta::PeerRole;
@@ -12,8 +12,6 @@ use crate::operator::{OpStep, Operator, OperatorKind};
 use crate::placement::fit;
 use crate::view::{ClusterView, RegionView};
 
-/// A leader's first reports may not know the size yet.
-const SIZE_SETTLES_MS: u64 = 10_000;
 /// Together they may be so many times `max-merge-region-size`: well below the size
 /// at which a region is cut.
 const TOGETHER_FACTOR: u64 = 4;
@@ -92,7 +90,7 @@ fn is_settled(region: &RegionView<'_>, candidates: &Candidates<'_>, cluster: &Cl
     let interval_ms = cluster.config.split_merge_interval.as_millis() as u64;
     region.is_healthy()
         && since(region.report.range_since_ms) >= interval_ms
-        && since(region.report.leader_since_ms) >= interval_ms.min(SIZE_SETTLES_MS)
+        && !region.report.size_is_guess
 }
 
 fn is_as_ruled(region: &RegionView<'_>, cluster: &ClusterView) -> bool {

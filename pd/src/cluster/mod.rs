@@ -189,12 +189,18 @@ impl Cluster {
         let epoch = region.epoch.unwrap_or_default();
         let same_leader = known.leader.map(|peer| peer.id) == request.leader.map(|peer| peer.id);
         let same_range = known.leader.is_some() && known.epoch.version == epoch.version;
+        // A leader that has just begun knows less than the one before it told.
+        let (size_bytes, keys, size_is_guess) = match request.size_is_guess {
+            true if same_range && !known.size_is_guess => (known.size_bytes, known.keys, false),
+            guess => (request.approximate_size_bytes, request.approximate_keys, guess),
+        };
         let report = RegionReport {
             leader: request.leader,
             term: request.term,
             epoch,
-            size_bytes: request.approximate_size_bytes,
-            keys: request.approximate_keys,
+            size_bytes,
+            keys,
+            size_is_guess,
             flow: RegionFlow {
                 written_bytes: request.written_bytes,
                 written_keys: request.written_keys,
@@ -203,7 +209,6 @@ impl Cluster {
             },
             down: request.down_peers.clone(),
             pending: request.pending_peers.clone(),
-            leader_since_ms: if same_leader { known.leader_since_ms } else { now.ms },
             range_since_ms: if same_range { known.range_since_ms } else { now.ms },
         };
         let news = !same_leader

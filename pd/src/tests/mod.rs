@@ -311,6 +311,40 @@ async fn a_region_gets_its_replicas_and_moves_off_a_leaving_store() {
 }
 
 #[tokio::test]
+async fn a_size_outlives_its_leader() {
+    let bench = Bench::new();
+    let server = bench.open().await;
+    let members = vec![peer(3, 1), peer(4, 2)];
+    let region = Region { peers: members.clone(), ..first_region() };
+    server.bootstrap(store(1), region.clone()).await.expect("first");
+    server.put_store(store(2)).await.expect("new store");
+    let report = async |region: &Region, leader: Peer, term, bytes, size_is_guess| {
+        let request = RegionHeartbeatRequest {
+            region: Some(region.clone()),
+            leader: Some(leader),
+            term,
+            approximate_size_bytes: bytes,
+            approximate_keys: bytes / 10,
+            size_is_guess,
+            ..RegionHeartbeatRequest::default()
+        };
+        server.region_heartbeat(request).await.expect("taken");
+        let route = server.get_region(b"k").expect("known");
+        (route.approximate_size_bytes, route.approximate_keys)
+    };
+    assert_eq!(report(&region, members[0], 6, 5, true).await, (5, 0), "better than nothing");
+    assert_eq!(report(&region, members[0], 6, 4_000, false).await, (4_000, 400));
+    // The next leader has not measured yet.
+    assert_eq!(report(&region, members[1], 7, 10, true).await, (4_000, 400));
+    assert_eq!(report(&region, members[1], 7, 3_000, false).await, (3_000, 300));
+    // Of another range nothing was known.
+    let mut cut = Region { end_key: Bytes::from_static(b"q"), ..region };
+    cut.epoch = Some(RegionEpoch { conf_ver: 1, version: 2 });
+    assert_eq!(report(&cut, members[1], 7, 1_500, true).await, (1_500, 150));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn splits_are_reported() {
     let bench = Bench::new();
     let server = bench.open().await;

@@ -40,6 +40,9 @@ pub struct RegionSize {
     pub quiet_factor: u32,
     /// Whether a check is on its way.
     pub checking: bool,
+    /// Whether a check has ended since the region had this range here. Followers do not
+    /// look; a leader that has just begun may know nothing.
+    pub looked_at: bool,
     /// Somebody wants it split in the middle.
     pub split_wanted: bool,
 }
@@ -74,6 +77,7 @@ impl RegionSize {
     /// The background thread looked.
     pub fn on_checked(&mut self, check: &SplitCheck, now: MonotonicTime, config: &RaftStoreConfig) {
         self.checking = false;
+        self.looked_at = true;
         self.split_wanted = false;
         self.files_bytes = check.files_bytes;
         if let Some(counted) = check.counted {
@@ -111,6 +115,7 @@ impl RegionSize {
             counted.keys /= parts;
             *files_bytes /= parts;
         }
+        self.looked_at = false;
         self.next_check = MonotonicTime(0);
     }
 
@@ -123,6 +128,7 @@ impl RegionSize {
         self.written.bytes += other.written.bytes;
         self.written.keys += other.written.keys;
         self.files_bytes += other.files_bytes;
+        self.looked_at &= other.looked_at;
         self.next_check = MonotonicTime(0);
     }
 }
@@ -152,6 +158,7 @@ impl Peer {
             term: self.term(),
             approximate_size_bytes: self.size.bytes(),
             approximate_keys: self.size.keys(),
+            size_is_guess: !self.size.looked_at,
             written_bytes: load.written_bytes,
             written_keys: load.written_keys,
             read_bytes: load.read_bytes,

@@ -129,6 +129,10 @@ impl StoreCore {
         if epoch_of(peer.region()).version != check.epoch.version {
             return;
         }
+        if !peer.size.looked_at {
+            // PD has only a guess until then, and hears of it before the region may rest.
+            peer.last_report = None;
+        }
         peer.size.on_checked(&check, now, &self.config);
         if let Some(split_key) = check.split_key
             && peer.is_leader()

@@ -10,4 +10,5 @@ mod merge;
 mod replication;
 mod restart;
 mod resting;
+mod sizes;
 mod threads;
