@@ -280,7 +280,7 @@ fn duration_text(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use cairn_planner::catalog::{IndexInfo, SchemaState};
-    use cairn_proto::meta::{Peer, Region};
+    use cairn_proto::meta::Region;
     use cairn_types::IndexId;
 
     use super::*;
