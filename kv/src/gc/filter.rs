@@ -8,7 +8,7 @@
 //! file that takes no part.
 //!
 //! Long values lie in another column family. Their keys are remembered here, in a bounded
-//! list, for [`super::run`] to delete; what does not fit keeps its record and is found by
+//! list, for [`super::Collector::run`] to delete; what does not fit keeps its record and is found by
 //! the next compaction. A crash in between leaves the value without a record: it takes
 //! space until its range is destroyed, and is never read.
 
