@@ -235,6 +235,21 @@ async fn locks_of_the_living_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_younger_transaction() {
+    let cluster = Cluster::split_at(&["f"]);
+    let client = cluster.client_with(two_phases());
+    let older = transfer(&client).await;
+    let younger = cluster.ts();
+    cluster.leave_lock("m", "m", younger, 60_000);
+    let error = older.commit().await.expect_err("gives way");
+    assert!(matches!(&error, KvError::TxnAborted { .. }), "{error}");
+    assert!(error.is_txn_retryable());
+    settle(&client).await;
+    // Its own locks are gone, so that the younger one goes on.
+    assert_eq!(cluster.locked_keys(), ["m"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn readers_push_the_living_and_finish_the_dead() {
     let cluster = Cluster::split_at(&["f"]);
     cluster.put("m", "old");
