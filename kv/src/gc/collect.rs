@@ -1,8 +1,11 @@
 //! The collector by Raft writes: finds keys with garbage, and removes all of it.
 //!
 //! It reads whole ranges and writes a tombstone per version. It is there for what the
-//! filter of compactions must leave: a `Delete` that hides nothing any more, and versions
-//! whose neighbours lie in other files.
+//! filter of compactions must leave: versions whose neighbours lie in other files.
+//!
+//! A `Delete` that readers at the safe point see stays, although it may hide nothing here
+//! any more: what this replica's compactions have left out may still be on another one,
+//! and would be seen there once the `Delete` is gone.
 
 use std::collections::VecDeque;
 
@@ -10,7 +13,7 @@ use bytes::Bytes;
 use cairn_engine::{Cf, EngineSnapshot, IterOptions};
 use cairn_types::TimeStamp;
 
-use super::judge::Judge;
+use super::judge::{Judge, Verdict};
 use crate::mvcc::keys::{self, KeyBuf, range_bounds};
 use crate::mvcc::{MvccError, MvccReader, MvccTxn, Write, WriteKind};
 
@@ -62,7 +65,7 @@ pub fn find(
         }
         records += 1;
         let write = Write::decode(iter.value())?;
-        if !is_found && judge.is_garbage(commit_ts, write.kind) {
+        if !is_found && judge.judge(commit_ts, write.kind) == Verdict::Garbage {
             is_found = true;
             keys::decode_user_key(user_key, &mut raw)?;
             found.keys.push(Bytes::copy_from_slice(&raw));
@@ -72,10 +75,8 @@ pub fn find(
     Ok(found)
 }
 
-/// Removes the garbage of one key, at most `limit` versions; answers how many.
-///
-/// The oldest go first: a `Delete` may only go together with, or after, every
-/// version that it hides.
+/// Removes the garbage of one key, at most `limit` versions, the oldest first; answers how
+/// many.
 pub fn collect(
     reader: &mut MvccReader,
     txn: &mut MvccTxn,
@@ -89,7 +90,7 @@ pub fn collect(
     let mut garbage: VecDeque<(TimeStamp, Option<TimeStamp>)> = VecDeque::new();
     let versions = reader.versions(&user_key, safe_point)?;
     while let Some((commit_ts, write)) = versions.current()? {
-        if judge.is_garbage(commit_ts, write.kind) {
+        if judge.judge(commit_ts, write.kind) == Verdict::Garbage {
             let is_long = write.kind == WriteKind::Put && write.short_value.is_none();
             garbage.push_back((commit_ts, is_long.then_some(write.start_ts)));
             if garbage.len() > limit {

@@ -10,7 +10,7 @@ pub enum Verdict {
     /// Somebody at or above the safe point may need it.
     Kept,
     /// The newest `Delete` at or below the safe point: nobody sees a value here, but it
-    /// may only go together with, or after, every version that it hides.
+    /// may only go after every version that it hides, in other files and on other replicas.
     HidingDelete,
     /// Nobody needs it, whatever else becomes of the key.
     Garbage,
@@ -45,10 +45,5 @@ impl Judge {
             WriteKind::Delete => Verdict::HidingDelete,
             WriteKind::Lock | WriteKind::Rollback => Verdict::Garbage,
         }
-    }
-
-    /// As [`Judge::judge`], for who sees all versions of the key.
-    pub fn is_garbage(&mut self, commit_ts: TimeStamp, kind: WriteKind) -> bool {
-        self.judge(commit_ts, kind) != Verdict::Kept
     }
 }

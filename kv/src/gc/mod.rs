@@ -5,7 +5,7 @@
 //! versions of a key, newest first          safe point 50
 //! 70 Put      kept: above the safe point
 //! 40 Lock     removed: says nothing about the value
-//! 30 Put      kept: what a reader at 50 sees        (a Delete here goes last of all)
+//! 30 Put      kept: what a reader at 50 sees        (a Delete here stays, too)
 //! 20 Put      removed, with its long value
 //! ```
 //!
@@ -15,8 +15,8 @@
 //!
 //! | who removes | what | at the cost of |
 //! |---|---|---|
-//! | [`filter`] in compactions of the store | all but hiding `Delete`s, as far as one compaction shows it | nothing |
-//! | [`collect`], by Raft, for regions led here | everything | an entry per few keys |
+//! | [`filter`] in compactions of the store | what one compaction shows to be garbage | nothing |
+//! | [`collect`], by Raft, for regions led here | the rest | an entry per few keys |
 //!
 //! Each time the safe point has moved a store looks at its regions ([`survey`]), those that
 //! have changed since it found them clean excepted. Where much is garbage it has the
@@ -176,7 +176,7 @@ impl Collector {
         safe_point: TimeStamp,
     ) -> Result<bool, CollectError> {
         let survey = self.survey(region, safe_point).await?;
-        if survey.garbage + survey.hiding_deletes == 0 {
+        if survey.garbage == 0 {
             return Ok(survey.newer == 0);
         }
         let plan = plan(&survey);

@@ -149,11 +149,17 @@ fn commit(
 
 /// One round of the collector by Raft over everything.
 fn collect_all(engine: &dyn KvEngine, safe_point: TimeStamp) {
-    for key in find(&*engine.snapshot(), b"", b"", safe_point).unwrap().keys {
+    collect_replicated(engine, &[engine], safe_point);
+}
+
+/// As [`collect_all`], as the leader's engine shows it, on all replicas.
+fn collect_replicated(leader: &dyn KvEngine, replicas: &[&dyn KvEngine], safe_point: TimeStamp) {
+    for key in find(&*leader.snapshot(), b"", b"", safe_point).unwrap().keys {
         let mut txn = MvccTxn::new();
-        let mut reader = MvccReader::new(engine.snapshot());
+        let mut reader = MvccReader::new(leader.snapshot());
         collect(&mut reader, &mut txn, &key, safe_point, VERSIONS_PER_ROUND).unwrap();
-        engine.write(txn.into_batch(), false).unwrap();
+        let batch = txn.into_batch();
+        replicas.iter().for_each(|replica| replica.write(batch.clone(), false).unwrap());
     }
 }
 
@@ -213,9 +219,8 @@ fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseErro
         let user_key = Bytes::copy_from_slice(&keys::user_key(key.as_bytes()));
         let newest_old =
             versions.range(..=safe_point.0).rev().find(|(_, (kind, _))| kind.is_data());
-        let seen_at = newest_old.filter(|(_, (kind, _))| *kind == WriteKind::Put);
         for (ts, (kind, value)) in versions.iter().rev() {
-            if *ts > safe_point.0 || seen_at.is_some_and(|(seen, _)| seen == ts) {
+            if *ts > safe_point.0 || newest_old.is_some_and(|(newest, _)| newest == ts) {
                 records.push((user_key.clone(), TimeStamp(*ts)));
                 if *kind == WriteKind::Put && !MvccTxn::is_short(value) {
                     values.push((user_key.clone(), TimeStamp(*ts - 1)));
@@ -262,6 +267,26 @@ fn a_delete_stays_until_what_it_hides_is_gone() {
     let mut reader = MvccReader::new(engine.snapshot());
     assert_eq!(reader.get(KEYS[0].as_bytes(), TimeStamp(20), &[]).unwrap(), None);
     assert!(entries(&engine, Cf::Write).iter().any(|(_, ts)| *ts == TimeStamp(14)));
+}
+
+#[test]
+fn collection_does_not_raise_the_dead_on_replicas_that_hold_more() {
+    let (leader, follower) = (MemoryEngine::new(), MemoryEngine::new());
+    for engine in [&leader, &follower] {
+        let mut model = Model::default();
+        commit(engine, &mut model, 12, 0, (WriteKind::Put, Bytes::from_static(b"dead")));
+        commit(engine, &mut model, 14, 0, (WriteKind::Delete, Bytes::new()));
+    }
+    let filter = VersionFilter::default();
+    filter.raise(TimeStamp(20));
+    leader.set_garbage_filter(Arc::new(filter));
+    leader.compact_range(b"z", crate::keys::DATA_END).unwrap();
+    assert_eq!(entries(&leader, Cf::Write).len(), 1, "the follower was not compacted");
+    collect_replicated(&leader, &[&leader, &follower], TimeStamp(20));
+    for engine in [&leader, &follower] {
+        let mut reader = MvccReader::new(engine.snapshot());
+        assert_eq!(reader.get(KEYS[0].as_bytes(), TimeStamp(20), &[]).unwrap(), None);
+    }
 }
 
 #[test]
