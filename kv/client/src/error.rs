@@ -46,7 +46,7 @@ pub enum KvError {
         start_ts: u64,
         /// The other transaction.
         conflict_start_ts: u64,
-        /// When the other one committed.
+        /// When the other one committed; 0 while it has not yet.
         conflict_commit_ts: u64,
     },
     /// An inserted key exists already. The SQL tier names the index.

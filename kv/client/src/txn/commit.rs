@@ -289,8 +289,12 @@ impl Committer {
                 continue;
             }
             if lock.start_ts > self.start_ts.0 {
-                let reason = format!("txnStartTS={} holds a lock that it needs", lock.start_ts);
-                return Err(KvError::TxnAborted { start_ts: self.start_ts.0, reason });
+                return Err(KvError::WriteConflict {
+                    key: ShownKey(lock.key.clone()),
+                    start_ts: self.start_ts.0,
+                    conflict_start_ts: lock.start_ts,
+                    conflict_commit_ts: 0,
+                });
             }
             alive = Some(lock);
         }
