@@ -44,7 +44,7 @@ sim-bugs: setup
 test-drivers: build
 	@$(ENV) CAIRN_BIN="$$CARGO_TARGET_DIR/release/cairn" tests/drivers/run.sh
 
-## Kills, partitions, slow and broken disks for a cluster of real processes; ARGS="--minutes 5 slow-sync".
+## Kills, partitions, slow and broken disks for a cluster of real processes; ARGS="--seconds 300 slow-sync-1s".
 test-faults: build
 	@PATH="$$PATH:/usr/sbin" command -v nft >/dev/null || scripts/setup.sh nftables
 	@$(ENV) cargo build --release --locked -p cairn-tests --bin cairn-faults

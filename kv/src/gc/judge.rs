@@ -10,7 +10,7 @@ pub enum Verdict {
     /// Somebody at or above the safe point may need it.
     Kept,
     /// The newest `Delete` at or below the safe point: nobody sees a value here, but it
-    /// may only go after every version that it hides, in other files and on other replicas.
+    /// may only go after every version that it hides, in other files too.
     HidingDelete,
     /// Nobody needs it, whatever else becomes of the key.
     Garbage,

@@ -16,11 +16,11 @@
 //! | who removes | what | at the cost of |
 //! |---|---|---|
 //! | [`filter`] in compactions of the store | what one compaction shows to be garbage | nothing |
-//! | [`collect`], by Raft, for regions led here | the rest | an entry per few keys |
+//! | [`collect`] | the rest, and `Delete`s that hide nothing any more | a tombstone each |
 //!
-//! Each time the safe point has moved a store looks at its regions ([`survey`]), those that
-//! have changed since it found them clean excepted. Where much is garbage it has the
-//! range compacted; what is left then, or is little, goes by Raft ([`plan`]).
+//! Each time the safe point has moved a store looks at its replicas ([`survey`]), those that
+//! have not changed since it found them clean excepted. Where much is garbage it has the
+//! range compacted first; what is left then, or is little, is collected one by one.
 //!
 //! **Invariants**
 //! - Nothing at or above the safe point looks different, on any replica, at any time: not
@@ -34,6 +34,7 @@ pub mod judge;
 pub mod survey;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,48 +50,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keys::region_data_range;
 use crate::mvcc::MvccError;
-use crate::raftstore::{RaftKv, RegionContext, RegionError, RegionId, epoch_of};
-use crate::txn::Scheduler;
+use crate::raftstore::{RaftKv, RaftRouter, RegionError, RegionId};
 
-pub use collect::{KEYS_PER_ROUND, RECORDS_PER_ROUND, VERSIONS_PER_ROUND};
+pub use collect::{RECORDS_PER_ROUND, Round};
 pub use filter::VersionFilter;
-pub use survey::{Survey, Surveyor};
+pub use survey::Survey;
+pub use walk::Walk;
 
 /// Between two looks at the safe point.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two rounds in one region, so that collection stays in the background.
 const ROUND_PAUSE: Duration = Duration::from_millis(10);
-/// So little garbage goes by Raft at once: an entry or two.
-const FEW_VERSIONS: u64 = 4096;
-/// A range is compacted if at least this part of its records may be left out.
-const GARBAGE_PART: u64 = 10;
 /// Long values deleted in one batch.
 const ORPHANS_PER_BATCH: usize = 4096;
 
-/// What is to be done with a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plan {
-    /// Too little for a compaction of its own, too much for Raft: compactions that come
-    /// anyway will do it.
-    Wait,
-    /// Rewrite the range, then collect what is left by Raft.
-    Compact,
-    /// Collect by Raft.
-    Collect,
-}
-
-/// What to do with what was found.
-pub fn plan(survey: &Survey) -> Plan {
-    if survey.garbage > FEW_VERSIONS && survey.garbage * GARBAGE_PART >= survey.records {
-        Plan::Compact
-    } else if survey.garbage <= FEW_VERSIONS {
-        Plan::Collect
-    } else {
-        Plan::Wait
-    }
-}
-
-/// Why a region was left for the next time.
+/// Why a replica was left for the next time.
 #[derive(Debug, thiserror::Error)]
 enum CollectError {
     #[error(transparent)]
@@ -105,10 +79,8 @@ enum CollectError {
 
 /// What collection works on.
 pub struct Collector {
-    /// Regions of this store.
-    pub kv: Arc<dyn RaftKv>,
-    /// Latches, and writes by Raft.
-    pub scheduler: Arc<Scheduler>,
+    /// Replicas of this store.
+    pub router: Arc<RaftRouter>,
     /// Tells the safe point.
     pub pd: Arc<dyn PdClient>,
     /// The data.
@@ -130,7 +102,7 @@ impl Collector {
                 match self.pd.get_gc_safe_point().await {
                     Ok(safe_point) if safe_point > done => {
                         self.filter.raise(safe_point);
-                        self.visit_regions(safe_point, &mut clean).await;
+                        self.visit_replicas(safe_point, &mut clean).await;
                         done = safe_point;
                     }
                     Ok(_) => {}
@@ -145,8 +117,9 @@ impl Collector {
         }
     }
 
-    async fn visit_regions(&self, safe_point: TimeStamp, clean: &mut HashMap<RegionId, u64>) {
-        let infos = self.kv.region_infos();
+    /// Visits every replica that may hold garbage; `clean` says which do not.
+    pub async fn visit_replicas(&self, safe_point: TimeStamp, clean: &mut HashMap<RegionId, u64>) {
+        let infos = self.router.region_infos();
         let id_of = |info: &RegionPeerInfo| info.region.as_ref().map(|region| RegionId(region.id));
         clean.retain(|id, _| infos.iter().any(|info| id_of(info) == Some(*id)));
         for info in infos {
@@ -155,7 +128,7 @@ impl Collector {
             if clean.get(&id) == Some(&info.applied_index) {
                 continue;
             }
-            match self.visit(region, info.is_leader, safe_point).await {
+            match self.visit(region, safe_point).await {
                 Ok(true) => {
                     clean.insert(id, info.applied_index);
                 }
@@ -168,35 +141,32 @@ impl Collector {
         }
     }
 
-    /// Cleans a region; whether nothing was to be done and will not be unless it is written.
-    async fn visit(
-        &self,
-        region: &Region,
-        is_leader: bool,
-        safe_point: TimeStamp,
-    ) -> Result<bool, CollectError> {
+    /// Cleans a replica; whether nothing was to be done and will not be unless it is written.
+    async fn visit(&self, region: &Region, safe_point: TimeStamp) -> Result<bool, CollectError> {
         let survey = self.survey(region, safe_point).await?;
-        if survey.garbage == 0 {
+        if survey.is_clean() {
             return Ok(survey.newer == 0);
         }
-        let plan = plan(&survey);
-        tracing::debug!(region = region.id, ?survey, ?plan, "garbage");
-        if plan == Plan::Compact {
+        tracing::debug!(region = region.id, ?survey, "garbage");
+        if survey.is_worth_compacting(survey.garbage) {
             self.compact(region).await?;
         }
-        if plan != Plan::Wait && is_leader {
-            self.collect(region, safe_point).await?;
+        let removed = self.collect(region, safe_point).await?;
+        // Tombstones take space and slow readers down as what they removed did.
+        if survey.is_worth_compacting(removed) {
+            self.compact(region).await?;
         }
         Ok(false)
     }
 
     async fn survey(&self, region: &Region, safe_point: TimeStamp) -> Result<Survey, CollectError> {
-        let (lower, upper) = region_data_range(region);
-        let mut surveyor = Surveyor::new(lower.into(), upper.into(), safe_point);
-        while surveyor.advance(&*self.engine.snapshot(), RECORDS_PER_ROUND as u64)? {
+        let mut walk = walk_through(region, safe_point);
+        let mut survey = Survey::default();
+        let mut count = |seen: walk::Seen<'_>| survey.count(&seen, safe_point);
+        while walk.advance(&*self.engine.snapshot(), RECORDS_PER_ROUND, &mut count)? {
             tokio::time::sleep(ROUND_PAUSE).await;
         }
-        Ok(surveyor.survey)
+        Ok(survey)
     }
 
     async fn compact(&self, region: &Region) -> Result<(), CollectError> {
@@ -208,18 +178,20 @@ impl Collector {
         Ok(())
     }
 
-    async fn collect(&self, region: &Region, safe_point: TimeStamp) -> Result<(), CollectError> {
-        let context = RegionContext {
-            region_id: RegionId(region.id),
-            epoch: epoch_of(region),
-            ..RegionContext::default()
-        };
-        let mut from = region.start_key.clone();
-        while let Some(next) = self.scheduler.collect_garbage(&context, &from, safe_point).await? {
-            from = next;
+    /// Removes what is left; answers how many versions.
+    async fn collect(&self, region: &Region, safe_point: TimeStamp) -> Result<u64, CollectError> {
+        let mut walk = walk_through(region, safe_point);
+        let mut removed = 0;
+        loop {
+            let (next, round) = self.router.collect_garbage(walk).await?;
+            let round = round?;
+            removed += round.removed;
+            if !round.has_more {
+                return Ok(removed);
+            }
+            walk = next;
             tokio::time::sleep(ROUND_PAUSE).await;
         }
-        Ok(())
     }
 
     /// Long values whose records the filter left out.
@@ -228,6 +200,11 @@ impl Collector {
             tracing::error!(%error, "long values of collected versions stay behind");
         }
     }
+}
+
+fn walk_through(region: &Region, safe_point: TimeStamp) -> Walk {
+    let (lower, upper) = region_data_range(region);
+    Walk::new(lower.into(), upper.into(), safe_point)
 }
 
 fn delete_orphans(engine: &dyn KvEngine, orphans: Vec<Bytes>) -> Result<(), EngineError> {

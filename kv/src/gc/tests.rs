@@ -5,7 +5,7 @@ use cairn_engine::{Cf, GarbageFilter, KvEngine, MemoryEngine, RocksEngine, Rocks
 use cairn_types::TimeStamp;
 use proptest::prelude::*;
 
-use super::collect::{Found, collect, find};
+use super::collect::collect;
 use super::filter::VersionFilter;
 use super::*;
 use crate::mvcc::{MvccReader, MvccTxn, Write, WriteKind, keys};
@@ -53,28 +53,17 @@ proptest! {
                 .collect()
         };
         let before = read_all();
-        let found = find(&*engine.snapshot(), b"", b"", safe_point.into()).unwrap();
-        prop_assert_eq!(&found.next, &None);
-        for key in &found.keys {
-            let mut rounds = 0;
-            loop {
-                let mut txn = MvccTxn::new();
-                let mut reader = MvccReader::new(engine.snapshot());
-                let removed =
-                    collect(&mut reader, &mut txn, key, safe_point.into(), limit).unwrap();
-                engine.write(txn.into_batch(), false).unwrap();
-                // Not even half-way can a reader tell.
-                prop_assert_eq!(read_all(), &before[..]);
-                rounds += 1;
-                if removed < limit {
-                    break;
-                }
-            }
-            prop_assert!(rounds > 0);
+        let mut walk = whole_walk(safe_point.into());
+        while collect(&engine, &mut walk, limit).unwrap().has_more {
+            // Not even half-way can a reader tell.
+            prop_assert_eq!(read_all(), &before[..]);
         }
-        // Nothing is left to find, and no long value without its record.
-        let again = find(&*engine.snapshot(), b"", b"", safe_point.into()).unwrap();
-        prop_assert_eq!(again, Found::default());
+        prop_assert_eq!(read_all(), &before[..]);
+        // A round that sees all of a key together leaves nothing to collect.
+        collect(&engine, &mut whole_walk(safe_point.into()), usize::MAX).unwrap();
+        prop_assert_eq!(read_all(), before);
+        let again = collect(&engine, &mut whole_walk(safe_point.into()), usize::MAX).unwrap();
+        prop_assert_eq!(again, Round::default());
         for (key, history) in KEYS.iter().zip(&histories) {
             let user_key = keys::user_key(key.as_bytes());
             for &ts in history.keys() {
@@ -98,8 +87,8 @@ enum Step {
     Compact(usize, usize),
     /// The safe point follows, so many timestamps behind.
     Raise(u64),
-    /// A round of the collector by Raft.
-    Collect,
+    /// A walk of the collector, so many records a round.
+    Collect(usize),
 }
 
 fn arbitrary_step() -> impl Strategy<Value = Step> {
@@ -109,7 +98,7 @@ fn arbitrary_step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Flush),
         2 => (0..KEYS.len(), 0..KEYS.len()).prop_map(|(from, to)| Step::Compact(from, to)),
         2 => (0u64..6).prop_map(Step::Raise),
-        1 => Just(Step::Collect),
+        2 => (1usize..6).prop_map(Step::Collect),
     ]
 }
 
@@ -147,20 +136,14 @@ fn commit(
     model[key].insert(ts, version);
 }
 
-/// One round of the collector by Raft over everything.
-fn collect_all(engine: &dyn KvEngine, safe_point: TimeStamp) {
-    collect_replicated(engine, &[engine], safe_point);
+fn whole_walk(safe_point: TimeStamp) -> Walk {
+    Walk::new(Bytes::from_static(b"z"), Bytes::from_static(crate::keys::DATA_END), safe_point)
 }
 
-/// As [`collect_all`], as the leader's engine shows it, on all replicas.
-fn collect_replicated(leader: &dyn KvEngine, replicas: &[&dyn KvEngine], safe_point: TimeStamp) {
-    for key in find(&*leader.snapshot(), b"", b"", safe_point).unwrap().keys {
-        let mut txn = MvccTxn::new();
-        let mut reader = MvccReader::new(leader.snapshot());
-        collect(&mut reader, &mut txn, &key, safe_point, VERSIONS_PER_ROUND).unwrap();
-        let batch = txn.into_batch();
-        replicas.iter().for_each(|replica| replica.write(batch.clone(), false).unwrap());
-    }
+/// One walk of the collector over everything.
+fn collect_all(engine: &dyn KvEngine, safe_point: TimeStamp) {
+    let mut walk = whole_walk(safe_point);
+    while collect(engine, &mut walk, RECORDS_PER_ROUND).unwrap().has_more {}
 }
 
 fn entries(engine: &dyn KvEngine, cf: Cf) -> Vec<(Bytes, TimeStamp)> {
@@ -198,7 +181,10 @@ fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseErro
                 delete_orphans(engine, filter.take_orphans()).unwrap();
             }
             Step::Raise(behind) => filter.raise(TimeStamp(now - behind)),
-            Step::Collect => collect_all(engine, filter.safe_point()),
+            Step::Collect(limit) => {
+                let mut walk = whole_walk(filter.safe_point());
+                while collect(engine, &mut walk, *limit).unwrap().has_more {}
+            }
         }
         let mut reader = MvccReader::new(engine.snapshot());
         for read_ts in filter.safe_point().0..=now + 1 {
@@ -208,7 +194,7 @@ fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseErro
             }
         }
     }
-    // Compactions of whole ranges, and the collector for what they do not see together.
+    // Nothing is left but what somebody sees: no Delete of the past, no long value of it.
     filter.raise(TimeStamp(now - 4));
     let safe_point = filter.safe_point();
     engine.compact_range(b"z", crate::keys::DATA_END).unwrap();
@@ -219,8 +205,10 @@ fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseErro
         let user_key = Bytes::copy_from_slice(&keys::user_key(key.as_bytes()));
         let newest_old =
             versions.range(..=safe_point.0).rev().find(|(_, (kind, _))| kind.is_data());
+        let seen_at_safe_point =
+            newest_old.filter(|(_, (kind, _))| *kind == WriteKind::Put).map(|(ts, _)| *ts);
         for (ts, (kind, value)) in versions.iter().rev() {
-            if *ts > safe_point.0 || newest_old.is_some_and(|(newest, _)| newest == ts) {
+            if *ts > safe_point.0 || seen_at_safe_point == Some(*ts) {
                 records.push((user_key.clone(), TimeStamp(*ts)));
                 if *kind == WriteKind::Put && !MvccTxn::is_short(value) {
                     values.push((user_key.clone(), TimeStamp(*ts - 1)));
@@ -269,30 +257,100 @@ fn a_delete_stays_until_what_it_hides_is_gone() {
     assert!(entries(&engine, Cf::Write).iter().any(|(_, ts)| *ts == TimeStamp(14)));
 }
 
-#[test]
-fn collection_does_not_raise_the_dead_on_replicas_that_hold_more() {
-    let (leader, follower) = (MemoryEngine::new(), MemoryEngine::new());
-    for engine in [&leader, &follower] {
-        let mut model = Model::default();
-        commit(engine, &mut model, 12, 0, (WriteKind::Put, Bytes::from_static(b"dead")));
-        commit(engine, &mut model, 14, 0, (WriteKind::Delete, Bytes::new()));
+/// A step of a history on two replicas.
+#[derive(Clone, Debug)]
+enum ReplicaStep {
+    /// Applied on both.
+    Commit(Vec<(usize, WriteKind)>),
+    /// The safe point follows, so many timestamps behind.
+    Raise(u64),
+    /// Of keys from one to the other, on one of the replicas.
+    Compact(usize, usize, usize),
+    /// On one of them.
+    Collect(usize),
+    /// One is replaced by a Raft snapshot of the other.
+    Install { from: usize },
+}
+
+fn arbitrary_replica_step() -> impl Strategy<Value = ReplicaStep> {
+    let commit = proptest::collection::vec((0..KEYS.len(), arbitrary_kind()), 1..4);
+    prop_oneof![
+        6 => commit.prop_map(ReplicaStep::Commit),
+        3 => (0u64..6).prop_map(ReplicaStep::Raise),
+        3 => (0usize..2, 0..KEYS.len(), 0..=KEYS.len())
+            .prop_map(|(at, from, to)| ReplicaStep::Compact(at, from, to)),
+        3 => (0usize..2).prop_map(ReplicaStep::Collect),
+        1 => (0usize..2).prop_map(|from| ReplicaStep::Install { from }),
+    ]
+}
+
+/// All of one engine's data takes the place of the other's.
+fn replace(from: &dyn KvEngine, to: &dyn KvEngine) {
+    let mut batch = WriteBatch::new();
+    for cf in [Cf::Write, Cf::Default] {
+        batch.delete_range(cf, Bytes::from_static(b"z"), Bytes::from_static(crate::keys::DATA_END));
+        let mut iter = from.snapshot().iter(cf, cairn_engine::IterOptions::default());
+        let mut valid = iter.seek_to_first().unwrap();
+        while valid {
+            batch.put(cf, Bytes::copy_from_slice(iter.key()), iter.value().to_vec());
+            valid = iter.next().unwrap();
+        }
     }
-    let filter = VersionFilter::default();
-    filter.raise(TimeStamp(20));
-    leader.set_garbage_filter(Arc::new(filter));
-    leader.compact_range(b"z", crate::keys::DATA_END).unwrap();
-    assert_eq!(entries(&leader, Cf::Write).len(), 1, "the follower was not compacted");
-    collect_replicated(&leader, &[&leader, &follower], TimeStamp(20));
-    for engine in [&leader, &follower] {
-        let mut reader = MvccReader::new(engine.snapshot());
-        assert_eq!(reader.get(KEYS[0].as_bytes(), TimeStamp(20), &[]).unwrap(), None);
+    to.write(batch, false).unwrap();
+}
+
+proptest! {
+    /// Replicas are compacted and collected each at its own time; none raises the dead.
+    #[test]
+    fn replicas_with_different_garbage_read_alike(
+        steps in proptest::collection::vec(arbitrary_replica_step(), 1..40),
+    ) {
+        let filter = VersionFilter::default();
+        let engines = [MemoryEngine::new(), MemoryEngine::new()];
+        let mut models = [Model::default(), Model::default()];
+        for engine in &engines {
+            engine.set_garbage_filter(Arc::new(filter.clone()));
+        }
+        let mut now = 10;
+        for step in &steps {
+            match step {
+                ReplicaStep::Commit(changes) => for (key, kind) in changes {
+                    now += 2;
+                    for (engine, model) in engines.iter().zip(&mut models) {
+                        let value = Bytes::from(vec![now as u8; 2]);
+                        commit(engine, model, now, *key, (*kind, value));
+                    }
+                },
+                ReplicaStep::Raise(behind) => filter.raise(TimeStamp(now - behind)),
+                ReplicaStep::Compact(at, from, to) => {
+                    let bound = |key: usize| KEYS.get(key).map_or_else(
+                        || crate::keys::DATA_END.to_vec(),
+                        |key| keys::user_key(key.as_bytes()).to_vec(),
+                    );
+                    engines[*at].compact_range(&bound(*from), &bound(*to)).unwrap();
+                }
+                ReplicaStep::Collect(at) => collect_all(&engines[*at], filter.safe_point()),
+                ReplicaStep::Install { from } => replace(&engines[*from], &engines[1 - *from]),
+            }
+            for engine in &engines {
+                let mut reader = MvccReader::new(engine.snapshot());
+                for read_ts in filter.safe_point().0..=now + 1 {
+                    for (at, key) in KEYS.iter().enumerate() {
+                        let seen = reader.get(key.as_bytes(), TimeStamp(read_ts), &[]).unwrap();
+                        prop_assert_eq!(
+                            seen, model_get(&models[0], at, read_ts), "{} at {}", key, read_ts);
+                    }
+                }
+            }
+        }
     }
 }
 
 #[test]
-fn plans_follow_the_part_that_is_garbage() {
-    let plan_of = |garbage, records| plan(&Survey { garbage, records, ..Survey::default() });
-    assert_eq!(plan_of(100, 100), Plan::Collect);
-    assert_eq!(plan_of(5_000, 40_000), Plan::Compact);
-    assert_eq!(plan_of(5_000, 400_000), Plan::Wait);
+fn a_range_is_compacted_where_a_tenth_of_it_would_vanish() {
+    let worth =
+        |vanishing, records| Survey { records, ..Survey::default() }.is_worth_compacting(vanishing);
+    assert!(!worth(100, 100), "too few for a compaction");
+    assert!(worth(5_000, 40_000));
+    assert!(!worth(5_000, 400_000));
 }

@@ -22,9 +22,11 @@ use super::metrics::{RaftMetrics, add};
 use super::peer::{PendingRead, PendingReplicaRead};
 use super::read::Regions;
 use super::space::{SpaceLevel, SpaceWatch};
-use super::store::StoreMessage;
+use super::store::{CollectJob, StoreMessage};
 use super::worker::Mailbox;
 use super::{Busy, RaftKv, ReadGuard, RegionContext, RegionSnapshot, ReplicaRead, ReplicaView};
+use crate::gc::{Round, Walk};
+use crate::mvcc::MvccError;
 use crate::mvcc::dead_ranges::DeadRanges;
 
 /// How long the state of all peers may take.
@@ -70,6 +72,17 @@ impl RaftRouter {
     /// The engine's data as of now, whoever leads what.
     pub fn engine_view(&self) -> Arc<dyn EngineSnapshot> {
         self.engine.snapshot()
+    }
+
+    /// A round of garbage collection on this store's replicas, wherever the walk is; answers
+    /// the walk to go on with.
+    pub async fn collect_garbage(
+        &self,
+        walk: Walk,
+    ) -> Result<(Walk, Result<Round, MvccError>), RegionError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(StoreMessage::Collect(CollectJob { walk, answer }))?;
+        answered.await.map_err(|_| RegionError::StaleCommand)
     }
 
     /// The region's replica here holds something else than the others: it is built anew.

@@ -17,9 +17,12 @@ use super::config::OnEngineFailure;
 use super::error::RaftStoreError;
 use super::snapshot::{self, SnapshotRoom};
 use super::split;
-use super::store::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage};
+use super::store::{
+    BackgroundJob, CollectJob, Effects, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage,
+};
 use super::threads;
 use super::transport::Transport;
+use crate::gc;
 
 /// How long a store that stops waits for others to take over its regions.
 const HAND_OVER_MAX: Duration = Duration::from_millis(300);
@@ -238,6 +241,12 @@ pub(super) fn run_job(
             let region_id = installation.region.id;
             let outcome = snapshot::install(kv, *installation);
             Some(StoreMessage::Installed { region_id, outcome })
+        }
+        BackgroundJob::Collect(CollectJob { mut walk, answer }) => {
+            let round = gc::collect::collect(kv, &mut walk, gc::RECORDS_PER_ROUND);
+            // The caller may have gone away.
+            let _ = answer.send((walk, round));
+            None
         }
         BackgroundJob::Measure(job) => match split::check(kv, &job) {
             Ok(check) => Some(StoreMessage::Measured(check)),

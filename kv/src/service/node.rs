@@ -136,8 +136,8 @@ impl StoreNode {
             let (checker, stop) = (Arc::clone(&checker), stop.clone());
             async move { checker.run(stop).await }
         });
-        let scheduler = Arc::clone(service.scheduler());
-        let collector = gc::Collector { kv: raft.kv(), scheduler, pd, engine, filter };
+        let router = Arc::clone(raft.router());
+        let collector = gc::Collector { router, pd, engine, filter };
         let collection = tokio::spawn(collector.run(stop.clone()));
         tracing::info!(store_id, address = config.addr, "store started");
         Ok(Arc::new(StoreNode {

@@ -9,7 +9,6 @@ use cairn_kv_client::KvStoreService;
 use cairn_proto::kv::kv_client::KvClient;
 use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{self, key_error, kv_request::Cmd, kv_response};
-use cairn_types::TimeStamp;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +16,6 @@ use tonic::Status;
 
 use super::testing::MemoryKv;
 use super::*;
-use crate::raftstore::ManualClock;
 
 async fn call(service: &StoreService, context: &kv::Context, cmd: Cmd) -> kv::KvResponse {
     let request = kv::KvRequest { context: Some(context.clone()), cmd: Some(cmd) };
@@ -208,31 +206,6 @@ async fn resolves_a_region_in_rounds() {
     assert_eq!(response.region_error, None);
     assert!(get(&service, &context, "key0299", 20).await.not_found);
     assert_eq!(get(&service, &context, "key0300", 20).await.value, "v");
-}
-
-#[tokio::test]
-async fn garbage_is_collected_in_rounds() {
-    let kv = MemoryKv::new();
-    let (service, context) = (kv.service(), kv.context());
-    for round in 0..10u64 {
-        for key in 0..60 {
-            let request = kv::PrewriteRequest {
-                try_one_pc: true,
-                ..put(&format!("key{key:02}"), format!("{round}"), 2000 + round * 10)
-            };
-            assert!(prewrite(&service, &context, request).await.one_pc_commit_ts > 0);
-        }
-    }
-    let region = super::store::region_context(&*kv, &ManualClock::new(), &context).unwrap();
-    let mut from = Bytes::new();
-    while let Some(next) =
-        service.scheduler().collect_garbage(&region, &from, TimeStamp(2055)).await.unwrap()
-    {
-        from = next;
-    }
-    assert_eq!(get(&service, &context, "key07", 2055).await.value, "5");
-    assert_eq!(get(&service, &context, "key07", u64::MAX).await.value, "9");
-    assert!(get(&service, &context, "key07", 2045).await.not_found);
 }
 
 /// Many clients add to one counter; every success must count.

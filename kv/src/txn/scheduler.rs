@@ -30,7 +30,6 @@ use super::max_ts::{MaxTs, PendingGuard};
 use super::{
     TxnError, check_txn_status, cleanup, commit, prewrite, resolve_lock, rollback, txn_heart_beat,
 };
-use crate::gc;
 use crate::keys::region_contains;
 use crate::mvcc::{MvccError, MvccReader, MvccTxn};
 use crate::raftstore::{Clock, RaftKv, RegionContext, RegionError, RegionSnapshot};
@@ -216,43 +215,6 @@ impl Scheduler {
         Ok(response)
     }
 
-    /// One round of garbage collection from the raw key `from` on; answers where
-    /// to go on, `None` at the region's end.
-    pub async fn collect_garbage(
-        &self,
-        context: &RegionContext,
-        from: &Bytes,
-        safe_point: TimeStamp,
-    ) -> Result<Option<Bytes>, RegionError> {
-        let view = self.view(context).await?;
-        let end = &view.region.end_key;
-        let found =
-            gc::collect::find(&*view.engine, from, end, safe_point).map_err(storage_failed)?;
-        if found.keys.is_empty() {
-            return Ok(found.next);
-        }
-        // The keys were found without latches; what is removed is decided again.
-        let _latches = self.latches.acquire(found.keys.iter().map(|key| &key[..])).await;
-        let view = self.view(context).await?;
-        let mut reader = MvccReader::new(Arc::clone(&view.engine));
-        let mut txn = MvccTxn::new();
-        let mut left = gc::VERSIONS_PER_ROUND;
-        let mut next = found.next;
-        for key in &found.keys {
-            left -= gc::collect::collect(&mut reader, &mut txn, key, safe_point, left)
-                .map_err(storage_failed)?;
-            if left == 0 {
-                next = Some(key.clone());
-                break;
-            }
-        }
-        if !txn.is_empty() {
-            let context = RegionContext { term: view.term, ..context.clone() };
-            self.kv.write(&context, txn.into_batch()).await?;
-        }
-        Ok(next)
-    }
-
     async fn view(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
         match self.kv.try_local_snapshot(context)? {
             Some(view) => Ok(view),
@@ -423,11 +385,6 @@ fn error_of(outcome: Result<(), TxnError>) -> Option<kv::KeyError> {
 
 fn key_error(error: TxnError) -> kv::KeyError {
     error.into_key_error().unwrap_or_else(|error| abort(&error))
-}
-
-fn storage_failed(error: MvccError) -> RegionError {
-    tracing::error!(%error, "storage failed below garbage collection");
-    RegionError::busy("storage failed")
 }
 
 /// A storage failure as the client sees it: not retried, and not hidden.

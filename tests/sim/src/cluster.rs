@@ -8,6 +8,7 @@ use std::time::Duration;
 use cairn_pd::PdServer;
 use cairn_pd::replication::Inbox;
 use cairn_pd_client::PdClient;
+use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::sleep;
@@ -31,6 +32,7 @@ pub struct Cluster {
     full_disks: Mutex<BTreeMap<Node, bool>>,
     pd_inboxes: Mutex<BTreeMap<u64, (Node, Inbox)>>,
     cluster_id: AtomicU64,
+    safe_point: AtomicU64,
     /// Processes that die are started again by somebody.
     restarts: AtomicBool,
 }
@@ -58,6 +60,7 @@ impl Cluster {
             full_disks: Mutex::default(),
             pd_inboxes: Mutex::default(),
             cluster_id: AtomicU64::new(0),
+            safe_point: AtomicU64::new(0),
             restarts: AtomicBool::new(true),
         })
     }
@@ -127,6 +130,16 @@ impl Cluster {
         if before != 0 && before != cluster_id {
             self.world.fail(format!("pd: cluster {before} became cluster {cluster_id}"));
         }
+    }
+
+    /// What nobody at or above the timestamp sees may be collected from now on.
+    pub fn raise_safe_point(&self, safe_point: TimeStamp) {
+        self.safe_point.fetch_max(safe_point.0, Ordering::Relaxed);
+    }
+
+    /// The highest safe point that any store can know.
+    pub fn safe_point(&self) -> TimeStamp {
+        TimeStamp(self.safe_point.load(Ordering::Relaxed))
     }
 
     /// The store of that id lives in the process.

@@ -10,6 +10,7 @@
 //! | [`store`], [`pd`], [`client`], [`cluster`] | the processes: real code on simulated machines |
 //! | [`faults`] | what goes wrong |
 //! | [`workload`] | what clients do and remember |
+//! | [`gc`] | the safe point of garbage collection |
 //! | [`check`] | what must hold |
 //!
 //! **Real**: the Raft store with apply, snapshots, splits and scheduling; the transaction
@@ -29,6 +30,7 @@ pub mod client;
 pub mod cluster;
 pub mod disk;
 pub mod faults;
+pub mod gc;
 pub mod network;
 pub mod pd;
 pub mod plan;

@@ -122,11 +122,18 @@ pub enum WorkloadKind {
     Append,
     /// Counters that are read and raised.
     Counter,
+    /// Elements that are pushed and popped.
+    Queue,
 }
 
 impl WorkloadKind {
-    const ALL: [WorkloadKind; 4] =
-        [WorkloadKind::Register, WorkloadKind::Bank, WorkloadKind::Append, WorkloadKind::Counter];
+    const ALL: [WorkloadKind; 5] = [
+        WorkloadKind::Register,
+        WorkloadKind::Bank,
+        WorkloadKind::Append,
+        WorkloadKind::Counter,
+        WorkloadKind::Queue,
+    ];
 }
 
 /// How large a run is.

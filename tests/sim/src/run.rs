@@ -19,6 +19,7 @@ use crate::check::replicas;
 use crate::client;
 use crate::cluster::Cluster;
 use crate::faults::Faults;
+use crate::gc;
 use crate::plan::{Plan, Scale};
 use crate::workload::{self, Workloads, session};
 use crate::world::{Dice, Node, World};
@@ -171,7 +172,8 @@ async fn live(cluster: &Arc<Cluster>, workloads: &Arc<Workloads>, admin: Node) {
         deaths.push(death.clone());
         nodes.push(tokio::spawn(node.live(death)));
     }
-    Faults::new(cluster.clone(), deaths, admin).run().await;
+    let collection = tokio::spawn(gc::drive(cluster.clone(), workloads.clone(), admin));
+    Faults::new(cluster.clone(), workloads.clone(), deaths, admin).run().await;
 
     let recovers = recovers(cluster, workloads).await;
     sleep(HEALTHY_TIME).await;
@@ -191,6 +193,7 @@ async fn live(cluster: &Arc<Cluster>, workloads: &Arc<Workloads>, admin: Node) {
         world.fail(format!("the healed cluster cannot be read: {error}"));
     }
     replicas::settle(cluster).await;
+    collection.abort();
     if let Err(error) = workloads.judge(&judge).await {
         world.fail(format!("the settled cluster cannot be read: {error}"));
     }

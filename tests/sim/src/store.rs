@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_engine::KvEngine;
+use cairn_kv::gc::{VersionFilter, Walk};
+use cairn_kv::keys::region_data_range;
 use cairn_kv::raftstore::driven::{
     DrivenApply, DrivenBackground, DrivenRaft, DrivenStore, Outputs,
 };
@@ -15,7 +18,8 @@ use cairn_kv::raftstore::{
 };
 use cairn_kv::service::{PdTso, ReadPool, StoreConfig, take_place};
 use cairn_kv::{NodeError, StoreService};
-use cairn_proto::kv;
+use cairn_pd_client::PdClient;
+use cairn_proto::{kv, meta};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::Notify;
@@ -23,10 +27,13 @@ use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::disk::{Disk, DiskLog};
+use crate::workload::any_key;
 use crate::world::{Dice, Node, World};
 
 /// Between two attempts of a store to take its place while PD does not answer.
 const BOOT_RETRY_MS: (u64, u64) = (200, 600);
+/// Between two collections of garbage.
+const COLLECT_PAUSE_MS: (u64, u64) = (300, 3_000);
 /// Messages one round takes at most: small, so that rounds interleave.
 const ROUND_MESSAGES_MAX: usize = 24;
 /// Batches of tasks one step of apply takes at most.
@@ -41,6 +48,8 @@ pub struct StoreProcess {
     pub node: Node,
     /// Outlives crashes.
     pub disk: Arc<Disk>,
+    /// What its compactions leave out.
+    filter: VersionFilter,
     running: Mutex<Option<Running>>,
 }
 
@@ -55,7 +64,9 @@ struct Running {
 impl StoreProcess {
     /// A process that was never started.
     pub fn new(node: Node) -> StoreProcess {
-        StoreProcess { node, disk: Arc::default(), running: Mutex::new(None) }
+        let (disk, filter) = (Arc::<Disk>::default(), VersionFilter::default());
+        disk.engine().set_garbage_filter(Arc::new(filter.clone()));
+        StoreProcess { node, disk, filter, running: Mutex::new(None) }
     }
 
     /// The store's service, when it runs.
@@ -151,7 +162,7 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
     let service = Arc::new(StoreService::new(
         driven.kv(),
         world.host(node).clone(),
-        Some(Arc::new(PdTso(pd))),
+        Some(Arc::new(PdTso(pd.clone()))),
         pool,
     ));
     let DrivenStore { raft, apply, background, .. } = driven;
@@ -165,7 +176,8 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
     };
     host.spawn(steps.clone().run_raft(raft));
     host.spawn(steps.clone().run_apply(apply));
-    host.spawn(steps.run_background(background));
+    host.spawn(steps.clone().run_background(background));
+    host.spawn(steps.run_collection(router.clone(), pd));
     *process.running.lock() = Some(Running { log, service, inbox, router });
     world.note(format_args!("{node} runs as store {store_id}"));
 }
@@ -243,6 +255,35 @@ impl Steps {
             }
             self.turn().await;
             background.step();
+        }
+    }
+
+    /// What the collector of a store does, at random times and over random ranges.
+    async fn run_collection(self, router: Arc<RaftRouter>, pd: Arc<dyn PdClient>) {
+        let world = &self.cluster.world;
+        let filter = &self.process.filter;
+        loop {
+            sleep(world.millis(Dice::Machine, COLLECT_PAUSE_MS.0, COLLECT_PAUSE_MS.1)).await;
+            world.host(self.process.node).runs().await;
+            match pd.get_gc_safe_point().await {
+                Ok(safe_point) if !safe_point.is_zero() => filter.raise(safe_point),
+                _ => continue,
+            }
+            if world.roll(Dice::Machine, |rng| rng.random_bool(0.5)) {
+                let mut keys = [(); 2].map(|()| any_key(world, Dice::Machine));
+                keys.sort();
+                let [start_key, end_key] = keys;
+                let some = meta::Region { start_key, end_key, ..meta::Region::default() };
+                let (start, end) = region_data_range(&some);
+                // The twin in memory does not fail.
+                let _ = self.process.disk.engine().compact_range(&start, &end);
+            }
+            let (start, end) = region_data_range(&meta::Region::default());
+            let walk = Walk::new(start.into(), end.into(), filter.safe_point());
+            // Busy, or the disk is full: the next time finds what is left.
+            if let Ok((_, Ok(round))) = router.collect_garbage(walk).await {
+                world.note(format_args!("{} collects {}", self.process.node, round.removed));
+            }
         }
     }
 

@@ -31,9 +31,9 @@ struct Options {
     /// Tell what there is.
     #[arg(long)]
     list: bool,
-    /// Minutes that a fault lasts; seconds when absent.
+    /// Seconds that a fault lasts; a few when absent.
     #[arg(long)]
-    minutes: Option<u64>,
+    seconds: Option<u64>,
     /// Rounds of cases that repeat themselves; a few when absent.
     #[arg(long)]
     rounds: Option<u64>,
@@ -83,8 +83,8 @@ fn main() -> ExitCode {
 
 /// Runs what was asked for; answers whether nothing failed.
 async fn run(options: &Options) -> Result<bool, HarnessError> {
-    let Options { minutes, rounds, mib, seed, .. } = *options;
-    let settings = Settings { minutes, rounds, mib, seed };
+    let Options { seconds, rounds, mib, seed, .. } = *options;
+    let settings = Settings { seconds, rounds, mib, seed };
     let chosen = |case: &&Case| {
         let named = options.cases.iter().any(|name| name == case.name);
         named || (options.cases.is_empty() && (case.quick || !options.quick))

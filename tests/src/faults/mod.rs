@@ -26,8 +26,8 @@ pub use report::{Outcome, Report};
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Minutes that a fault lasts, for cases whose length is a matter of taste.
-    pub minutes: Option<u64>,
+    /// Seconds that a fault lasts, for cases whose length is a matter of taste.
+    pub seconds: Option<u64>,
     /// Rounds of a case that repeats itself.
     pub rounds: Option<u64>,
     /// Mebibytes that cases write which fill stores.
@@ -39,7 +39,7 @@ pub struct Settings {
 impl Settings {
     /// The time to go on: the one asked for, or a short one.
     pub fn span(&self, short: Duration) -> Duration {
-        self.minutes.map_or(short, |minutes| Duration::from_secs(60 * minutes))
+        self.seconds.map_or(short, Duration::from_secs)
     }
 
     /// The rounds to go: those asked for, or a few.

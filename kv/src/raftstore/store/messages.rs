@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use cairn_proto::{kv, meta, pd};
 
+use crate::gc::{Round, Walk};
+use crate::mvcc::MvccError;
 use crate::raftstore::RegionContext;
 use crate::raftstore::apply::{ApplyReport, ApplyTask, Callback};
 use crate::raftstore::command::{PeerChange, SplitPiece};
@@ -94,6 +96,8 @@ pub enum StoreMessage {
     Measured(SplitCheck),
     /// Regions whose old entries keep files of the log alive.
     LogNeedsCompaction(Vec<u64>),
+    /// Collects garbage on this store's replicas.
+    Collect(CollectJob),
     /// Asks for the state of every peer.
     Infos(crossbeam::channel::Sender<Vec<kv::RegionPeerInfo>>),
     /// Ends the thread, after handing leadership over if there is time.
@@ -111,8 +115,18 @@ pub enum BackgroundJob {
     Measure(MeasureJob),
     /// Frees files of the log.
     PurgeLog,
+    /// Removes garbage; never while data is replaced by [`BackgroundJob::Install`].
+    Collect(CollectJob),
     /// Removes a damaged file that no region needs any more.
     DropDamaged(cairn_engine::DamagedFile),
+}
+
+/// A round of garbage collection.
+pub struct CollectJob {
+    /// Where it goes on.
+    pub walk: Walk,
+    /// Who waits.
+    pub answer: tokio::sync::oneshot::Sender<(Walk, Result<Round, MvccError>)>,
 }
 
 /// What PD should hear.

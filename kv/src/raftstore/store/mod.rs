@@ -27,7 +27,7 @@ mod turns;
 
 pub(in crate::raftstore) use incoming::decode_message;
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
-pub use messages::{BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreMessage};
+pub use messages::{BackgroundJob, CollectJob, Effects, OutgoingSnapshot, PdEvent, StoreMessage};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -243,6 +243,9 @@ impl StoreCore {
                 for region_id in regions {
                     self.force_compaction(region_id, now);
                 }
+            }
+            StoreMessage::Collect(job) => {
+                self.outbox.background.push(BackgroundJob::Collect(job));
             }
             StoreMessage::Infos(answer) => {
                 // The caller may have gone away.

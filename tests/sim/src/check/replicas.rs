@@ -7,10 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_engine::{Cf, IterOptions, KvEngine};
+use cairn_kv::gc::Walk;
+use cairn_kv::gc::judge::Verdict;
+use cairn_kv::gc::walk::Seen;
 use cairn_kv::keys;
+use cairn_kv::mvcc::keys::versioned_key;
+use cairn_kv::mvcc::{MvccError, WriteKind};
 use cairn_kv::raftstore::state::{PeerState, load_regions};
 use cairn_kv::raftstore::{RegionEpoch, epoch_of};
 use cairn_proto::meta::{self, PeerRole, StoreState};
+use cairn_types::TimeStamp;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
@@ -155,13 +161,20 @@ fn members(held: &Held, offline: &[u64]) -> Vec<String> {
     complaints
 }
 
-/// Replicas whose data differs from the first one's.
+/// Replicas whose data differs from the first one's, garbage left out: of that each holds what
+/// its compactions have left.
 fn differences(cluster: &Cluster, held: &Held) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut first: Option<(Node, Vec<Pair>)> = None;
     for node in &held.at {
         let Some(process) = cluster.store(*node) else { continue };
-        let data = data_of(process.disk.engine(), &held.region);
+        let data = match data_of(process.disk.engine(), &held.region, cluster.safe_point()) {
+            Ok(data) => data,
+            Err(error) => {
+                complaints.push(format!("region {}: {node}: {error}", held.region.id));
+                continue;
+            }
+        };
         match &first {
             None => first = Some((*node, data)),
             Some((other, expected)) if *expected != data => {
@@ -182,22 +195,40 @@ fn differences(cluster: &Cluster, held: &Held) -> Vec<String> {
 /// One pair of a column family.
 type Pair = (Cf, Bytes, Bytes);
 
-fn data_of(engine: &dyn KvEngine, region: &meta::Region) -> Vec<Pair> {
+/// What somebody at or above the safe point can see: locks, commit records, long values.
+fn data_of(
+    engine: &dyn KvEngine,
+    region: &meta::Region,
+    safe_point: TimeStamp,
+) -> Result<Vec<Pair>, MvccError> {
     let (start, end) = keys::region_data_range(region);
     let (start, end) = (Bytes::from(start), Bytes::from(end));
     let view = engine.snapshot();
     let mut pairs = Vec::new();
-    for cf in Cf::ALL {
-        let mut cursor = view.iter(cf, IterOptions::range(start.clone(), end.clone()));
-        // The twin in memory does not fail.
-        let mut valid = cursor.seek_to_first().unwrap_or(false);
-        while valid {
-            let (key, value) = (cursor.key(), cursor.value());
-            pairs.push((cf, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-            valid = cursor.next().unwrap_or(false);
-        }
+    let mut locks = view.iter(Cf::Lock, IterOptions::range(start.clone(), end.clone()));
+    let mut valid = locks.seek_to_first()?;
+    while valid {
+        let (key, value) = (locks.key(), locks.value());
+        pairs.push((Cf::Lock, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        valid = locks.next()?;
     }
-    pairs
+    let mut long_values = Vec::new();
+    let mut keep = |seen: Seen<'_>| {
+        let Seen::Record { user_key, commit_ts, write, verdict: Verdict::Kept } = seen else {
+            return;
+        };
+        let key = Bytes::copy_from_slice(&versioned_key(user_key, commit_ts));
+        pairs.push((Cf::Write, key, write.encode().into()));
+        if write.kind == WriteKind::Put && write.short_value.is_none() {
+            long_values.push(Bytes::copy_from_slice(&versioned_key(user_key, write.start_ts)));
+        }
+    };
+    Walk::new(start, end, safe_point).advance(view.as_ref(), usize::MAX, &mut keep)?;
+    for key in long_values {
+        let value = view.get(Cf::Default, &key)?.unwrap_or_default();
+        pairs.push((Cf::Default, key, value));
+    }
+    Ok(pairs)
 }
 
 /// What PD believes must be what the stores hold.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::cluster::Cluster;
 use crate::plan::FaultKind;
+use crate::workload::Workloads;
 use crate::world::{Dice, Node};
 
 /// How long one fault lasts.
@@ -27,6 +28,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Makes faults happen until it is told to stop.
 pub struct Faults {
     cluster: Arc<Cluster>,
+    workloads: Arc<Workloads>,
     /// Told when SQL nodes are to die.
     client_deaths: Vec<Arc<Notify>>,
     /// The admin's client, on a SQL node that does not die.
@@ -35,8 +37,13 @@ pub struct Faults {
 
 impl Faults {
     /// Faults of the cluster's plan.
-    pub fn new(cluster: Arc<Cluster>, client_deaths: Vec<Arc<Notify>>, admin: Node) -> Faults {
-        Faults { cluster, client_deaths, admin }
+    pub fn new(
+        cluster: Arc<Cluster>,
+        workloads: Arc<Workloads>,
+        client_deaths: Vec<Arc<Notify>>,
+        admin: Node,
+    ) -> Faults {
+        Faults { cluster, workloads, client_deaths, admin }
     }
 
     /// Runs until the plan's time is over; every fault has ended then.

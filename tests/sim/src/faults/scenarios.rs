@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cairn_kv::raftstore::{ConfChangeKind, PeerChange, RaftRouter, RegionError, RegionId};
 use cairn_proto::meta::{self, PeerRole};
 use rand::Rng;
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{CHANGE_TIMEOUT, Faults};
 use crate::client;
-use crate::workload::any_key;
+use crate::workload::register_key;
 use crate::world::{Dice, Node};
 
 impl Faults {
@@ -54,15 +55,25 @@ impl Faults {
         self.cluster.store(self.cluster.node_of_store(peer.store_id)?)?.router()
     }
 
-    /// The process of some region's leader, and those of its other voters; sometimes PD's.
-    fn leader_and_voters(&self) -> Option<(Node, Vec<Node>)> {
+    /// A register that all sessions work on for the rest of the scenario.
+    fn focus(&self, until: Instant) -> Bytes {
+        let registers = self.cluster.plan.keys;
+        let register = self.cluster.world.roll(Dice::Faults, |rng| rng.random_range(0..registers));
+        self.workloads.focus(register, until);
+        register_key(register)
+    }
+
+    /// The process of the leader of a region that everybody works on from now on, and those
+    /// of its other voters; sometimes PD's.
+    fn leader_and_voters(&self, until: Instant) -> Option<(Node, Vec<Node>)> {
         let members = self.cluster.members();
         if members.len() > 1 && self.cluster.world.roll(Dice::Faults, |rng| rng.random_bool(0.2)) {
             let leader = self.cluster.pd_leader()?;
             let others = members.iter().map(|member| member.node);
             return Some((leader, others.filter(|node| *node != leader).collect()));
         }
-        let (region, leader, _) = self.any_region()?;
+        let route = self.cluster.pd_server()?.get_region(&self.focus(until)).ok()?;
+        let (region, leader) = (route.region, route.leader?);
         let others = region
             .peers
             .iter()
@@ -101,7 +112,7 @@ impl Faults {
 
     /// A leader that does not hear that there is another one, while clients ask both.
     pub(super) async fn cut_off_leader(&self, until: Instant) {
-        let Some((leader, _)) = self.leader_and_voters() else { return };
+        let Some((leader, _)) = self.leader_and_voters(until) else { return };
         // Nothing else is elected earlier.
         let lasting = self.cluster.world.millis(Dice::Faults, 1_000, 3_000);
         let links = self.links_around(leader);
@@ -112,7 +123,7 @@ impl Faults {
     /// Clients of its own wait for it; others have found the new one.
     pub(super) async fn stop_leader(&self, until: Instant) {
         let world = &self.cluster.world;
-        let Some((leader, _)) = self.leader_and_voters() else { return };
+        let Some((leader, _)) = self.leader_and_voters(until) else { return };
         let host = world.host(leader).clone();
         let links = self.links_of_some_clients(leader);
         let stop = async {
@@ -129,7 +140,7 @@ impl Faults {
     /// That one dies, is back within the leader's lease, and hears nobody but the candidate.
     pub(super) async fn restart_voter(&self, until: Instant) {
         let world = &self.cluster.world;
-        let Some((leader, mut voters)) = self.leader_and_voters() else { return };
+        let Some((leader, mut voters)) = self.leader_and_voters(until) else { return };
         world.roll(Dice::Faults, |rng| voters.shuffle(rng));
         let [candidate, voter, ..] = voters[..] else { return };
         let links = self.links_around(leader);
@@ -231,7 +242,7 @@ impl Faults {
     /// when the new regions have long begun a life of their own.
     pub(super) async fn split_cut_off(&self, until: Instant) {
         let world = &self.cluster.world;
-        let key = any_key(world, Dice::Faults);
+        let key = self.focus(until);
         let Some(server) = self.cluster.pd_server() else { return };
         let leader = server.get_region(&key).ok().and_then(|route| route.leader);
         let node = leader.and_then(|leader| self.cluster.node_of_store(leader.store_id));

@@ -6,6 +6,7 @@
 mod append;
 mod bank;
 mod counter;
+mod queue;
 mod register;
 
 use std::sync::Arc;
@@ -13,16 +14,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_kv_client::{KeyRange, KvClient, KvError, ScanOptions, Snapshot};
 use cairn_types::TimeStamp;
+use parking_lot::Mutex;
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub use append::Appends;
 pub use bank::Bank;
 pub use counter::Counters;
-pub use register::Registers;
+pub use queue::Queue;
+pub use register::{Registers, key_of as register_key};
 
 use crate::cluster::Cluster;
+use crate::gc::Floors;
 use crate::plan::WorkloadKind;
 use crate::world::{Dice, World};
 
@@ -47,6 +51,13 @@ impl Outcome {
     }
 }
 
+/// What all sessions work on.
+#[derive(Clone, Copy)]
+struct Focus {
+    register: u32,
+    until: Instant,
+}
+
 /// The memories of all clients.
 pub struct Workloads {
     world: Arc<World>,
@@ -59,6 +70,11 @@ pub struct Workloads {
     pub appends: Appends,
     /// Counters.
     pub counters: Counters,
+    /// The queue.
+    pub queue: Queue,
+    /// What garbage collection must leave alone.
+    pub floors: Floors,
+    focus: Mutex<Option<Focus>>,
 }
 
 impl Workloads {
@@ -71,6 +87,9 @@ impl Workloads {
             bank: Bank::new(cluster.plan.accounts),
             appends: Appends::default(),
             counters: Counters::new(cluster.plan.keys),
+            queue: Queue::default(),
+            floors: Floors::default(),
+            focus: Mutex::default(),
         })
     }
 
@@ -79,40 +98,64 @@ impl Workloads {
         self.bank.open(client).await
     }
 
+    /// All sessions work on one register for a while, as fast as they can: what two leaders
+    /// of its region answer within some hundred milliseconds is then many answers.
+    pub fn focus(&self, register: u32, until: Instant) {
+        *self.focus.lock() = Some(Focus { register, until });
+    }
+
+    fn focused(&self) -> Option<u32> {
+        let focus = self.focus.lock();
+        focus.filter(|focus| Instant::now() < focus.until).map(|focus| focus.register)
+    }
+
     /// One operation.
     pub async fn act(&self, client: &Arc<KvClient>) {
         let kind = self.world.roll(Dice::Workload, |rng| {
             let choice = self.kinds.choose_weighted(rng, |(_, weight)| *weight);
             choice.map_or(WorkloadKind::Register, |(kind, _)| *kind)
         });
+        let _active = self.floors.enter();
+        if let Some(register) = self.focused() {
+            return self.registers.act_on(&self.world, client, register).await;
+        }
         match kind {
             WorkloadKind::Register => self.registers.act(&self.world, client).await,
             WorkloadKind::Bank => self.bank.act(&self.world, client).await,
             WorkloadKind::Append => self.appends.act(&self.world, client).await,
             WorkloadKind::Counter => self.counters.act(&self.world, client).await,
+            WorkloadKind::Queue => self.queue.act(&self.world, client).await,
         }
     }
 
     /// One operation of each kind on every key there is: what a healed cluster can do.
     /// What another client's work stands in the way of is tried again.
     pub async fn probe(&self, client: &Arc<KvClient>) -> Result<(), KvError> {
+        let _active = self.floors.enter();
         patiently(|| self.registers.probe(&self.world, client)).await?;
         patiently(|| self.bank.probe(&self.world, client)).await?;
         patiently(|| self.appends.probe(&self.world, client)).await?;
-        patiently(|| self.counters.probe(&self.world, client)).await
+        patiently(|| self.counters.probe(&self.world, client)).await?;
+        patiently(|| self.queue.probe(&self.world, client)).await
     }
 
     /// Reads everything once more and judges what was remembered.
     pub async fn judge(&self, client: &Arc<KvClient>) -> Result<(), KvError> {
+        let _active = self.floors.enter();
         self.registers.judge(&self.world, client).await?;
         self.bank.judge(&self.world, client).await?;
         self.appends.judge(&self.world, client).await?;
-        self.counters.judge(&self.world, client).await
+        self.counters.judge(&self.world, client).await?;
+        self.queue.judge(&self.world, client).await
     }
 
     /// Operations that were done.
     pub fn done(&self) -> u64 {
-        self.registers.done() + self.bank.done() + self.appends.done() + self.counters.done()
+        self.registers.done()
+            + self.bank.done()
+            + self.appends.done()
+            + self.counters.done()
+            + self.queue.done()
     }
 }
 
@@ -136,7 +179,7 @@ where
 /// A raw key as clients use them.
 pub fn any_key(world: &World, dice: Dice) -> Bytes {
     world.roll(dice, |rng| {
-        let family = *["a", "c", "g", "r"].choose(rng).unwrap_or(&"r");
+        let family = *["a", "c", "g", "q", "r"].choose(rng).unwrap_or(&"r");
         Bytes::from(format!("{family}{:02}", rng.random_range(0..12)))
     })
 }
@@ -149,6 +192,7 @@ pub async fn session(
     stop: Arc<std::sync::atomic::AtomicBool>,
 ) {
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let think_ms_max = if workloads.focused().is_some() { 1 } else { think_ms_max };
         sleep(workloads.world.millis(Dice::Workload, 0, think_ms_max)).await;
         workloads.act(&client).await;
     }

@@ -26,7 +26,8 @@ struct Inner {
     done: u64,
 }
 
-fn key_of(number: u32) -> Bytes {
+/// A register's raw key.
+pub fn key_of(number: u32) -> Bytes {
     Bytes::from(format!("r{number:02}"))
 }
 
@@ -43,8 +44,13 @@ impl Registers {
 
     /// Reads or writes a register.
     pub async fn act(&self, world: &World, client: &Arc<KvClient>) {
-        let (key, reads) = world
-            .roll(Dice::Workload, |rng| (rng.random_range(0..self.keys), rng.random_bool(0.55)));
+        let key = world.roll(Dice::Workload, |rng| rng.random_range(0..self.keys));
+        self.act_on(world, client, key).await;
+    }
+
+    /// Reads or writes this one.
+    pub async fn act_on(&self, world: &World, client: &Arc<KvClient>, key: u32) {
+        let reads = world.roll(Dice::Workload, |rng| rng.random_bool(0.55));
         // What failed was noted; the next operation is another one.
         let _ = match reads {
             true => self.read(world, client, key).await,
