@@ -6,7 +6,8 @@
 //! 100,000 three, and no command is large.
 //!
 //! **Invariants.** A key that begins a region already is left alone, so a repeated call ends
-//! what an earlier one began. Rounds end with the deadline: a key is cut at, or the call fails.
+//! what an earlier one began. A region whose birth was not told, because the answer was lost, is
+//! found by the next round and counts like one that was. Rounds end with the deadline: a key is cut at, or the call fails.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,6 +31,22 @@ pub const SPLIT_KEYS_MAX: usize = 64;
 /// A region with the keys it is cut at in this round.
 type Cut = (Arc<CachedRegion>, Vec<Bytes>);
 
+/// What a round may do and what it found.
+struct Round {
+    cuts: Vec<Cut>,
+    /// Regions that begin at one of the keys already.
+    there: Vec<Arc<CachedRegion>>,
+}
+
+/// How a cut ended.
+#[derive(Default)]
+struct CutOutcome {
+    /// What the region fell into; nothing if it has changed meanwhile.
+    regions: Vec<Region>,
+    /// Keys at which it may have been cut although nobody said so.
+    untold: Vec<Bytes>,
+}
+
 impl KvClient {
     /// Splits the regions that hold the keys, so that each key begins a region. Answers the
     /// regions that were born of it, in no order; keys that begin a region already add none.
@@ -42,8 +59,15 @@ impl KvClient {
         let mut retrier = self.retrier_until(deadline);
         let mut keys: BTreeSet<Bytes> = keys.into_iter().collect();
         let mut born: Vec<Region> = Vec::new();
+        let mut untold: BTreeSet<Bytes> = BTreeSet::new();
         loop {
-            let cuts = self.plan_cuts(&mut keys, &mut retrier).await?;
+            let Round { cuts, there } = self.plan_round(&keys, &mut retrier).await?;
+            for region in there {
+                keys.remove(&region.region.start_key);
+                if untold.remove(&region.region.start_key) {
+                    born.push(region.region.clone());
+                }
+            }
             if cuts.is_empty() {
                 return Ok(born);
             }
@@ -51,8 +75,10 @@ impl KvClient {
             let mut answers =
                 futures::stream::iter(attempts).buffer_unordered(self.config.concurrency.max(1));
             let before = keys.len();
-            while let Some(regions) = answers.next().await {
-                for region in regions? {
+            while let Some(outcome) = answers.next().await {
+                let outcome = outcome?;
+                untold.extend(outcome.untold);
+                for region in outcome.regions {
                     if keys.remove(&region.start_key) {
                         born.push(region);
                     }
@@ -65,36 +91,32 @@ impl KvClient {
         }
     }
 
-    /// What this round cuts. Keys that begin a region are done with.
-    async fn plan_cuts(
+    /// What this round cuts, and which keys are done with.
+    async fn plan_round(
         &self,
-        keys: &mut BTreeSet<Bytes>,
+        keys: &BTreeSet<Bytes>,
         retrier: &mut Retrier,
-    ) -> Result<Vec<Cut>, KvError> {
-        let mut cuts: Vec<Cut> = Vec::new();
-        let mut done = Vec::new();
+    ) -> Result<Round, KvError> {
+        let mut round = Round { cuts: Vec::new(), there: Vec::new() };
         let mut rest = keys.iter().peekable();
         while let Some(first) = rest.peek().copied() {
             let region = self.cache.locate_patiently(first, retrier).await?;
             let mut inside = Vec::new();
             while let Some(key) = rest.next_if(|key| region.contains(key)) {
                 match *key == region.region.start_key {
-                    true => done.push(key.clone()),
+                    true => round.there.push(Arc::clone(&region)),
                     false => inside.push(key.clone()),
                 }
             }
             if !inside.is_empty() {
-                cuts.push((region, evenly_spaced(inside, SPLIT_KEYS_MAX)));
+                round.cuts.push((region, evenly_spaced(inside, SPLIT_KEYS_MAX)));
             }
         }
-        for key in done {
-            keys.remove(&key);
-        }
-        Ok(cuts)
+        Ok(round)
     }
 
-    /// Cuts one region; answers what it fell into, nothing if it has changed meanwhile.
-    async fn cut(&self, (region, keys): Cut, deadline: Deadline) -> Result<Vec<Region>, KvError> {
+    /// Cuts one region.
+    async fn cut(&self, (region, keys): Cut, deadline: Deadline) -> Result<CutOutcome, KvError> {
         let store_id = region.leader.store_id;
         let build = || Cmd::SplitRegion(SplitRegionRequest { keys: keys.clone() });
         let options = RequestOptions::default();
@@ -103,9 +125,12 @@ impl KvClient {
             Ok(response) => {
                 let response = expect_response!(response, SplitRegion)?;
                 self.cache.insert_reported(response.regions.clone(), store_id);
-                Ok(response.regions)
+                Ok(CutOutcome { regions: response.regions, ..CutOutcome::default() })
             }
-            Err(SendError::Regroup) => Ok(Vec::new()),
+            Err(SendError::Regroup) if retrier.maybe_executed() => {
+                Ok(CutOutcome { untold: keys, ..CutOutcome::default() })
+            }
+            Err(SendError::Regroup) => Ok(CutOutcome::default()),
             Err(SendError::Failed(error)) => Err(error),
         }
     }
@@ -168,6 +193,20 @@ mod tests {
         assert_eq!(starts(&client).await.len(), 1_001);
         let commands = cluster.calls().iter().filter(|call| call.contains("split")).count();
         assert_eq!(commands, 1 + SPLIT_KEYS_MAX + 1, "one, then one for each piece");
+    }
+
+    /// The store has cut the region and its answer is lost: the regions are new all the same.
+    #[tokio::test(start_paused = true)]
+    async fn regions_whose_birth_was_not_told_count() {
+        let cluster = Cluster::split_at(&["c"]);
+        cluster.fault("split_region", Fault::LostAfter);
+        let client = cluster.client();
+        let keys = ["c", "e", "h"].map(Bytes::from).to_vec();
+        let born = client.split_regions(keys, TIMEOUT).await.expect("splits");
+        let mut born: Vec<Bytes> = born.into_iter().map(|region| region.start_key).collect();
+        born.sort();
+        assert_eq!(born, ["e", "h"], "c began a region before");
+        assert_eq!(starts(&client).await, ["", "c", "e", "h"]);
     }
 
     /// Somebody else cuts the region between the look-up and the command.
