@@ -147,6 +147,38 @@ async fn a_client_goes_on_when_the_leader_dies() {
     }
 }
 
+/// A client that was told of one member which does not lead: it is led on, for every kind of call,
+/// and knows the others from then on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_follower_is_address_enough() {
+    let mut members = three().await;
+    let at = leader_of(&members).await;
+    let follower = &members[(at + 1) % 3];
+    let client = GrpcPdClient::connect(&[follower.addr.to_string()]).await.expect("led on");
+    let (known, leader) = client.members().await.expect("answered");
+    assert_eq!(known.len(), 3);
+    assert_eq!(leader.expect("somebody").client_url, members[at].addr.to_string());
+    client.bootstrap(store(1), first_region()).await.expect("first");
+    client.put_store(store(1)).await.expect("taken");
+    let first = client.get_ts().await.expect("a timestamp");
+    assert!(client.get_ts().await.expect("a timestamp") > first);
+    assert!(client.alloc_ids(1).await.expect("an id") > 0);
+    assert_eq!(client.get_region(b"k").await.expect("known").region, first_region());
+    let mut versions = client.watch_schema().await.expect("watches");
+    assert_eq!(versions.next().await, Some(0));
+    // The only member it was told of goes; then so does the one that led.
+    let gone = (at + 1) % 3;
+    let back = members.remove(gone).stop().await;
+    assert!(client.get_ts().await.expect("from the leader") > first);
+    members.push(restart(back).await);
+    let dead = members.remove(leader_of(&members).await).stop().await;
+    assert!(client.get_ts().await.expect("from the next leader") > first);
+    members.push(restart(dead).await);
+    for member in members {
+        member.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn routes_are_answered_while_nobody_leads() {
     let mut members = three().await;
