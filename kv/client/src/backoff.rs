@@ -13,6 +13,7 @@ use cairn_pd_client::backoff::{Backoff, RetryBudget};
 use tokio::time::Instant;
 
 use crate::error::KvError;
+use crate::scope::RequestScope;
 
 /// What went wrong, as far as waiting is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl BackoffKind {
 }
 
 /// Until when a request may go on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
 impl Deadline {
@@ -82,6 +83,7 @@ impl Deadline {
 #[derive(Debug)]
 pub struct Retrier {
     deadline: Deadline,
+    scope: RequestScope,
     budget: Arc<RetryBudget>,
     seed: u64,
     series: [Option<Backoff>; KINDS],
@@ -95,12 +97,26 @@ impl Retrier {
         budget.earn();
         Retrier {
             deadline,
+            scope: RequestScope::default(),
             budget,
             seed,
             series: Default::default(),
             failures: 0,
             maybe_executed: false,
         }
+    }
+
+    /// Ends with the scope, if that is earlier.
+    #[must_use]
+    pub fn within(mut self, scope: &RequestScope) -> Retrier {
+        self.deadline = scope.deadline.map_or(self.deadline, |end| end.min(self.deadline));
+        self.scope = scope.clone();
+        self
+    }
+
+    /// What the request is a part of.
+    pub fn scope(&self) -> &RequestScope {
+        &self.scope
     }
 
     /// An attempt ended without a certain answer.
@@ -144,15 +160,19 @@ impl Retrier {
         let delay = series.next_delay().max(at_least);
         let first = series.attempts() == 1;
         if delay >= self.deadline.remaining() {
-            return Err(exhausted(kind, reason()));
+            // Whose time it is that does not suffice.
+            let is_statements = self.scope.deadline.is_some_and(|end| end <= self.deadline);
+            return Err(match is_statements {
+                true => KvError::StatementTimeout,
+                false => exhausted(kind, reason()),
+            });
         }
         // The first repeat of a request is free: without it, one restarted store
         // would fail every client whose budget another store has spent.
         if kind.costs_budget() && !self.budget.spend() && !first {
             return Err(exhausted(kind, format!("retry budget is spent: {}", reason())));
         }
-        tokio::time::sleep(delay).await;
-        Ok(())
+        self.scope.run(tokio::time::sleep(delay)).await
     }
 }
 
@@ -169,6 +189,8 @@ fn exhausted(kind: BackoffKind, reason: String) -> KvError {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -190,6 +212,35 @@ mod tests {
             error,
             KvError::RegionUnavailable { .. } | KvError::DeadlineExceeded { .. }
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_statement_that_is_over_is_not_waited_for() {
+        let budget = Arc::new(RetryBudget::new(1000));
+        let end = Deadline::after(Duration::from_millis(300));
+        let cancel = CancellationToken::new();
+        let scope = RequestScope {
+            deadline: Some(end),
+            cancel: Some(cancel.clone()),
+            ..RequestScope::default()
+        };
+        let retrier = || {
+            let own = Deadline::after(Duration::from_secs(20));
+            Retrier::new(own, budget.clone(), 1).within(&scope)
+        };
+        let mut late = retrier();
+        assert!(late.deadline() == end, "requests carry the statement's time");
+        let error = loop {
+            let wait = late.wait(BackoffKind::Transport, Duration::ZERO, String::new);
+            if let Err(error) = wait.await {
+                break error;
+            }
+        };
+        assert_eq!(error, KvError::StatementTimeout);
+        let mut killed = retrier();
+        cancel.cancel();
+        let wait = killed.wait(BackoffKind::NoLeader, Duration::ZERO, String::new);
+        assert_eq!(wait.await, Err(KvError::Cancelled));
     }
 
     #[tokio::test(start_paused = true)]

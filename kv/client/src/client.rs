@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_pd_client::PdClient;
 use cairn_pd_client::backoff::RetryBudget;
-use cairn_proto::kv::{Context, DeleteRangeRequest, KvRequest, ScanLockRequest};
+use cairn_proto::kv::{Context, DeleteRangeRequest, KvRequest, Priority, ScanLockRequest};
 use cairn_proto::meta::Peer;
 use cairn_types::TimeStamp;
 use tokio::sync::Semaphore;
@@ -20,6 +20,7 @@ use crate::error::KvError;
 use crate::lock_resolver::StatusCache;
 use crate::region_cache::{CachedRegion, KeyRange, RegionCache};
 use crate::request::{Cmd, RequestOptions, SendError, expect_response};
+use crate::scope::RequestScope;
 use crate::snapshot::Snapshot;
 use crate::transport::StoreConnector;
 use crate::txn::Transaction;
@@ -184,7 +185,8 @@ impl KvClient {
     }
 
     /// Resolves every lock older than `safe_point` in the range, so that versions
-    /// below it can be collected. Answers the number of locks found.
+    /// below it can be collected. Answers the number of locks found. Nobody waits for this: it
+    /// stands behind other reads in the stores.
     pub async fn resolve_locks_below(
         &self,
         safe_point: TimeStamp,
@@ -192,10 +194,11 @@ impl KvClient {
     ) -> Result<u64, KvError> {
         /// Locks asked for at once.
         const SCAN_LOCKS_MAX: u32 = 1024;
+        let scope = RequestScope::with_priority(Priority::Low);
         let mut found = 0;
         let mut start = range.start.clone();
         loop {
-            let mut retrier = self.retrier();
+            let mut retrier = self.retrier().within(&scope);
             let region = self.cache.locate_patiently(&start, &mut retrier).await?;
             let rest = KeyRange { start: start.clone(), end: range.end.clone() };
             let part = rest.intersect(&region.range());

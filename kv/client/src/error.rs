@@ -117,6 +117,9 @@ pub enum KvError {
         /// What the operation last waited for.
         reason: String,
     },
+    /// The statement's own time (`max_execution_time`) was over.
+    #[error("Query execution was interrupted, maximum statement execution time exceeded")]
+    StatementTimeout,
     /// The versions we read from have been garbage collected.
     #[error("GC life time is shorter than transaction duration: {reason}")]
     GcTooEarly {
@@ -163,6 +166,7 @@ impl KvError {
             KvError::RegionUnavailable { .. } => errno::ER_REGION_UNAVAILABLE,
             KvError::ServerBusy { .. } => errno::ER_STORE_SERVER_BUSY,
             KvError::DeadlineExceeded { .. } => errno::ER_STORE_SERVER_TIMEOUT,
+            KvError::StatementTimeout => errno::ER_QUERY_TIMEOUT,
             KvError::GcTooEarly { .. } => errno::ER_GC_TOO_EARLY,
             KvError::DiskFull { .. } => errno::ER_DISK_FULL,
             KvError::Pd(_) => errno::ER_PD_SERVER_TIMEOUT,

@@ -7,6 +7,7 @@
 //! | [`region_cache`] | which region holds a key, which store leads it |
 //! | [`request`] | one command to one region, with the retry loop |
 //! | [`backoff`] | kind-specific waiting under one deadline and one budget |
+//! | [`scope`] | deadline, cancellation and priority of a statement's requests |
 //! | [`snapshot`] | reads at a timestamp |
 //! | [`lock_resolver`] | what to do about other transactions' locks |
 //! | [`txn`] | write buffer and two-phase commit |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod lock_resolver;
 pub mod region_cache;
 pub mod request;
+pub mod scope;
 pub mod snapshot;
 pub mod split;
 #[cfg(test)]
@@ -34,10 +36,12 @@ pub mod transport;
 pub mod txn;
 mod visibility;
 
+pub use backoff::Deadline;
 pub use client::{ClientConfig, KvClient};
 pub use dist_scan::{DistScan, DistScanRequest, ScanPage};
 pub use error::{KvError, ShownKey};
 pub use region_cache::{CachedRegion, KeyRange};
+pub use scope::RequestScope;
 pub use snapshot::{KvMap, ScanOptions, Snapshot, SnapshotScan};
 pub use split::SPLIT_KEYS_MAX;
 pub use transport::{

@@ -188,7 +188,12 @@ impl KvClient {
 /// Waits a little for a living transaction.
 pub(crate) async fn wait_for_lock(lock: &LockInfo, retrier: &mut Retrier) -> Result<(), KvError> {
     let wait = retrier.wait(BackoffKind::Lock, Duration::ZERO, String::new);
-    wait.await.map_err(|_| KvError::LockTimeout { key: ShownKey(lock.key.clone()) })
+    wait.await.map_err(|error| match error {
+        KvError::DeadlineExceeded { .. } => {
+            KvError::LockTimeout { key: ShownKey(lock.key.clone()) }
+        }
+        error => error,
+    })
 }
 
 fn status_of(response: &CheckTxnStatusResponse) -> Result<TxnStatus, KvError> {

@@ -16,6 +16,9 @@
 //! | `StoreNotMatch` | ask PD for the store's address |
 //! | no answer | next voter; outcome noted as unknown if the request may have left |
 //!
+//! A statement that was cancelled or is out of time ([`crate::scope`]) ends the request at once,
+//! and with it what a store does for it.
+//!
 //! **Invariants.** A command is only ever repeated here if it is idempotent in the
 //! store, and all of them are. What an unknown outcome means for a *commit* is
 //! decided in [`crate::txn`], which reads [`Retrier::maybe_executed`].
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use cairn_pd_client::PdError;
 use cairn_proto::kv::region_error::Kind;
-use cairn_proto::kv::{Context, KvRequest, KvResponse, Priority, RegionError, kv_request};
+use cairn_proto::kv::{Context, KvRequest, KvResponse, RegionError, kv_request};
 
 use crate::backoff::{BackoffKind, Retrier};
 use crate::error::KvError;
@@ -46,8 +49,6 @@ const ATTEMPTS_PER_RELOAD: u32 = 3;
 pub(crate) struct RequestOptions {
     /// Locks that may be read past.
     pub resolved_locks: Vec<u64>,
-    /// Importance to the store.
-    pub priority: Priority,
     /// Do not repeat the request once an attempt may have taken effect.
     pub stop_when_uncertain: bool,
     /// The command reads, and may be answered by a peer that does not lead.
@@ -93,7 +94,7 @@ impl RegionCache {
         retrier: &mut Retrier,
     ) -> Result<Arc<CachedRegion>, KvError> {
         loop {
-            match self.locate(key).await {
+            match retrier.scope().run(self.locate(key)).await? {
                 Ok(region) => return Ok(region),
                 Err(error) => wait_for_pd(error, retrier).await?,
             }
@@ -127,9 +128,11 @@ impl RegionCache {
         build: &(dyn Fn() -> Cmd + Send + Sync),
     ) -> Result<KvResponse, SendError> {
         loop {
-            let mut response = match self.attempt(&region, options, retrier, build()).await {
+            let attempt = self.attempt(&region, options, retrier, build());
+            let mut response = match retrier.scope().run(attempt).await? {
                 Ok(response) => response,
                 Err(error) => {
+                    retrier.scope().check()?;
                     self.after_transport_error(&region, &error, retrier).await?;
                     stop_if_uncertain(options, retrier, || error.to_string())?;
                     region = self.same_region(&region, retrier).await?;
@@ -198,7 +201,7 @@ impl RegionCache {
         let mut context = region.context();
         context.timeout_ms = retrier.deadline().remaining_ms();
         context.resolved_locks.clone_from(&options.resolved_locks);
-        context.set_priority(options.priority);
+        context.set_priority(retrier.scope().priority);
         context
     }
 
@@ -253,7 +256,10 @@ impl RegionCache {
         let remedy = self.remedy(region, error, failures, retrier)?;
         match remedy.wait {
             Some(kind) => retrier.wait(kind, remedy.at_least, || reason).await,
-            None if retrier.deadline().is_over() => Err(KvError::RegionUnavailable { reason }),
+            None if retrier.deadline().is_over() => {
+                retrier.scope().check()?;
+                Err(KvError::RegionUnavailable { reason })
+            }
             None => Ok(()),
         }
     }
@@ -361,7 +367,10 @@ pub(crate) async fn wait_for_pd(error: PdError, retrier: &mut Retrier) -> Result
         return Err(error.into());
     }
     let shown = error.to_string();
-    retrier.wait(BackoffKind::Pd, Duration::ZERO, || shown).await.map_err(|_| error.into())
+    match retrier.wait(BackoffKind::Pd, Duration::ZERO, || shown).await {
+        Err(KvError::RegionUnavailable { .. }) => Err(error.into()),
+        outcome => outcome,
+    }
 }
 
 /// Takes the expected kind of response out of an answer.

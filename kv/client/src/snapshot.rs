@@ -17,8 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    BatchGetRequest, GetRequest, KeyError, KvPair, LockInfo, Priority, ScanRequest, key_error,
-    kv_response,
+    BatchGetRequest, GetRequest, KeyError, KvPair, LockInfo, ScanRequest, key_error, kv_response,
 };
 use cairn_types::TimeStamp;
 use futures::StreamExt;
@@ -31,6 +30,7 @@ use crate::error::KvError;
 use crate::lock_resolver::{LockOutcome, wait_for_lock};
 use crate::region_cache::{CachedRegion, KeyRange};
 use crate::request::{Cmd, RequestOptions, SendError, expect_response, wait_for_pd};
+use crate::scope::RequestScope;
 use crate::visibility::OpenView;
 
 /// Keys of one batch-get request.
@@ -49,7 +49,7 @@ pub type KvMap = HashMap<Bytes, Bytes, foldhash::fast::RandomState>;
 pub struct Snapshot {
     client: Arc<KvClient>,
     start_ts: TimeStamp,
-    priority: Priority,
+    scope: RequestScope,
     shared: Arc<Shared>,
 }
 
@@ -78,14 +78,23 @@ impl Snapshot {
     pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Snapshot {
         let _open = client.visibility.open(start_ts);
         let shared = Arc::new(Shared { resolved_locks: Mutex::default(), _open });
-        Snapshot { client, start_ts, priority: Priority::Normal, shared }
+        Snapshot { client, start_ts, scope: RequestScope::default(), shared }
     }
 
-    /// The same view with another importance to the stores.
+    /// The same view, read for a statement with these bounds.
     #[must_use]
-    pub fn with_priority(mut self, priority: Priority) -> Snapshot {
-        self.priority = priority;
+    pub fn within(mut self, scope: RequestScope) -> Snapshot {
+        self.scope = scope;
         self
+    }
+
+    /// The bounds of the statement that reads.
+    pub fn scope(&self) -> &RequestScope {
+        &self.scope
+    }
+
+    fn retrier(&self) -> Retrier {
+        self.client.retrier().within(&self.scope)
     }
 
     /// The timestamp of the view.
@@ -125,7 +134,7 @@ impl Snapshot {
             return Ok(value);
         }
         let view = self.for_operation();
-        let mut retrier = self.client.retrier();
+        let mut retrier = self.retrier();
         let build = || Cmd::Get(GetRequest { key: key.clone(), version: self.start_ts.0 });
         loop {
             let options = view.options();
@@ -149,7 +158,7 @@ impl Snapshot {
         let view = self.for_operation();
         let mut found = KvMap::default();
         let mut pending: Vec<Bytes> = keys.to_vec();
-        let mut retrier = self.client.retrier();
+        let mut retrier = self.retrier();
         while !pending.is_empty() {
             pending.sort_unstable();
             pending.dedup();
@@ -187,7 +196,7 @@ impl Snapshot {
 
     async fn batch_get_group(&self, group: KeyGroup) -> Result<GroupResult, KvError> {
         let KeyGroup { region, keys } = group;
-        let mut retrier = self.client.retrier();
+        let mut retrier = self.retrier();
         let build =
             || Cmd::BatchGet(BatchGetRequest { keys: keys.clone(), version: self.start_ts.0 });
         let options = self.options();
@@ -237,7 +246,6 @@ impl Snapshot {
     pub(crate) fn options(&self) -> RequestOptions {
         RequestOptions {
             resolved_locks: self.shared.resolved_locks.lock().clone(),
-            priority: self.priority,
             stop_when_uncertain: false,
             // "The newest" is a time only the leader can tell.
             may_ask_followers: self.start_ts.0 != u64::MAX,
@@ -314,7 +322,7 @@ pub struct SnapshotScan {
 impl SnapshotScan {
     /// The next pairs; empty when the range is drained.
     pub async fn next_batch(&mut self) -> Result<Vec<(Bytes, Bytes)>, KvError> {
-        let mut retrier = self.snapshot.client.retrier();
+        let mut retrier = self.snapshot.retrier();
         while let Some(rest) = self.rest.clone() {
             let region = self.region_of(&rest, &mut retrier).await?;
             let part = rest.intersect(&region.range());
@@ -355,7 +363,7 @@ impl SnapshotScan {
             return cache.locate_patiently(&rest.start, retrier).await;
         }
         loop {
-            match cache.locate_before(&rest.end).await {
+            match retrier.scope().run(cache.locate_before(&rest.end)).await? {
                 Ok(region) => return Ok(region),
                 Err(error) => wait_for_pd(error, retrier).await?,
             }

@@ -120,14 +120,15 @@ impl Endpoint {
         let shared = Arc::clone(&self.shared);
         let mut work = Box::pin(async move { shared.execute(task, &pages).await });
         if !self.shared.pool.try_at_once(&slot, work.as_mut()) {
-            self.shared.pool.spawn(slot, work);
+            self.shared.pool.spawn_until(slot, work, cancel.clone());
             if let Some(deadline) = deadline {
                 let left = deadline.0.since(self.shared.clock.now());
                 tokio::spawn(cancel_after(cancel.clone(), left));
             }
         }
         // Dropping the stream cancels the task, in the middle of a batch too.
-        let stream = PageStream { waiting, is_finished: false, _cancel: cancel.drop_guard() };
+        let _guard = cancel.clone().drop_guard();
+        let stream = PageStream { waiting, is_finished: false, cancel, _guard };
         Box::pin(futures::stream::unfold(stream, |mut stream| async move {
             Some((stream.next().await?, stream))
         }))
@@ -145,7 +146,8 @@ async fn cancel_after(cancel: CancellationToken, left: Duration) {
 struct PageStream {
     waiting: mpsc::Receiver<kv::CoprocessorResponse>,
     is_finished: bool,
-    _cancel: DropGuard,
+    cancel: CancellationToken,
+    _guard: DropGuard,
 }
 
 impl PageStream {
@@ -159,6 +161,10 @@ impl PageStream {
                 Some(Ok(page))
             }
             None if self.is_finished => None,
+            None if self.cancel.is_cancelled() => {
+                self.is_finished = true;
+                Some(Ok(refused(RegionError::DeadlineExceeded)))
+            }
             None => {
                 // The task's thread is gone: never pass this off as the end.
                 self.is_finished = true;

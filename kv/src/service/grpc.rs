@@ -4,11 +4,12 @@
 //! own, as many at once as [`REQUESTS_IN_FLIGHT_MAX`], and answers that are ready
 //! together leave in one message (no timer: a message goes as soon as the stream
 //! can take it). Point gets with a valid lease are answered by the task that
-//! reads the stream.
+//! reads the stream. What a client takes back ends if it only reads; a command goes on.
 //!
 //! **Bounds**: requests under way per stream, answers waiting per stream, message
 //! size. A client that does not read its answers stops being read from.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use cairn_proto::kv::{self, kv_request};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -240,6 +242,7 @@ async fn read_commands(
     answers: mpsc::Sender<Answer>,
 ) {
     let in_flight = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
+    let mut reads = RunningReads::default();
     loop {
         let batch = match requests.next().await {
             Some(Ok(batch)) => batch,
@@ -253,6 +256,9 @@ async fn read_commands(
             tracing::warn!("client sent a batch whose ids and requests do not match");
             return;
         }
+        for id in batch.cancelled_ids {
+            reads.cancel(id);
+        }
         for (id, request) in batch.request_ids.into_iter().zip(batch.requests) {
             if let Some(response) = answer_now(&store, &request) {
                 if answers.send((id, response)).await.is_err() {
@@ -262,7 +268,8 @@ async fn read_commands(
             }
             let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
             let (store, answers) = (Arc::clone(&store), answers.clone());
-            tokio::spawn(async move {
+            let is_read = only_reads(&request);
+            let task = tokio::spawn(async move {
                 tokio::select! {
                     response = store.call(request) => {
                         let response = response.unwrap_or_else(malformed);
@@ -274,8 +281,45 @@ async fn read_commands(
                 }
                 drop(permit);
             });
+            if is_read {
+                reads.add(id, task.abort_handle());
+            }
         }
     }
+}
+
+/// Reads fewer than this are not looked through for those that are done.
+const READS_SWEPT_MIN: usize = 64;
+
+/// Reads of one stream that its client may take back.
+#[derive(Default)]
+struct RunningReads {
+    by_id: HashMap<u64, AbortHandle>,
+    /// At this number those that are done are forgotten: twice what was left the last time, so
+    /// that a request pays for a few others only.
+    sweep_at: usize,
+}
+
+impl RunningReads {
+    fn add(&mut self, id: u64, task: AbortHandle) {
+        if self.by_id.len() >= self.sweep_at {
+            self.by_id.retain(|_, task| !task.is_finished());
+            self.sweep_at = (2 * self.by_id.len()).max(READS_SWEPT_MIN);
+        }
+        self.by_id.insert(id, task);
+    }
+
+    fn cancel(&mut self, id: u64) {
+        if let Some(task) = self.by_id.remove(&id) {
+            task.abort();
+        }
+    }
+}
+
+/// Whether a request changes nothing: then it may end anywhere.
+fn only_reads(request: &kv::KvRequest) -> bool {
+    use kv_request::Cmd;
+    matches!(request.cmd, Some(Cmd::Get(_) | Cmd::BatchGet(_) | Cmd::Scan(_) | Cmd::ScanLock(_)))
 }
 
 /// Point gets under a valid lease need no task.

@@ -18,6 +18,8 @@ pub mod status;
 pub mod store;
 
 #[cfg(test)]
+mod hop_tests;
+#[cfg(test)]
 mod node_tests;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use cairn_proto::kv::Priority;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::read_turns::{ReadTask, ReadTurns};
 use crate::raftstore::{Clock, RegionError};
@@ -133,6 +134,23 @@ impl ReadPool {
             let _slot = slot;
             work.await
         })
+    }
+
+    /// As [`ReadPool::spawn`], until it is cancelled: in the queue, between turns, or while it
+    /// waits for something, a slow caller for example.
+    pub fn spawn_until<F>(&self, slot: TaskSlot, work: F, cancel: CancellationToken)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let work = self.turns.in_turns(slot.task, work);
+        self.runtime.spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = work => {}
+            }
+        });
     }
 
     /// Runs a piece of work on a pool thread; it is not started any more once the

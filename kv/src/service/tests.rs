@@ -256,7 +256,7 @@ async fn concurrent_commands_on_one_key_lose_nothing() {
 }
 
 /// Raft traffic is not looked at here.
-struct NoRaft;
+pub(super) struct NoRaft;
 
 #[async_trait::async_trait]
 impl RaftIngress for NoRaft {
@@ -301,6 +301,7 @@ async fn serves_over_grpc() {
         kv::BatchCommandsRequest {
             request_ids: vec![1],
             requests: vec![request(Cmd::Prewrite(put("k", "v", 10)))],
+            ..Default::default()
         },
         kv::BatchCommandsRequest {
             request_ids: vec![2, 3],
@@ -308,6 +309,7 @@ async fn serves_over_grpc() {
                 request(Cmd::Get(kv::GetRequest { key: "x".into(), version: 5 })),
                 kv::KvRequest::default(),
             ],
+            ..Default::default()
         },
     ];
     let mut answers =

@@ -3,13 +3,15 @@
 //! Rows are read in batches at fresh timestamps; each batch's entries are written by a
 //! transaction of its own that also guards the rows' keys, so that a row changed meanwhile
 //! makes the batch start over. Writers maintain the index themselves by now (it is
-//! write-only), so what is filled in is never older than what they wrote.
+//! write-only), so what is filled in is never older than what they wrote. Nobody waits for a
+//! batch: its reads stand behind others in the stores.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_kv_client::{KeyRange, KvError, ScanOptions};
+use cairn_kv_client::{KeyRange, KvError, RequestScope, ScanOptions};
 use cairn_planner::catalog::TableInfo;
+use cairn_proto::kv::Priority;
 use cairn_types::{IndexId, keys};
 
 use crate::dml::{duplicate_entry, duplicate_key_error};
@@ -45,6 +47,7 @@ async fn batch(
     let Some(index) = index else { return Ok(None) };
     for _ in 0..TRIES_MAX {
         let transaction = Arc::new(session.domain.kv.begin(session.domain.now_ts().await?));
+        transaction.enter(RequestScope { priority: Priority::Low, ..session.scope().clone() });
         let options = ScanOptions { batch_size: BATCH_ROWS, ..ScanOptions::default() };
         let rows = transaction.snapshot().scan(range.clone(), options).next_batch().await?;
         let Some((last, _)) = rows.last() else { return Ok(None) };

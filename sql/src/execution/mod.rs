@@ -13,7 +13,6 @@ pub mod source;
 pub mod view;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cairn_executor::{BoxOperator, ExecContext, ExecError, RuntimeStats};
 use cairn_kv_client::KvError;
@@ -192,23 +191,20 @@ async fn stream_rows(
     stats: Option<Arc<RuntimeStats>>,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
-    let limit_ms = session.settings().max_execution_time_ms;
+    let deadline = session.scope().deadline;
     let work = async {
         let context = build_context(session, plan, view, parameters, stats).await?;
         let operator = builder::build(root, &context)?;
         let rows = send_rows(session, plan, operator, sink).await?;
         Ok::<_, SqlError>((rows, context))
     };
-    let (rows, mut context) = if limit_ms == 0 {
-        work.await?
-    } else {
-        let timed = tokio::time::timeout(Duration::from_millis(limit_ms), work).await;
-        timed.map_err(|_| {
-            SqlError::new(
-                errno::ER_QUERY_TIMEOUT,
-                "Query execution was interrupted, maximum statement execution time exceeded",
-            )
-        })??
+    let (rows, mut context) = match deadline {
+        None => work.await?,
+        // Also ends the wait for a client that does not read.
+        Some(deadline) => {
+            let timed = tokio::time::timeout(deadline.remaining(), work).await;
+            timed.map_err(|_| KvError::StatementTimeout)??
+        }
     };
     take_warnings(session, &mut context);
     session.found_rows = rows;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cairn_executor::operators::ChunkSource;
 use cairn_executor::plan::OpDesc;
 use cairn_executor::{BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource};
-use cairn_kv_client::{DistScan, DistScanRequest, KvClient, ScanPage};
+use cairn_kv_client::{DistScan, DistScanRequest, KvClient, RequestScope, ScanPage};
 use cairn_planner::plan::{CopInfo, Reader};
 use cairn_types::{Chunk, FieldType, MysqlError, TimeStamp};
 use futures::StreamExt;
@@ -54,6 +54,7 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         kv: Arc::clone(&context.kv),
         exec: context.exec.clone(),
         start_ts: context.view.start_ts(),
+        scope: context.view.snapshot().scope().clone(),
         remote: match Reader::remote_fragment(&fragment) {
             Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
             None => None,
@@ -70,6 +71,7 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         desc: reader.desc,
         concurrency: context.scan_concurrency,
         limit_hint: reader.limit.as_ref().map(|limit| limit.total(&eval.params)),
+        scope: scan.scope.clone(),
         ..DistScanRequest::new(
             context.view.start_ts(),
             Arc::new(fragment.to_proto()?),
@@ -94,6 +96,7 @@ struct DistributedRead {
     kv: Arc<KvClient>,
     exec: ExecContext,
     start_ts: TimeStamp,
+    scope: RequestScope,
     /// The second step's fragment.
     remote: Option<Arc<cairn_proto::cop::Fragment>>,
     scan: Option<DistScan>,
@@ -132,6 +135,7 @@ impl DistributedRead {
             let ranges = keys.iter().map(|key| client_range(&KeyRange::point(key))).collect();
             let request = DistScanRequest {
                 concurrency: self.concurrency,
+                scope: self.scope.clone(),
                 ..DistScanRequest::new(self.start_ts, remote, ranges)
             };
             self.scan = Some(self.kv.dist_scan(request));

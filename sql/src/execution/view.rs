@@ -40,21 +40,25 @@ impl ReadView {
         if let Some((transaction, _)) = session.reading_transaction().await? {
             return Ok(ReadView::Transaction(transaction));
         }
-        let start_ts = session.domain.now_ts().await?;
-        Ok(ReadView::Snapshot(session.domain.kv.snapshot(start_ts)))
+        let scope = session.scope().clone();
+        let start_ts = scope.run(session.domain.now_ts()).await??;
+        Ok(ReadView::Snapshot(session.domain.kv.snapshot(start_ts).within(scope)))
     }
 
     /// The committed data below.
-    pub fn snapshot(&self) -> &Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         match self {
-            ReadView::Snapshot(snapshot) => snapshot,
+            ReadView::Snapshot(snapshot) => snapshot.clone(),
             ReadView::Transaction(transaction) => transaction.snapshot(),
         }
     }
 
     /// The timestamp of the committed data.
     pub fn start_ts(&self) -> TimeStamp {
-        self.snapshot().start_ts()
+        match self {
+            ReadView::Snapshot(snapshot) => snapshot.start_ts(),
+            ReadView::Transaction(transaction) => transaction.start_ts(),
+        }
     }
 
     /// The value of a key.

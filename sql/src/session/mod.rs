@@ -7,6 +7,7 @@
 //! **Concurrency.** One task owns a session. Functions that run inside operators reach it
 //! through [`shared::SessionShared`] alone.
 
+pub mod bounds;
 pub mod prepared;
 mod raw_literals;
 pub mod shared;
@@ -36,6 +37,7 @@ use crate::protocol::ColumnDefinition;
 use crate::protocol::constants::status;
 use crate::variables::{self, SessionVariables, Settings};
 
+use bounds::Bounds;
 use prepared::PreparedStatements;
 use shared::SessionShared;
 use transaction::TransactionState;
@@ -86,7 +88,7 @@ pub struct Session {
     /// Rows of `SHOW … WHERE` while its filter runs.
     pub given_rows: Option<Arc<crate::infoschema::Rows>>,
     release: bool,
-    token: CancellationToken,
+    bounds: Bounds,
 }
 
 impl Session {
@@ -115,7 +117,7 @@ impl Session {
             found_rows: 0,
             given_rows: None,
             release: false,
-            token,
+            bounds: Bounds::new(token),
             domain,
             process,
         };
@@ -307,19 +309,14 @@ impl Session {
     /// Begins a statement: its cancellation and, for all but diagnostic statements, a
     /// clean diagnostics area.
     pub fn begin_statement(&mut self, token: CancellationToken) {
-        self.token = token;
-        self.shared.begin_statement(self.token.clone());
+        self.shared.begin_statement(token.clone());
+        self.bounds = Bounds::new(token);
         self.domain.count_statement();
-    }
-
-    /// Cancelled when the statement must stop.
-    pub fn token(&self) -> &CancellationToken {
-        &self.token
     }
 
     /// An error if the statement was cancelled.
     pub fn check_cancelled(&self) -> Result<()> {
-        if self.token.is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) }
+        if self.token().is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) }
     }
 
     /// A context for the expressions of one statement.

@@ -27,8 +27,13 @@ pub struct SessionShared {
 impl SessionShared {
     /// A statement begins; `SLEEP` ends when its token is cancelled.
     pub fn begin_statement(&self, token: CancellationToken) {
-        *self.token.lock() = token;
+        self.set_token(token);
         self.last_insert_id_given.store(false, Ordering::Relaxed);
+    }
+
+    /// From here on the running statement ends with this token.
+    pub fn set_token(&self, token: CancellationToken) {
+        *self.token.lock() = token;
     }
 
     /// `LAST_INSERT_ID()`.

@@ -116,7 +116,9 @@ impl Session {
         }
         self.hold_schema();
         let schema = self.schema();
-        let transaction = Arc::new(self.domain.kv.begin(self.domain.now_ts().await?));
+        let start_ts = self.scope().run(self.domain.now_ts()).await??;
+        let transaction = Arc::new(self.domain.kv.begin(start_ts));
+        transaction.enter(self.scope().clone());
         Ok(StatementTransaction { transaction, schema, checkpoint: None })
     }
 
@@ -164,6 +166,7 @@ impl Session {
             return Ok(transaction.rollback().await?);
         }
         self.domain.check_schema_lease()?;
+        transaction.enter(self.scope().clone());
         match transaction.commit().await {
             Ok(_) => Ok(()),
             Err(KvError::KeyExists { key, .. }) => {
@@ -205,13 +208,14 @@ impl Session {
             // is held before the timestamp is taken: an index that it reads is whole by then.
             let hold = self.transaction.statement_hold.take();
             let hold = hold.unwrap_or_else(|| self.domain.schema.hold());
-            let start_ts = self.domain.now_ts().await?;
+            let start_ts = self.scope().run(self.domain.now_ts()).await??;
             let transaction = Arc::new(self.domain.kv.begin(start_ts));
             if let Some(open) = &mut self.transaction.open {
                 open.started = Some(Started { transaction, hold, savepoints: Vec::new() });
             }
         }
         let started = self.transaction.started().ok_or(SqlError::Interrupted)?;
+        started.transaction.enter(self.scope().clone());
         Ok((Arc::clone(&started.transaction), Arc::clone(started.hold.schema())))
     }
 

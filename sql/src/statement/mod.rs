@@ -72,6 +72,8 @@ async fn run(
     }
     let previous_row_count = session.row_count;
     let outcome = dispatch(session, statement, text, parameters, sink).await;
+    let outcome = outcome.map_err(|error| session.tell_interruption(error));
+    session.end_bounds();
     session.release_schema();
     if outcome.is_ok() && session.row_count == previous_row_count && !is_change(statement) {
         session.row_count = if matches!(statement, Statement::Query(_)) { -1 } else { 0 };
@@ -128,6 +130,7 @@ async fn dispatch(
     parameters: &Parameters,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
+    session.bound_statement(statement);
     match statement {
         Statement::Query(_) => {
             session.hold_schema();
@@ -144,6 +147,7 @@ async fn dispatch(
         Statement::SplitTable(split) => regions::split(session, split, sink).await,
         Statement::Explain(explain) => match &explain.target {
             ExplainTarget::Statement(target) => {
+                session.bound_statement(target);
                 explain::run(session, explain, target, parameters, sink).await
             }
             ExplainTarget::Connection(_) => Err(SqlError::not_supported("EXPLAIN FOR CONNECTION")),

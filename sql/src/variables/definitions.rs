@@ -105,6 +105,8 @@ const fn other_var(
 /// Levels of isolation as `transaction_isolation` names them.
 const ISOLATION_LEVELS: &[&str] =
     &["READ-UNCOMMITTED", "READ-COMMITTED", "REPEATABLE-READ", "SERIALIZABLE"];
+/// What `tidb_force_priority` makes of every statement.
+const PRIORITIES: &[&str] = &["NO_PRIORITY", "LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED"];
 /// Ten minutes to a year, as in TiDB.
 const GC_TIME: Kind = Kind::Duration { min_s: 600, max_s: 31_536_000 };
 const I31: i64 = i32::MAX as i64;
@@ -279,6 +281,7 @@ pub const DEFINITIONS: &[Definition] = &[
     bool_var("tidb_enable_clustered_index", Both, true),
     bool_var("tidb_enable_prepared_plan_cache", Both, true),
     int_var("tidb_executor_concurrency", Both, "5", 1, 256),
+    enum_var("tidb_force_priority", Both, "NO_PRIORITY", PRIORITIES),
     bool_var("tidb_gc_enable", Global, true),
     other_var("tidb_gc_life_time", Global, GC_TIME, "10m0s"),
     int_var("tidb_gc_max_wait_time", Global, "86400", 600, 31_536_000),

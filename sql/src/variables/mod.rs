@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_expr::SqlMode;
+use cairn_parser::ast::Priority;
 use cairn_types::collation::Charset;
 use cairn_types::{Collation, Datum, FieldType, TimeZone, errno};
 
@@ -176,6 +177,8 @@ pub struct Settings {
     pub charset_client: Charset,
     /// `max_execution_time`; 0: none.
     pub max_execution_time_ms: u64,
+    /// `tidb_force_priority`, over what a statement says itself.
+    pub forced_priority: Option<Priority>,
     /// `wait_timeout`.
     pub wait_timeout_s: u64,
     /// `tidb_mem_quota_query`; 0: none.
@@ -217,6 +220,12 @@ impl Settings {
             charset_client: Charset::from_name(text("character_set_client"))
                 .unwrap_or(Charset::Utf8mb4),
             max_execution_time_ms: unsigned("max_execution_time"),
+            forced_priority: match text("tidb_force_priority") {
+                "LOW_PRIORITY" => Some(Priority::Low),
+                "HIGH_PRIORITY" => Some(Priority::High),
+                "DELAYED" => Some(Priority::Delayed),
+                _ => None,
+            },
             wait_timeout_s: unsigned("wait_timeout"),
             memory_quota_bytes: unsigned("tidb_mem_quota_query"),
             scan_concurrency: unsigned("tidb_distsql_scan_concurrency") as usize,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::cop::Fragment;
-use cairn_proto::kv::{CopWarning, ExecSummaries, Priority};
+use cairn_proto::kv::{CopWarning, ExecSummaries};
 use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -30,6 +30,7 @@ use crate::client::KvClient;
 use crate::error::KvError;
 use crate::region_cache::KeyRange;
 use crate::request::wait_for_pd;
+use crate::scope::RequestScope;
 use reader::TaskReader;
 
 /// Tasks read at once unless the request says otherwise.
@@ -56,8 +57,8 @@ pub struct DistScanRequest {
     pub concurrency: usize,
     /// Rows after which the consumer stops, if it knows.
     pub limit_hint: Option<u64>,
-    /// Importance to the stores.
-    pub priority: Priority,
+    /// The bounds of the statement that scans.
+    pub scope: RequestScope,
 }
 
 impl DistScanRequest {
@@ -75,7 +76,7 @@ impl DistScanRequest {
             desc: false,
             concurrency: 0,
             limit_hint: None,
-            priority: Priority::Normal,
+            scope: RequestScope::default(),
         }
     }
 }
@@ -174,7 +175,7 @@ async fn plan(client: &Arc<KvClient>, request: &DistScanRequest) -> Result<State
     if few_rows || request.concurrency == 1 || request.ranges.is_empty() {
         return Ok(State::Single(Box::new(reader(request.ranges.clone()))));
     }
-    let mut tasks = tasks_of(client, &request.ranges).await?;
+    let mut tasks = tasks_of(client, request).await?;
     if tasks.len() == 1 {
         return Ok(State::Single(Box::new(reader(request.ranges.clone()))));
     }
@@ -211,13 +212,13 @@ async fn plan(client: &Arc<KvClient>, request: &DistScanRequest) -> Result<State
 /// One list of ranges per region, in key order.
 async fn tasks_of(
     client: &Arc<KvClient>,
-    ranges: &[KeyRange],
+    request: &DistScanRequest,
 ) -> Result<Vec<Vec<KeyRange>>, KvError> {
     let mut tasks: Vec<(u64, Vec<KeyRange>)> = Vec::new();
-    let mut retrier = client.retrier();
-    for range in ranges {
+    let mut retrier = client.retrier().within(&request.scope);
+    for range in &request.ranges {
         let regions = loop {
-            match client.cache.locate_range(range).await {
+            match request.scope.run(client.cache.locate_range(range)).await? {
                 Ok(regions) => break regions,
                 Err(error) => wait_for_pd(error, &mut retrier).await?,
             }

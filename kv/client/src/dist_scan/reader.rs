@@ -71,10 +71,10 @@ impl TaskReader {
         request: &DistScanRequest,
         ranges: Vec<KeyRange>,
     ) -> TaskReader {
-        let snapshot = client.snapshot(request.start_ts).with_priority(request.priority);
+        let snapshot = client.snapshot(request.start_ts).within(request.scope.clone());
         let page_rows = request.limit_hint.unwrap_or(0).min(FIRST_PAGE_ROWS_MAX);
         TaskReader {
-            retrier: client.retrier_for(PAGE_TIMEOUT_MS),
+            retrier: client.retrier_for(PAGE_TIMEOUT_MS).within(&request.scope),
             client,
             snapshot,
             fragment: request.fragment.clone(),
@@ -107,17 +107,11 @@ impl TaskReader {
             };
             let wait =
                 tokio::time::timeout(self.retrier.deadline().remaining(), running.stream.next());
-            match wait.await {
+            match self.retrier.scope().run(wait).await? {
                 Ok(Some(Ok(response))) => self.take(running, response).await?,
                 Ok(Some(Err(error))) => self.broken(&running.region, error).await?,
                 Ok(None) => self.end(&running),
-                Err(_) => {
-                    let error = TransportError::DeadlineExceeded {
-                        address: format!("store {}", running.region.leader.store_id),
-                        timeout_ms: PAGE_TIMEOUT_MS,
-                    };
-                    self.broken(&running.region, error).await?;
-                }
+                Err(_) => self.broken(&running.region, late(&running.region)).await?,
             }
         }
     }
@@ -147,7 +141,12 @@ impl TaskReader {
             page_rows: self.page_rows,
         };
         let opened = match self.client.cache.service_of(&region).await {
-            Ok(service) => service.coprocessor(request).await,
+            Ok(service) => {
+                let opening = service.coprocessor(request);
+                let opening = tokio::time::timeout(self.retrier.deadline().remaining(), opening);
+                let opened = self.retrier.scope().run(opening).await?;
+                opened.unwrap_or_else(|_| Err(late(&region)))
+            }
             Err(error) => Err(error),
         };
         match opened {
@@ -167,7 +166,7 @@ impl TaskReader {
         }
         let end = self.rest.back().map(|range| range.end.clone()).unwrap_or_default();
         loop {
-            match cache.locate_before(&end).await {
+            match self.retrier.scope().run(cache.locate_before(&end)).await? {
                 Ok(region) => return Ok(region),
                 Err(error) => wait_for_pd(error, &mut self.retrier).await?,
             }
@@ -217,7 +216,7 @@ impl TaskReader {
                 message: error.message,
             });
         }
-        self.retrier = self.client.retrier_for(PAGE_TIMEOUT_MS);
+        self.retrier = self.client.retrier_for(PAGE_TIMEOUT_MS).within(self.snapshot.scope());
         let last = response.summaries.is_some();
         self.held_bytes += response.chunk.len();
         self.held.push(ScanPage {
@@ -291,6 +290,8 @@ impl TaskReader {
         region: &CachedRegion,
         error: TransportError,
     ) -> Result<(), KvError> {
+        // A statement that is over says nothing about the store.
+        self.retrier.scope().check()?;
         self.drop_held(|| error.to_string())?;
         self.client.cache.after_transport_error(region, &error, &mut self.retrier).await
     }
@@ -308,5 +309,13 @@ impl TaskReader {
         self.held.clear();
         self.held_bytes = 0;
         Ok(())
+    }
+}
+
+/// No page came in time.
+fn late(region: &CachedRegion) -> TransportError {
+    TransportError::DeadlineExceeded {
+        address: format!("store {}", region.leader.store_id),
+        timeout_ms: PAGE_TIMEOUT_MS,
     }
 }

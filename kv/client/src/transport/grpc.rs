@@ -4,7 +4,8 @@
 //! them into a bounded queue; the stream's task takes whatever waits there as one
 //! batch and hands it to the socket. While the socket is busy the queue fills, so
 //! batches grow by load alone and no timer delays a lone request. Answers come in
-//! any order and are matched by id.
+//! any order and are matched by id. A caller that stops waiting has its request taken back: the
+//! store is told with the next message, and ends what only reads.
 //!
 //! **Silence.** A store that is cut off or stopped sends no error: packets just
 //! stop coming. So connections are pinged often, and a stream whose pings are not
@@ -20,6 +21,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -84,7 +86,11 @@ impl StoreConnector for GrpcConnector {
 
 type Answer = Result<KvResponse, TransportError>;
 
+/// Tells a request from all others of its [`GrpcStore`], whatever stream carries it.
+type RequestId = u64;
+
 struct Waiting {
+    id: RequestId,
     request: KvRequest,
     answer: oneshot::Sender<Answer>,
 }
@@ -98,6 +104,24 @@ pub struct GrpcStore {
     channel: Result<Channel, String>,
     away: Away,
     queue: mpsc::Sender<Waiting>,
+    /// Requests whose callers have stopped waiting.
+    given_up: mpsc::Sender<RequestId>,
+    next_id: AtomicU64,
+}
+
+/// Takes a request back if its caller is dropped before the answer. When too many are given up
+/// at once, the store ends the rest at their deadlines.
+struct Caller<'a> {
+    given_up: Option<&'a mpsc::Sender<RequestId>>,
+    id: RequestId,
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        if let Some(given_up) = self.given_up {
+            let _ = given_up.try_send(self.id);
+        }
+    }
 }
 
 impl GrpcStore {
@@ -106,6 +130,7 @@ impl GrpcStore {
         let address: Arc<str> = address.into();
         let channel = endpoint(&address).map(|endpoint| endpoint.connect_lazy());
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
+        let (given_up, given_up_ids) = mpsc::channel(QUEUE_MAX);
         let away = Away::default();
         if let Ok(channel) = &channel {
             let task = Task {
@@ -113,10 +138,11 @@ impl GrpcStore {
                 channel: channel.clone(),
                 away: away.clone(),
                 requests,
+                given_up: given_up_ids,
             };
             tokio::spawn(task.run());
         }
-        GrpcStore { address, channel, away, queue }
+        GrpcStore { address, channel, away, queue, given_up, next_id: AtomicU64::new(1) }
     }
 
     /// The connection, unless it is known that nobody is at its other end.
@@ -162,13 +188,21 @@ impl KvStoreService for GrpcStore {
             Some(context) if context.timeout_ms > 0 => context.timeout_ms,
             _ => DEFAULT_TIMEOUT_MS,
         };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // Dropped behind the receiver: a request that is taken back is seen as closed.
+        let mut caller = Caller { given_up: None, id };
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { request, answer }).map_err(|error| match error {
+        self.queue.try_send(Waiting { id, request, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => self.unreachable("too many requests wait"),
             mpsc::error::TrySendError::Closed(_) => self.unreachable("the connection is closed"),
         })?;
+        caller.given_up = Some(&self.given_up);
         let timeout = Duration::from_millis(u64::from(timeout_ms)) + GRACE;
-        match tokio::time::timeout(timeout, answered).await {
+        let answered = tokio::time::timeout(timeout, answered).await;
+        if answered.is_ok() {
+            caller.given_up = None;
+        }
+        match answered {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(TransportError::ConnectionLost {
                 address: self.address.to_string(),
@@ -216,6 +250,7 @@ struct Task {
     channel: Channel,
     away: Away,
     requests: mpsc::Receiver<Waiting>,
+    given_up: mpsc::Receiver<RequestId>,
 }
 
 impl Task {
@@ -238,7 +273,8 @@ impl Task {
                     }
                 }
             };
-            let reason = stream.serve(std::mem::take(&mut batch), &mut self.requests).await;
+            let (requests, given_up) = (&mut self.requests, &mut self.given_up);
+            let reason = stream.serve(std::mem::take(&mut batch), requests, given_up).await;
             tracing::debug!(address = %self.address, reason, "stream of a store ended");
             stream.fail_waiting(&reason);
             if self.requests.is_closed() {
@@ -287,7 +323,8 @@ async fn open(address: &Arc<str>, channel: &Channel) -> Result<Stream, String> {
     let opened = stub(channel.clone()).batch_commands(ReceiverStream::new(messages)).await;
     let incoming = opened.map_err(|status| status.to_string())?.into_inner();
     let address = address.clone();
-    Ok(Stream { address, outgoing, incoming, waiting: HashMap::default(), next_id: 1 })
+    let (waiting, cancelled) = (HashMap::default(), Vec::new());
+    Ok(Stream { address, outgoing, incoming, waiting, cancelled })
 }
 
 /// One open stream.
@@ -295,8 +332,9 @@ struct Stream {
     address: Arc<str>,
     outgoing: mpsc::Sender<BatchCommandsRequest>,
     incoming: Streaming<BatchCommandsResponse>,
-    waiting: HashMap<u64, oneshot::Sender<Answer>, foldhash::fast::RandomState>,
-    next_id: u64,
+    waiting: HashMap<RequestId, oneshot::Sender<Answer>, foldhash::fast::RandomState>,
+    /// Sent and given up; the store is to be told.
+    cancelled: Vec<RequestId>,
 }
 
 impl Stream {
@@ -306,15 +344,19 @@ impl Stream {
         &mut self,
         mut batch: Vec<Waiting>,
         requests: &mut mpsc::Receiver<Waiting>,
+        given_up: &mut mpsc::Receiver<RequestId>,
     ) -> String {
         loop {
-            while !batch.is_empty() {
+            while !batch.is_empty() || !self.cancelled.is_empty() {
                 // Answers keep coming in while the socket is busy.
                 tokio::select! {
                     permit = self.outgoing.clone().reserve_owned() => match permit {
                         Ok(permit) => {
                             while batch.len() < BATCH_MAX && let Ok(more) = requests.try_recv() {
                                 batch.push(more);
+                            }
+                            while let Ok(id) = given_up.try_recv() {
+                                self.give_up(id);
                             }
                             permit.send(self.message(&mut batch));
                         }
@@ -337,22 +379,30 @@ impl Stream {
                 count = requests.recv_many(&mut batch, BATCH_MAX), if may_send => if count == 0 {
                     return "the client has closed the connection".into();
                 },
+                Some(id) = given_up.recv() => self.give_up(id),
             }
         }
     }
 
     fn message(&mut self, batch: &mut Vec<Waiting>) -> BatchCommandsRequest {
-        let mut message = BatchCommandsRequest::default();
-        for Waiting { request, answer } in batch.drain(..) {
+        let cancelled_ids = std::mem::take(&mut self.cancelled);
+        let mut message = BatchCommandsRequest { cancelled_ids, ..Default::default() };
+        for Waiting { id, request, answer } in batch.drain(..) {
             if answer.is_closed() {
                 continue;
             }
-            message.request_ids.push(self.next_id);
+            message.request_ids.push(id);
             message.requests.push(request);
-            self.waiting.insert(self.next_id, answer);
-            self.next_id += 1;
+            self.waiting.insert(id, answer);
         }
         message
+    }
+
+    /// Nobody waits for the answer any more. What has not been sent is not sent.
+    fn give_up(&mut self, id: RequestId) {
+        if self.waiting.remove(&id).is_some() {
+            self.cancelled.push(id);
+        }
     }
 
     fn receive(

@@ -33,6 +33,7 @@ use crate::client::KvClient;
 use crate::error::{KvError, ShownKey};
 use crate::lock_resolver::{LockOutcome, wait_for_lock};
 use crate::request::{Cmd, RequestOptions, expect_response};
+use crate::scope::RequestScope;
 
 /// Life of a lock without a heartbeat.
 const LOCK_TTL_BASE_MS: u64 = 3_000;
@@ -71,6 +72,8 @@ pub(crate) struct Committer {
     /// Position of the primary: the first mutation that leaves a lock.
     pub(super) primary: Option<usize>,
     size_bytes: u64,
+    /// Ends the wait for other transactions' locks; never a request that may have effect.
+    scope: RequestScope,
 }
 
 /// What every prewrite of a transaction says.
@@ -86,6 +89,7 @@ impl Committer {
         client: Arc<KvClient>,
         start_ts: TimeStamp,
         buffer: &MemBuffer,
+        scope: RequestScope,
     ) -> Option<Committer> {
         let mutations: Vec<Mutation> =
             buffer.iter().filter_map(|(key, entry)| mutation(key, entry)).collect();
@@ -99,6 +103,7 @@ impl Committer {
             mutations: Mutations(Arc::new(mutations)),
             primary,
             size_bytes: buffer.size_bytes(),
+            scope,
         })
     }
 
@@ -202,7 +207,8 @@ impl Committer {
         terms: PrewriteTerms,
         retrier: &mut Retrier,
     ) -> Result<Prewritten, KvError> {
-        let mut lock_wait = self.client.retrier_for(self.client.config.lock_wait_timeout_ms);
+        let lock_wait = self.client.retrier_for(self.client.config.lock_wait_timeout_ms);
+        let mut lock_wait = lock_wait.within(&self.scope);
         let mut rest = run;
         let mut outcome = Prewritten::Locked;
         while !rest.is_empty() {

@@ -32,6 +32,7 @@ use parking_lot::RwLock;
 use crate::client::KvClient;
 use crate::error::KvError;
 use crate::region_cache::KeyRange;
+use crate::scope::RequestScope;
 use crate::snapshot::{KvMap, Snapshot};
 use commit::Committer;
 use membuffer::{BufferLimits, BufferedValue, Checkpoint, KeyFlags, MemBuffer};
@@ -57,7 +58,8 @@ pub struct BufferedPair {
 /// A transaction. Shared by reference: its parts lock what they change.
 pub struct Transaction {
     client: Arc<KvClient>,
-    snapshot: Snapshot,
+    /// Bounded by the statement that runs.
+    snapshot: RwLock<Snapshot>,
     start_ts: TimeStamp,
     buffer: RwLock<MemBuffer>,
     ended: AtomicBool,
@@ -70,7 +72,7 @@ impl Transaction {
             entry_bytes_max: client.config.entry_size_bytes_max,
         };
         Transaction {
-            snapshot: client.snapshot(start_ts),
+            snapshot: RwLock::new(client.snapshot(start_ts)),
             client,
             start_ts,
             buffer: RwLock::new(MemBuffer::new(limits)),
@@ -83,16 +85,24 @@ impl Transaction {
         self.start_ts
     }
 
-    /// The read view below the transaction's own writes.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    /// A statement begins: what is read from here on, and the wait for locks of a commit,
+    /// keeps within its bounds.
+    pub fn enter(&self, scope: RequestScope) {
+        let mut snapshot = self.snapshot.write();
+        *snapshot = snapshot.clone().within(scope);
+    }
+
+    /// The read view below the transaction's own writes, within the bounds of the statement
+    /// that runs.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.read().clone()
     }
 
     /// A key as this transaction sees it.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         match self.buffered(key) {
             Some(value) => Ok(value),
-            None => self.snapshot.get(key).await,
+            None => self.snapshot().get(key).await,
         }
     }
 
@@ -110,7 +120,7 @@ impl Transaction {
             }
         }
         if !below.is_empty() {
-            found.extend(self.snapshot.batch_get(&below).await?);
+            found.extend(self.snapshot().batch_get(&below).await?);
         }
         Ok(found)
     }
@@ -232,11 +242,13 @@ impl Transaction {
         self.end()?;
         if !self.is_read_only() {
             // Records of conflicting writers may have been collected.
-            self.snapshot.check_visible()?;
+            self.snapshot.read().check_visible()?;
         }
+        // A commit has no deadline: what it has begun must end one way or the other.
+        let scope = RequestScope { deadline: None, ..self.snapshot.read().scope().clone() };
         let committer = {
             let buffer = self.buffer.read();
-            Committer::new(self.client.clone(), self.start_ts, &buffer)
+            Committer::new(self.client.clone(), self.start_ts, &buffer, scope)
         };
         match committer {
             Some(committer) => Arc::new(committer).run().await,

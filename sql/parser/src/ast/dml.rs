@@ -49,7 +49,7 @@ pub struct RowAlias {
     pub columns: Vec<String>,
 }
 
-/// Words about the priority of a change; parsed and of no effect.
+/// Words about the priority of a change: how its reads stand among others in the stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Priority {
     /// `LOW_PRIORITY`.
