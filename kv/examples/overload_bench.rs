@@ -16,6 +16,7 @@ use cairn_executor::plan::{
     EvalSettings, Fragment, OpDesc, ScanColumn, SelectionDesc, TableScanDesc,
 };
 use cairn_expr::{EvalContext, Expr, build_function};
+use cairn_kv::gc::VersionFilter;
 use cairn_kv::mvcc::{MvccTxn, Write, WriteKind, keys};
 use cairn_kv::raftstore::state::bootstrap_region;
 use cairn_kv::raftstore::{
@@ -184,7 +185,8 @@ fn main() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = arguments.next().map_or(cores, |threads| threads as usize);
     let pool = Arc::new(ReadPool::new(threads, clock.clone()).expect("a pool"));
-    let service = Arc::new(StoreService::new(store.kv(), clock, None, pool));
+    let service =
+        Arc::new(StoreService::new(store.kv(), clock, None, pool, VersionFilter::default()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let context = kv::Context { region_id: 1, epoch, peer: Some(peer), ..kv::Context::default() };
     let runtime = runtime.expect("a runtime");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_pd_client::backoff::{Backoff, RetryBudget};
+use cairn_proto::kv::Priority;
 use tokio::time::Instant;
 
 use crate::error::KvError;
@@ -169,7 +170,10 @@ impl Retrier {
         }
         // The first repeat of a request is free: without it, one restarted store
         // would fail every client whose budget another store has spent.
-        if kind.costs_budget() && !self.budget.spend() && !first {
+        // What stands behind everything else is refused first and may wait: its repeats are
+        // rare by the pauses between them.
+        let is_free = first || self.scope.priority == Priority::Low;
+        if kind.costs_budget() && !is_free && !self.budget.spend() {
             return Err(exhausted(kind, format!("retry budget is spent: {}", reason())));
         }
         self.scope.run(tokio::time::sleep(delay)).await

@@ -101,7 +101,7 @@ impl KvClient {
         if let Some(fate) = self.statuses.get(lock.start_ts) {
             return Ok(TxnStatus::Final(fate));
         }
-        let current_ts = self.current_ts().await?;
+        let current_ts = retrier.scope().run(self.current_ts()).await??;
         let expires_ms = TimeStamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
         let mut request = CheckTxnStatusRequest {
             primary_key: lock.primary.clone(),

@@ -102,8 +102,9 @@ impl Collector {
                 match self.pd.get_gc_safe_point().await {
                     Ok(safe_point) if safe_point > done => {
                         self.filter.raise(safe_point);
-                        self.visit_replicas(safe_point, &mut clean).await;
-                        done = safe_point;
+                        if self.visit_replicas(safe_point, &mut clean).await {
+                            done = safe_point;
+                        }
                     }
                     Ok(_) => {}
                     Err(error) => tracing::debug!(%error, "no safe point"),
@@ -117,13 +118,25 @@ impl Collector {
         }
     }
 
-    /// Visits every replica that may hold garbage; `clean` says which do not.
-    pub async fn visit_replicas(&self, safe_point: TimeStamp, clean: &mut HashMap<RegionId, u64>) {
+    /// Visits every replica that may hold garbage; `clean` says which do not. Answers whether
+    /// the store told what it holds: it does not when it is busy.
+    async fn visit_replicas(
+        &self,
+        safe_point: TimeStamp,
+        clean: &mut HashMap<RegionId, u64>,
+    ) -> bool {
         let infos = self.router.region_infos();
+        if infos.is_empty() {
+            return false;
+        }
         let id_of = |info: &RegionPeerInfo| info.region.as_ref().map(|region| RegionId(region.id));
         clean.retain(|id, _| infos.iter().any(|info| id_of(info) == Some(*id)));
         for info in infos {
-            let Some(region) = &info.region else { continue };
+            // A peer that waits for its first Raft snapshot has no range and no data yet.
+            let Some(region) = info.region.as_ref().filter(|region| !region.peers.is_empty())
+            else {
+                continue;
+            };
             let id = RegionId(region.id);
             if clean.get(&id) == Some(&info.applied_index) {
                 continue;
@@ -139,6 +152,7 @@ impl Collector {
                 Err(error) => tracing::debug!(region = region.id, %error, "collection stopped"),
             }
         }
+        true
     }
 
     /// Cleans a replica; whether nothing was to be done and will not be unless it is written.
@@ -151,12 +165,13 @@ impl Collector {
         if survey.is_worth_compacting(survey.garbage) {
             self.compact(region).await?;
         }
-        let removed = self.collect(region, safe_point).await?;
+        let mut removed = 0;
+        let outcome = self.collect(region, safe_point, &mut removed).await;
         // Tombstones take space and slow readers down as what they removed did.
         if survey.is_worth_compacting(removed) {
             self.compact(region).await?;
         }
-        Ok(false)
+        outcome.map(|()| false)
     }
 
     async fn survey(&self, region: &Region, safe_point: TimeStamp) -> Result<Survey, CollectError> {
@@ -178,16 +193,20 @@ impl Collector {
         Ok(())
     }
 
-    /// Removes what is left; answers how many versions.
-    async fn collect(&self, region: &Region, safe_point: TimeStamp) -> Result<u64, CollectError> {
+    /// Removes what is left; `removed` counts versions, also of a walk that ends early.
+    async fn collect(
+        &self,
+        region: &Region,
+        safe_point: TimeStamp,
+        removed: &mut u64,
+    ) -> Result<(), CollectError> {
         let mut walk = walk_through(region, safe_point);
-        let mut removed = 0;
         loop {
             let (next, round) = self.router.collect_garbage(walk).await?;
             let round = round?;
-            removed += round.removed;
+            *removed += round.removed;
             if !round.has_more {
-                return Ok(removed);
+                return Ok(());
             }
             walk = next;
             tokio::time::sleep(ROUND_PAUSE).await;

@@ -58,8 +58,13 @@ impl Served {
         kv.engine.write(txn.into_batch(), false).unwrap();
         let clock = Arc::new(SystemClock::new());
         let pool = Arc::new(ReadPool::on(Runtime::current(), 1, Arc::clone(&clock) as _));
-        let service =
-            Arc::new(StoreService::new(Arc::clone(&kv) as _, clock, None, Arc::clone(&pool)));
+        let service = Arc::new(StoreService::new(
+            Arc::clone(&kv) as _,
+            clock,
+            None,
+            Arc::clone(&pool),
+            crate::gc::VersionFilter::default(),
+        ));
         let stop = CancellationToken::new();
         let mut store = meta::Store { id: 1, ..Default::default() };
         let connector: Arc<dyn StoreConnector> = if over_grpc {

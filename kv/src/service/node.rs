@@ -99,6 +99,8 @@ impl StoreNode {
         let filter = gc::VersionFilter::default();
         engine.set_garbage_filter(Arc::new(filter.clone()));
         let store_id = take_place(&config, &*engines.kv, &*pd).await?;
+        // Before anybody is served: what was collected here, or elsewhere, is known.
+        filter.raise(pd.get_gc_safe_point().await?);
 
         let runtime = tokio::runtime::Handle::current();
         let grpc: Arc<dyn Transport> =
@@ -130,7 +132,13 @@ impl StoreNode {
             Arc::clone(&clock) as _,
             filter.clone(),
         ));
-        let service = Arc::new(StoreService::new(raft.kv(), clock, Some(tso), Arc::clone(&pool)));
+        let service = Arc::new(StoreService::new(
+            raft.kv(),
+            clock,
+            Some(tso),
+            Arc::clone(&pool),
+            filter.clone(),
+        ));
         let stop = CancellationToken::new();
         tokio::spawn({
             let (checker, stop) = (Arc::clone(&checker), stop.clone());

@@ -13,6 +13,7 @@ use super::metrics::Metrics;
 use super::read_pool::ReadPool;
 use super::reads::{ReadAt, Reads};
 use crate::coprocessor::Endpoint;
+use crate::gc::VersionFilter;
 use crate::mvcc::keys::range_bounds;
 use crate::raftstore::{
     Clock, Deadline, PeerId, RaftKv, RegionContext, RegionEpoch, RegionError, RegionId, StoreId,
@@ -30,17 +31,24 @@ pub struct StoreService {
 }
 
 impl StoreService {
-    /// A service over `kv`. Without `tso` one-phase commit always falls back.
+    /// A service over `kv`. Without `tso` one-phase commit always falls back. Records below the
+    /// safe point of `collected` may be gone.
     pub fn new(
         kv: Arc<dyn RaftKv>,
         clock: Arc<dyn Clock>,
         tso: Option<Arc<dyn TsoSource>>,
         pool: Arc<ReadPool>,
+        collected: VersionFilter,
     ) -> StoreService {
         let max_ts = Arc::new(MaxTs::default());
         kv.set_read_guard(Arc::clone(&max_ts) as _);
-        let scheduler =
-            Scheduler::new(Arc::clone(&kv), Arc::clone(&clock), Arc::clone(&max_ts), tso);
+        let scheduler = Scheduler::new(
+            Arc::clone(&kv),
+            Arc::clone(&clock),
+            Arc::clone(&max_ts),
+            tso,
+            collected,
+        );
         let endpoint = Endpoint::new(
             Arc::clone(&kv),
             Arc::clone(&clock),
@@ -54,11 +62,6 @@ impl StoreService {
     /// Counters for the status server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
-    }
-
-    /// The transaction commands' scheduler, for background work on keys.
-    pub fn scheduler(&self) -> &Arc<Scheduler> {
-        &self.scheduler
     }
 
     /// Transaction commands under way.

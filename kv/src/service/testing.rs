@@ -16,6 +16,7 @@ use cairn_types::TimeStamp;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 
+use crate::gc::VersionFilter;
 use crate::keys::region_contains;
 use crate::raftstore::{
     Busy, ManualClock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot, StoreId,
@@ -51,9 +52,16 @@ impl MemoryKv {
     }
 
     pub fn service(self: &Arc<Self>) -> Arc<StoreService> {
+        self.service_above(TimeStamp::ZERO)
+    }
+
+    /// A service whose replicas may have been collected up to the safe point.
+    pub fn service_above(self: &Arc<Self>, safe_point: TimeStamp) -> Arc<StoreService> {
         let clock = Arc::new(ManualClock::new());
         let pool = Arc::new(ReadPool::new(1, clock.clone()).unwrap());
-        Arc::new(StoreService::new(Arc::clone(self) as _, clock, Some(Arc::new(Tso)), pool))
+        let (tso, collected) = (Arc::new(Tso), VersionFilter::default());
+        collected.raise(safe_point);
+        Arc::new(StoreService::new(Arc::clone(self) as _, clock, Some(tso), pool, collected))
     }
 
     /// A context that fits the region.

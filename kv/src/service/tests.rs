@@ -9,6 +9,7 @@ use cairn_kv_client::KvStoreService;
 use cairn_proto::kv::kv_client::KvClient;
 use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{self, key_error, kv_request::Cmd, kv_response};
+use cairn_types::TimeStamp;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
@@ -206,6 +207,16 @@ async fn resolves_a_region_in_rounds() {
     assert_eq!(response.region_error, None);
     assert!(get(&service, &context, "key0299", 20).await.not_found);
     assert_eq!(get(&service, &context, "key0300", 20).await.value, "v");
+}
+
+#[tokio::test]
+async fn a_transaction_below_the_safe_point_cannot_write() {
+    let kv = MemoryKv::new();
+    let (service, context) = (kv.service_above(TimeStamp(500)), kv.context());
+    // What was deleted after it read may have left no record to conflict with.
+    let late = prewrite(&service, &context, put("key", "v", 499)).await;
+    assert!(matches!(late.errors[0].kind, Some(key_error::Kind::Abort(_))), "{late:?}");
+    assert!(prewrite(&service, &context, put("key", "v", 500)).await.errors.is_empty());
 }
 
 /// Many clients add to one counter; every success must count.

@@ -30,6 +30,7 @@ use super::max_ts::{MaxTs, PendingGuard};
 use super::{
     TxnError, check_txn_status, cleanup, commit, prewrite, resolve_lock, rollback, txn_heart_beat,
 };
+use crate::gc::VersionFilter;
 use crate::keys::region_contains;
 use crate::mvcc::{MvccError, MvccReader, MvccTxn};
 use crate::raftstore::{Clock, RaftKv, RegionContext, RegionError, RegionSnapshot};
@@ -60,6 +61,7 @@ pub struct Scheduler {
     max_ts: Arc<MaxTs>,
     tso: Option<Arc<dyn TsoSource>>,
     latches: Arc<Latches>,
+    collected: VersionFilter,
     commands: AtomicUsize,
     command_bytes: AtomicUsize,
 }
@@ -78,12 +80,14 @@ impl Drop for Admission {
 }
 
 impl Scheduler {
-    /// A scheduler over `kv`. Without `tso` one-phase commit always falls back.
+    /// A scheduler over `kv`. Without `tso` one-phase commit always falls back. Records below the
+    /// safe point of `collected` may be gone.
     pub fn new(
         kv: Arc<dyn RaftKv>,
         clock: Arc<dyn Clock>,
         max_ts: Arc<MaxTs>,
         tso: Option<Arc<dyn TsoSource>>,
+        collected: VersionFilter,
     ) -> Arc<Scheduler> {
         Arc::new(Scheduler {
             kv,
@@ -91,6 +95,7 @@ impl Scheduler {
             max_ts,
             tso,
             latches: Arc::new(Latches::default()),
+            collected,
             commands: AtomicUsize::new(0),
             command_bytes: AtomicUsize::new(0),
         })
@@ -203,6 +208,9 @@ impl Scheduler {
                 return Err(RegionError::KeyNotInRegion { key, region_id: context.region_id });
             }
         }
+        if let Some(refusal) = self.refuse_if_collected(command) {
+            return Ok(refusal);
+        }
         let one_pc = self.begin_one_pc(&view, command).await;
         let one_pc_commit_ts = one_pc.as_ref().map(|(_, commit_ts)| *commit_ts);
         let (batch, response) = run_command(&view, command, one_pc_commit_ts);
@@ -213,6 +221,21 @@ impl Scheduler {
             self.kv.write(&context, batch).await?;
         }
         Ok(response)
+    }
+
+    /// A transaction that began below the safe point cannot be told which commits came after
+    /// its reads: their records may have been collected, on this replica since the view was
+    /// taken at the latest.
+    fn refuse_if_collected(&self, command: &kv_request::Cmd) -> Option<kv_response::Cmd> {
+        let kv_request::Cmd::Prewrite(request) = command else { return None };
+        let safe_point = self.collected.safe_point();
+        if request.start_ts >= safe_point.0 {
+            return None;
+        }
+        let reason = format!("it began at {}, the GC safe point is {safe_point}", request.start_ts);
+        let error = kv::KeyError { kind: Some(kv::key_error::Kind::Abort(reason)) };
+        let errors = vec![error];
+        Some(kv_response::Cmd::Prewrite(kv::PrewriteResponse { errors, ..Default::default() }))
     }
 
     async fn view(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {

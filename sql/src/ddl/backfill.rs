@@ -83,7 +83,9 @@ async fn batch(
         }
         match transaction.commit().await {
             Ok(_) => return Ok(Some(next)),
-            Err(KvError::WriteConflict { .. }) => session.check_cancelled()?,
+            Err(KvError::WriteConflict { .. } | KvError::ServerBusy { .. }) => {
+                session.check_cancelled()?;
+            }
             Err(KvError::KeyExists { key, .. }) => {
                 return Err(duplicate_key_error(&session.schema(), &key.0));
             }

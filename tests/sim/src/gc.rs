@@ -67,15 +67,18 @@ impl Floors {
 /// Moves the safe point for good.
 pub async fn drive(cluster: Arc<Cluster>, workloads: Arc<Workloads>, node: Node) {
     let (pd, client) = (cluster.pd_client(node), client::connect(&cluster, node));
-    let mut floors = VecDeque::new();
+    let mut floors: VecDeque<(Instant, TimeStamp)> = VecDeque::new();
     let mut done = TimeStamp::ZERO;
     loop {
         sleep(cluster.world.millis(Dice::Machine, PAUSE_MS.0, PAUSE_MS.1)).await;
         let Ok(ts) = client.current_ts().await else { continue };
         floors.push_back((Instant::now(), workloads.floors.advance(ts)));
         let mut target = done;
-        while let Some((_, floor)) = floors.pop_front_if(|(since, _)| since.elapsed() >= LATE) {
+        while let Some(&(since, floor)) = floors.front()
+            && since.elapsed() >= LATE
+        {
             target = target.max(floor);
+            floors.pop_front();
         }
         if target == done {
             continue;

@@ -164,6 +164,7 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
         world.host(node).clone(),
         Some(Arc::new(PdTso(pd.clone()))),
         pool,
+        process.filter.clone(),
     ));
     let DrivenStore { raft, apply, background, .. } = driven;
     let host = world.host(node).clone();

@@ -352,7 +352,9 @@ impl Stream {
                 tokio::select! {
                     permit = self.outgoing.clone().reserve_owned() => match permit {
                         Ok(permit) => {
-                            while batch.len() < BATCH_MAX && let Ok(more) = requests.try_recv() {
+                            while batch.len() < BATCH_MAX
+                                && self.waiting.len() + batch.len() < UNANSWERED_MAX
+                                && let Ok(more) = requests.try_recv() {
                                 batch.push(more);
                             }
                             while let Ok(id) = given_up.try_recv() {

@@ -153,6 +153,11 @@ impl Committer {
         let Some(primary) = self.primary else {
             return Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false });
         };
+        // Conflicts with records that were collected meanwhile would not have been seen.
+        if let Err(error) = self.client.visibility.check(self.start_ts) {
+            self.rollback_in_background().await;
+            return Err(error);
+        }
         match self.commit_primary(primary).await {
             Ok((commit_ts, done)) => {
                 self.commit_secondaries_in_background(commit_ts, done.end).await;

@@ -125,8 +125,10 @@ fn clear_data(
         }
     }
     drop(view);
-    if !batch.is_empty() {
-        engine.write(batch, false)?;
+    // Garbage collection may have left tombstones where no data is.
+    let is_covered = !batch.is_empty() || old_region.is_some();
+    engine.write(batch, false)?;
+    if is_covered {
         // Written out now, without holding up anybody: taking files in would hold up all
         // writes for as long as a memtable covers their range.
         engine.flush()?;
