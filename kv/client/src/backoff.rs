@@ -170,10 +170,10 @@ impl Retrier {
         }
         // The first repeat of a request is free: without it, one restarted store
         // would fail every client whose budget another store has spent.
-        // What stands behind everything else is refused first and may wait: its repeats are
+        // What stands behind everything else is refused first, and may wait: its repeats are
         // rare by the pauses between them.
-        let is_free = first || self.scope.priority == Priority::Low;
-        if kind.costs_budget() && !is_free && !self.budget.spend() {
+        let pays = kind.costs_budget() && self.scope.priority != Priority::Low;
+        if pays && !self.budget.spend() && !first {
             return Err(exhausted(kind, format!("retry budget is spent: {}", reason())));
         }
         self.scope.run(tokio::time::sleep(delay)).await
