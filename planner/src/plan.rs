@@ -527,6 +527,8 @@ pub struct SelectLock {
     pub share: bool,
     /// The tables.
     pub tables: Vec<LockedTable>,
+    /// The LIMIT above, if rows are left out: no more rows are locked than it asks for.
+    pub limit: Option<RowLimit>,
 }
 
 /// A table whose rows are locked, and how to know them.

@@ -140,9 +140,14 @@ impl KvClient {
         Snapshot::new(self.clone(), start_ts)
     }
 
-    /// A transaction that reads at `start_ts`.
+    /// An optimistic transaction that reads at `start_ts`.
     pub fn begin(self: &Arc<KvClient>, start_ts: TimeStamp) -> Transaction {
-        Transaction::new(self.clone(), start_ts)
+        Transaction::new(self.clone(), start_ts, false)
+    }
+
+    /// A transaction that locks what it changes before it commits.
+    pub fn begin_pessimistic(self: &Arc<KvClient>, start_ts: TimeStamp) -> Transaction {
+        Transaction::new(self.clone(), start_ts, true)
     }
 
     /// Runs a plan fragment next to the data of the ranges.

@@ -61,6 +61,22 @@ pub enum KvError {
         /// The locked key.
         key: ShownKey,
     },
+    /// Another transaction holds a lock and the caller does not wait.
+    #[error(
+        "Statement aborted because lock(s) could not be acquired immediately and NOWAIT is set."
+    )]
+    LockNotAvailable {
+        /// The locked key.
+        key: ShownKey,
+    },
+    /// Waiting for the lock would have closed a circle.
+    #[error("Deadlock found when trying to get lock; try restarting transaction")]
+    Deadlock {
+        /// Our transaction.
+        start_ts: u64,
+        /// The transactions of the circle.
+        cycle: Vec<u64>,
+    },
     /// The transaction was rolled back, by itself or because its locks expired.
     #[error("transaction {start_ts} was aborted: {reason}")]
     TxnAborted {
@@ -158,6 +174,8 @@ impl KvError {
             KvError::WriteConflict { .. } => errno::ER_WRITE_CONFLICT,
             KvError::KeyExists { .. } => errno::ER_DUP_ENTRY,
             KvError::LockTimeout { .. } => errno::ER_LOCK_WAIT_TIMEOUT,
+            KvError::LockNotAvailable { .. } => errno::ER_LOCK_NOWAIT,
+            KvError::Deadlock { .. } => errno::ER_LOCK_DEADLOCK,
             KvError::TxnAborted { .. } => errno::ER_WRITE_CONFLICT,
             KvError::UndeterminedCommit { .. } => errno::ER_TXN_UNDETERMINED,
             KvError::TxnTooLarge { .. } => errno::ER_TXN_TOO_LARGE,
@@ -177,6 +195,9 @@ impl KvError {
 
     /// Whether running the whole transaction again may succeed.
     pub fn is_txn_retryable(&self) -> bool {
-        matches!(self, KvError::WriteConflict { .. } | KvError::TxnAborted { .. })
+        matches!(
+            self,
+            KvError::WriteConflict { .. } | KvError::TxnAborted { .. } | KvError::Deadlock { .. }
+        )
     }
 }

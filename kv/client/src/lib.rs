@@ -49,4 +49,5 @@ pub use transport::{
     TransportError,
 };
 pub use txn::membuffer::{BufferedValue, Checkpoint, KeyFlags, MemBuffer};
+pub use txn::pessimistic::{LockOptions, LockWait};
 pub use txn::{BufferedPair, CommitInfo, Transaction};

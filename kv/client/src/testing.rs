@@ -5,6 +5,8 @@
 //! fault is meant for the next request of a kind, so that a test reads as a
 //! script: what goes wrong, what the client must make of it, what was sent.
 
+mod locks;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +54,7 @@ struct Lock {
     value: Bytes,
     txn_size: u64,
     min_commit_ts: u64,
+    is_pessimistic: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +71,8 @@ struct Inner {
     locks: BTreeMap<Bytes, Lock>,
     versions: BTreeMap<Bytes, Vec<Version>>,
     rollbacks: BTreeSet<(Bytes, u64)>,
+    /// Who waits for whom.
+    waits: BTreeSet<(u64, u64)>,
     faults: VecDeque<(&'static str, Fault)>,
     page_faults: VecDeque<usize>,
     /// Regions as PD still believes them to be, for so many answers.
@@ -157,6 +162,7 @@ impl Cluster {
             value: "left".into(),
             txn_size: 2,
             min_commit_ts: 0,
+            is_pessimistic: false,
         };
         self.inner.lock().locks.insert(Bytes::copy_from_slice(key.as_bytes()), lock);
     }
@@ -324,7 +330,7 @@ impl Inner {
         let errors: Vec<KeyError> = request
             .mutations
             .iter()
-            .filter_map(|mutation| self.prewrite_error(mutation, start_ts))
+            .filter_map(|mutation| self.prewrite_error(mutation, request))
             .collect();
         let keys = request.mutations.iter().map(|mutation| &mutation.key);
         if let Some(commit_ts) = keys.clone().find_map(|key| self.commit_of(key, start_ts)) {
@@ -343,6 +349,7 @@ impl Inner {
                 value: mutation.value.clone(),
                 txn_size: request.txn_size,
                 min_commit_ts: request.min_commit_ts,
+                is_pessimistic: false,
             };
             self.locks.insert(mutation.key.clone(), lock);
         }
@@ -356,8 +363,17 @@ impl Inner {
         response
     }
 
-    fn prewrite_error(&self, mutation: &Mutation, start_ts: u64) -> Option<KeyError> {
-        let key = &mutation.key;
+    fn prewrite_error(&self, mutation: &Mutation, request: &PrewriteRequest) -> Option<KeyError> {
+        let (key, start_ts) = (&mutation.key, request.start_ts);
+        let held = self.locks.get(key).is_some_and(|lock| lock.start_ts == start_ts);
+        if mutation.is_locked && !held {
+            let lost = TxnLockNotFound { key: key.clone(), start_ts };
+            return Some(KeyError { kind: Some(key_error::Kind::TxnLockNotFound(lost)) });
+        }
+        let seen_up_to = match mutation.is_locked {
+            true => u64::MAX,
+            false => start_ts.max(request.for_update_ts),
+        };
         if let Some(lock) = self.locks.get(key)
             && lock.start_ts != start_ts
         {
@@ -365,7 +381,7 @@ impl Inner {
         }
         let rolled_back = self.rollbacks.contains(&(key.clone(), start_ts));
         let newest = self.versions.get(key).and_then(|all| all.iter().max_by_key(|v| v.commit_ts));
-        if rolled_back || newest.is_some_and(|newest| newest.commit_ts > start_ts) {
+        if rolled_back || newest.is_some_and(|newest| newest.commit_ts > seen_up_to) {
             let newest = newest.cloned().unwrap_or(Version { commit_ts: 0, start_ts, value: None });
             let conflict = WriteConflict {
                 key: key.clone(),
@@ -377,7 +393,7 @@ impl Inner {
             return Some(KeyError { kind: Some(key_error::Kind::Conflict(conflict)) });
         }
         let insert = matches!(mutation.op(), MutationOp::OpInsert | MutationOp::OpCheckNotExists);
-        (insert && self.read(key, start_ts).is_some()).then(|| KeyError {
+        (insert && self.read(key, seen_up_to).is_some()).then(|| KeyError {
             kind: Some(key_error::Kind::AlreadyExist(AlreadyExist { key: key.clone() })),
         })
     }
@@ -517,6 +533,13 @@ impl Inner {
                 Response::CheckTxnStatus(self.check_txn_status(check))
             }
             Request::ResolveLock(resolve) => Response::ResolveLock(self.resolve_lock(resolve)),
+            Request::PessimisticRollback(rollback) => {
+                self.check_keys(context, rollback.keys.iter());
+                Response::PessimisticRollback(self.pessimistic_rollback(rollback))
+            }
+            Request::DetectDeadlock(detect) => {
+                Response::DetectDeadlock(self.detect_deadlock(detect))
+            }
             Request::TxnHeartBeat(_) => Response::TxnHeartBeat(TxnHeartBeatResponse::default()),
             Request::SplitRegion(split) => {
                 for key in &split.keys {
@@ -556,6 +579,10 @@ fn locked(key: &[u8], lock: &Lock) -> KeyError {
         ttl_ms: lock.ttl_ms,
         txn_size: lock.txn_size,
         min_commit_ts: lock.min_commit_ts,
+        kind: match lock.is_pessimistic {
+            true => LockKind::Pessimistic.into(),
+            false => LockKind::Put.into(),
+        },
         ..LockInfo::default()
     };
     KeyError { kind: Some(key_error::Kind::Locked(info)) }
@@ -572,6 +599,9 @@ fn kind_of(request: &Request) -> &'static str {
         Request::CheckTxnStatus(_) => "check_txn_status",
         Request::ResolveLock(_) => "resolve_lock",
         Request::TxnHeartBeat(_) => "txn_heart_beat",
+        Request::PessimisticLock(_) => "pessimistic_lock",
+        Request::PessimisticRollback(_) => "pessimistic_rollback",
+        Request::DetectDeadlock(_) => "detect_deadlock",
         Request::SplitRegion(_) => "split_region",
         _ => "other",
     }
@@ -605,20 +635,26 @@ impl KvStoreService for MockStore {
         let context = request.context.unwrap_or_default();
         let cmd = request.cmd.expect("a command");
         let kind = kind_of(&cmd);
-        let mut inner = self.cluster.inner.lock();
-        inner.calls.push(format!("{kind}@{}", self.id));
-        let fault = inner.take_fault(kind, &context);
-        match &fault {
-            Some(Fault::Region(kind)) => {
-                return Ok(KvResponse { region_error: region_error(kind.clone()), cmd: None });
+        let fault = {
+            let mut inner = self.cluster.inner.lock();
+            inner.calls.push(format!("{kind}@{}", self.id));
+            let fault = inner.take_fault(kind, &context);
+            match &fault {
+                Some(Fault::Region(kind)) => {
+                    return Ok(KvResponse { region_error: region_error(kind.clone()), cmd: None });
+                }
+                Some(Fault::LostBefore) => return Err(self.unreachable()),
+                _ => {}
             }
-            Some(Fault::LostBefore) => return Err(self.unreachable()),
-            _ => {}
-        }
-        if let Some(kind) = inner.check(&context, self.id) {
-            return Ok(KvResponse { region_error: region_error(kind), cmd: None });
-        }
-        let response = inner.execute(&context, &cmd);
+            if let Some(kind) = inner.check(&context, self.id) {
+                return Ok(KvResponse { region_error: region_error(kind), cmd: None });
+            }
+            fault
+        };
+        let response = match &cmd {
+            Request::PessimisticLock(lock) => self.lock_patiently(&context, lock).await,
+            cmd => self.cluster.inner.lock().execute(&context, cmd),
+        };
         match fault {
             Some(Fault::LostAfter) => Err(self.lost()),
             _ => Ok(KvResponse { region_error: None, cmd: Some(response) }),

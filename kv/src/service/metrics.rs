@@ -60,13 +60,16 @@ request_counters!(
     scan_lock ScanLock,
     split_region SplitRegion,
     delete_range DeleteRange,
+    pessimistic_lock PessimisticLock,
+    pessimistic_rollback PessimisticRollback,
+    detect_deadlock DetectDeadlock,
 );
 
 /// A store's metrics.
 pub struct Metrics {
     requests: Requests,
     region_errors: Counter,
-    gauges: [Gauge; 5],
+    gauges: [Gauge; 6],
     registry: Registry,
 }
 
@@ -79,6 +82,8 @@ pub struct Observed {
     pub leaders: i64,
     /// Transaction commands under way.
     pub commands: i64,
+    /// Transactions that wait for locks.
+    pub lock_waiters: i64,
     /// Reading tasks waiting or running.
     pub read_tasks: i64,
     /// Reading tasks refused because of others.
@@ -100,6 +105,7 @@ impl Default for Metrics {
             ("cairn_kv_regions", "Peers of this store"),
             ("cairn_kv_region_leaders", "Regions this store leads"),
             ("cairn_kv_commands_running", "Transaction commands under way"),
+            ("cairn_kv_lock_waiters", "Transactions that wait for locks"),
             ("cairn_kv_read_tasks", "Reading tasks waiting or running"),
             ("cairn_kv_read_tasks_refused", "Reading tasks refused because of others so far"),
         ];
@@ -139,6 +145,7 @@ impl Metrics {
             observed.regions,
             observed.leaders,
             observed.commands,
+            observed.lock_waiters,
             observed.read_tasks,
             observed.read_tasks_refused,
         ];

@@ -20,6 +20,8 @@ pub mod store;
 #[cfg(test)]
 mod hop_tests;
 #[cfg(test)]
+mod lock_tests;
+#[cfg(test)]
 mod node_tests;
 #[cfg(test)]
 pub(crate) mod testing;

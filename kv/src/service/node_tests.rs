@@ -52,8 +52,12 @@ async fn call(node: &StoreNode, key: &[u8], cmd: Cmd) -> kv_response::Cmd {
 }
 
 async fn put(node: &StoreNode, key: &str, start_ts: u64) {
-    let mutation =
-        kv::Mutation { op: 0, key: key.to_string().into(), value: format!("v{key}").into() };
+    let mutation = kv::Mutation {
+        op: 0,
+        key: key.to_string().into(),
+        value: format!("v{key}").into(),
+        is_locked: false,
+    };
     let request = kv::PrewriteRequest {
         primary: mutation.key.clone(),
         mutations: vec![mutation],

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cairn_kv_client::{CoprocessorStream, KvStoreService, TransportError};
 use cairn_proto::kv::{self, kv_request, kv_response};
 use cairn_types::TimeStamp;
+use parking_lot::Mutex;
 
 use super::metrics::Metrics;
 use super::read_pool::ReadPool;
@@ -18,6 +19,7 @@ use crate::mvcc::keys::range_bounds;
 use crate::raftstore::{
     Clock, Deadline, PeerId, RaftKv, RegionContext, RegionEpoch, RegionError, RegionId, StoreId,
 };
+use crate::txn::deadlock::DeadlockDetector;
 use crate::txn::{MaxTs, Scheduler, TsoSource, scheduler};
 
 /// Serves a store's regions.
@@ -28,6 +30,8 @@ pub struct StoreService {
     scheduler: Arc<Scheduler>,
     endpoint: Endpoint,
     metrics: Arc<Metrics>,
+    /// Counts only while this store leads the first region.
+    deadlocks: Mutex<DeadlockDetector>,
 }
 
 impl StoreService {
@@ -56,7 +60,8 @@ impl StoreService {
             Arc::clone(&pool),
         );
         let reads = Reads::new(Arc::clone(&kv), max_ts, pool);
-        StoreService { kv, clock, reads, scheduler, endpoint, metrics: Arc::default() }
+        let (metrics, deadlocks) = (Arc::default(), Mutex::default());
+        StoreService { kv, clock, reads, scheduler, endpoint, metrics, deadlocks }
     }
 
     /// Counters for the status server.
@@ -67,6 +72,11 @@ impl StoreService {
     /// Transaction commands under way.
     pub fn running_commands(&self) -> usize {
         self.scheduler.running()
+    }
+
+    /// Transactions that wait for locks.
+    pub fn lock_waiters(&self) -> usize {
+        self.scheduler.waiting()
     }
 
     fn region_context(&self, context: &kv::Context) -> Result<RegionContext, RegionError> {
@@ -108,8 +118,39 @@ impl StoreService {
                 self.destroy_range(&request).await?;
                 Ok(kv_response::Cmd::DeleteRange(kv::DeleteRangeResponse {}))
             }
+            kv_request::Cmd::DetectDeadlock(request) => {
+                let response = self.detect_deadlock(&region, &request).await?;
+                Ok(kv_response::Cmd::DetectDeadlock(response))
+            }
             _ => unreachable!("the scheduler takes every other command"),
         }
+    }
+
+    /// Only the leader of the first region answers, so that all are asked of one store.
+    async fn detect_deadlock(
+        &self,
+        region: &RegionContext,
+        request: &kv::DetectDeadlockRequest,
+    ) -> Result<kv::DetectDeadlockResponse, RegionError> {
+        let view = match self.kv.try_local_snapshot(region)? {
+            Some(view) => view,
+            None => self.kv.snapshot(region).await?,
+        };
+        if !view.region.start_key.is_empty() {
+            return Err(RegionError::KeyNotInRegion {
+                key: Bytes::new(),
+                region_id: region.region_id,
+            });
+        }
+        let (waiter, holder) = (TimeStamp(request.waiter), TimeStamp(request.holder));
+        let mut deadlocks = self.deadlocks.lock();
+        if request.has_given_up {
+            deadlocks.give_up(waiter);
+            return Ok(kv::DetectDeadlockResponse::default());
+        }
+        let cycle = deadlocks.detect(self.clock.now(), waiter, holder);
+        let cycle = cycle.into_iter().map(|ts| ts.0).collect();
+        Ok(kv::DetectDeadlockResponse { cycle })
     }
 
     /// Removes everything in a range from this store alone, not by Raft: the caller knows

@@ -24,7 +24,8 @@ async fn call(service: &StoreService, context: &kv::Context, cmd: Cmd) -> kv::Kv
 }
 
 fn put(key: &str, value: impl Into<Bytes>, start_ts: u64) -> kv::PrewriteRequest {
-    let mutation = kv::Mutation { op: 0, key: key.to_string().into(), value: value.into() };
+    let mutation =
+        kv::Mutation { op: 0, key: key.to_string().into(), value: value.into(), is_locked: false };
     kv::PrewriteRequest {
         primary: mutation.key.clone(),
         mutations: vec![mutation],
@@ -187,7 +188,12 @@ async fn resolves_a_region_in_rounds() {
     let (service, context) = (kv.service(), kv.context());
     let mut request = put("key0000", "v", 10);
     request.mutations = (0..600)
-        .map(|n| kv::Mutation { op: 0, key: format!("key{n:04}").into(), value: "v".into() })
+        .map(|n| kv::Mutation {
+            op: 0,
+            key: format!("key{n:04}").into(),
+            value: "v".into(),
+            is_locked: false,
+        })
         .collect();
     assert!(prewrite(&service, &context, request).await.errors.is_empty());
     let resolve = kv::ResolveLockRequest { start_ts: 10, commit_ts: 20, keys: vec![] };

@@ -16,9 +16,12 @@
 //! Requests and answers are the wire's structs: they are plain data, and most of
 //! a command's work would otherwise be copying them.
 //!
-//! **Left out**: pessimistic locks (the lock record has their kind, no command
-//! takes them) and async commit (`use_async_commit` is answered with
-//! `min_commit_ts` 0, "fall back to two phases").
+//! **Pessimistic transactions** lock keys before they know the values
+//! ([`pessimistic_lock`]), wait for each other in queues ([`lock_waits`]) and ask one
+//! detector ([`deadlock`]) before they do. Prewrite turns the locks into ordinary ones.
+//!
+//! **Left out**: async commit (`use_async_commit` is answered with `min_commit_ts` 0,
+//! "fall back to two phases"); pessimistic locks in memory: each is one Raft entry.
 //!
 //! **Sources**: Percolator (OSDI 2010) §2.2 for prewrite, commit and clean-up;
 //! TiDB's and TiKV's documentation for TTL, `min_commit_ts` and overlapped
@@ -27,14 +30,18 @@
 pub mod check_txn_status;
 pub mod cleanup;
 pub mod commit;
+pub mod deadlock;
 pub mod latch;
+pub mod lock_waits;
 pub mod max_ts;
+mod patient_lock;
+pub mod pessimistic_lock;
+pub mod pessimistic_rollback;
 pub mod prewrite;
 pub mod resolve_lock;
 pub mod rollback;
 pub mod scan_lock;
 pub mod scheduler;
-
 pub mod txn_heart_beat;
 
 #[cfg(test)]

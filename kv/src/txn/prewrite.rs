@@ -7,6 +7,11 @@
 //! answers again: its own lock, its own commit, or its own rollback
 //! (`SELF_ROLLED_BACK`).
 //!
+//! **Pessimistic transactions** (`for_update_ts` above zero) hold the locks of the keys they have
+//! read: those are exchanged without a look at later commits, of which there can be none. A lock
+//! that is gone (its time was over) fails the transaction. Keys without a lock of their own (entries of
+//! indexes, which the rows' locks guard) must not have been committed to above `for_update_ts`.
+//!
 //! **One-phase commit** writes commit records at once, at a timestamp above every
 //! read this store has served (`max_ts.rs`). It falls back to locks when the
 //! request bounds the commit timestamp below that, or when an earlier call left
@@ -28,8 +33,9 @@ const LOCKED_ERRORS_MAX: usize = 64;
 
 /// What a check of one key found.
 enum KeyState {
-    /// Free to be locked; `last_change` as in [`Lock`].
-    Free { last_change: Option<TimeStamp> },
+    /// Free to be locked; `last_change` as in [`Lock`], `held` the transaction's own
+    /// pessimistic lock.
+    Free { last_change: Option<TimeStamp>, held: Option<Box<Lock>> },
     /// An earlier call locked it.
     Locked,
     /// An earlier call, or a commit after it, finished it.
@@ -50,7 +56,7 @@ pub fn run(
     let mut committed_at = None;
     for mutation in &request.mutations {
         match check_key(reader, request, mutation) {
-            Ok(KeyState::Free { last_change }) => free.push((mutation, last_change)),
+            Ok(KeyState::Free { last_change, held }) => free.push((mutation, last_change, held)),
             Ok(KeyState::Locked) => is_partly_locked = true,
             Ok(KeyState::Committed(commit_ts)) => committed_at = Some(commit_ts),
             Err(error) => {
@@ -78,10 +84,19 @@ pub fn run(
         }
         return Ok(response);
     }
-    let one_pc = one_pc_commit_ts.filter(|_| !is_partly_locked);
-    for (mutation, last_change) in free {
-        let Some(lock) = new_lock(request, mutation, last_change) else { continue };
+    let is_pushed = |commit_ts: TimeStamp| {
+        free.iter()
+            .filter_map(|(_, _, held)| held.as_ref())
+            .any(|held| held.min_commit_ts > commit_ts)
+    };
+    let one_pc = one_pc_commit_ts.filter(|ts| !is_partly_locked && !is_pushed(*ts));
+    for (mutation, last_change, held) in &free {
+        let held = held.as_deref();
+        let Some(lock) = new_lock(request, mutation, *last_change, held) else { continue };
         apply(reader, txn, mutation, &lock, one_pc)?;
+        if one_pc.is_some() && held.is_some() {
+            txn.unlock(&keys::user_key(&mutation.key));
+        }
     }
     response.one_pc_commit_ts = one_pc.map_or(0, |ts| ts.0);
     Ok(response)
@@ -99,7 +114,8 @@ fn check_key(
     let op = MutationOp::try_from(mutation.op)
         .map_err(|_| TxnError::abort(format!("unknown mutation {}", mutation.op)))?;
     let user_key = keys::user_key(&mutation.key);
-    if let Some(lock) = reader.load_lock(&user_key)? {
+    let held = reader.load_lock(&user_key)?;
+    if let Some(lock) = &held {
         if lock.start_ts != start_ts {
             return Err(TxnError::locked(lock.to_info(mutation.key.clone())));
         }
@@ -107,10 +123,13 @@ fn check_key(
             return Ok(KeyState::Locked);
         }
     }
+    let is_guarded = mutation.is_locked && held.is_some();
+    let seen_up_to = start_ts.max(TimeStamp(request.for_update_ts));
     let versions = reader.versions(&user_key, TimeStamp::MAX)?;
     // Records above start_ts: rollbacks of others write nothing and do not
     // conflict; our own records tell what became of us; anything else does.
     let mut conflict = None;
+    let mut newest_data = None;
     while let Some((commit_ts, write)) = versions.current()? {
         if commit_ts < start_ts {
             break;
@@ -124,7 +143,11 @@ fn check_key(
         if commit_ts == start_ts {
             break;
         }
-        if write.kind != WriteKind::Rollback && conflict.is_none() {
+        if write.kind.is_data() && newest_data.is_none() {
+            newest_data = Some((commit_ts, write.kind));
+        }
+        let is_unseen = write.kind != WriteKind::Rollback && commit_ts > seen_up_to;
+        if is_unseen && !is_guarded && conflict.is_none() {
             conflict = Some(write_conflict(request, &mutation.key, commit_ts, &write, false));
         }
         versions.advance()?;
@@ -132,20 +155,27 @@ fn check_key(
     if let Some(conflict) = conflict.filter(|_| !planted(Bug::PrewriteIgnoresConflict)) {
         return Err(conflict);
     }
-    let last_change = match versions.current()? {
-        None => Some(TimeStamp::ZERO),
-        Some((commit_ts, write)) if write.kind.is_data() => Some(commit_ts),
-        Some((_, write)) => write.last_change,
+    if mutation.is_locked && held.is_none() {
+        return Err(TxnError::lock_not_found(&mutation.key, start_ts));
+    }
+    let last_change = match (newest_data, versions.current()?) {
+        (Some((commit_ts, _)), _) => Some(commit_ts),
+        (None, None) => Some(TimeStamp::ZERO),
+        (None, Some((commit_ts, write))) if write.kind.is_data() => Some(commit_ts),
+        (None, Some((_, write))) => write.last_change,
     };
     if matches!(op, MutationOp::OpInsert | MutationOp::OpCheckNotExists) {
-        versions.skip_to_data()?;
-        if versions.current()?.is_some_and(|(_, write)| write.kind == WriteKind::Put) {
+        if newest_data.is_none() {
+            versions.skip_to_data()?;
+            newest_data = versions.current()?.map(|(commit_ts, write)| (commit_ts, write.kind));
+        }
+        if newest_data.is_some_and(|(_, kind)| kind == WriteKind::Put) {
             return Err(TxnError::key(key_error::Kind::AlreadyExist(kv::AlreadyExist {
                 key: mutation.key.clone(),
             })));
         }
     }
-    Ok(KeyState::Free { last_change })
+    Ok(KeyState::Free { last_change, held: held.map(Box::new) })
 }
 
 fn write_conflict(
@@ -174,6 +204,7 @@ fn new_lock(
     request: &kv::PrewriteRequest,
     mutation: &kv::Mutation,
     last_change: Option<TimeStamp>,
+    held: Option<&Lock>,
 ) -> Option<Lock> {
     let start_ts = TimeStamp(request.start_ts);
     let kind = match mutation.op() {
@@ -183,14 +214,18 @@ fn new_lock(
         MutationOp::OpCheckNotExists => return None,
     };
     let is_inline = kind == LockKind::Put && MvccTxn::is_short(&mutation.value);
+    let min_commit_ts = TimeStamp(request.min_commit_ts).max(start_ts.next());
+    // Heart beats have raised the one, readers of secondaries the other.
+    let (held_ttl_ms, pushed_ts) =
+        held.map_or((0, TimeStamp::ZERO), |held| (held.ttl_ms, held.min_commit_ts));
     Some(Lock {
         kind,
         primary: request.primary.clone(),
         start_ts,
-        ttl_ms: request.lock_ttl_ms,
+        ttl_ms: request.lock_ttl_ms.max(held_ttl_ms),
         txn_size: request.txn_size,
-        for_update_ts: TimeStamp::ZERO,
-        min_commit_ts: TimeStamp(request.min_commit_ts).max(start_ts.next()),
+        for_update_ts: TimeStamp(request.for_update_ts),
+        min_commit_ts: min_commit_ts.max(pushed_ts),
         use_async_commit: false,
         secondaries: Vec::new(),
         short_value: is_inline.then(|| mutation.value.clone()),

@@ -7,7 +7,7 @@ use cairn_types::TimeStamp;
 use super::TxnError;
 use super::commit::commit_lock;
 use super::rollback::rollback_lock;
-use crate::mvcc::{MvccError, MvccReader, MvccTxn, keys};
+use crate::mvcc::{LockKind, MvccError, MvccReader, MvccTxn, keys};
 
 /// Locks that one round of a resolve without keys takes on: bounds the latches
 /// it holds and the Raft entry it writes.
@@ -28,7 +28,11 @@ pub fn run(
         else {
             continue;
         };
-        if commit_ts.is_zero() {
+        if lock.kind == LockKind::Pessimistic && lock.primary != raw_key {
+            // Never prewritten, so nothing of it is committed; and the primary alone keeps the
+            // transaction from coming back.
+            txn.unlock(&user_key);
+        } else if commit_ts.is_zero() {
             rollback_lock(reader, txn, raw_key, &user_key, &lock)?;
         } else {
             commit_lock(reader, txn, raw_key, &user_key, &lock, commit_ts)?;

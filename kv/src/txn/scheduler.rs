@@ -26,9 +26,11 @@ use cairn_types::TimeStamp;
 use cairn_types::sabotage::{Bug, planted};
 
 use super::latch::Latches;
+use super::lock_waits::LockWaits;
 use super::max_ts::{MaxTs, PendingGuard};
 use super::{
-    TxnError, check_txn_status, cleanup, commit, prewrite, resolve_lock, rollback, txn_heart_beat,
+    TxnError, check_txn_status, cleanup, commit, pessimistic_lock, pessimistic_rollback, prewrite,
+    resolve_lock, rollback, txn_heart_beat,
 };
 use crate::gc::VersionFilter;
 use crate::keys::region_contains;
@@ -57,11 +59,12 @@ pub trait TsoSource: Send + Sync {
 /// Executes transaction commands on a store.
 pub struct Scheduler {
     kv: Arc<dyn RaftKv>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     max_ts: Arc<MaxTs>,
     tso: Option<Arc<dyn TsoSource>>,
     latches: Arc<Latches>,
     collected: VersionFilter,
+    pub(super) waits: Arc<LockWaits>,
     commands: AtomicUsize,
     command_bytes: AtomicUsize,
 }
@@ -96,6 +99,7 @@ impl Scheduler {
             tso,
             latches: Arc::new(Latches::default()),
             collected,
+            waits: Arc::default(),
             commands: AtomicUsize::new(0),
             command_bytes: AtomicUsize::new(0),
         })
@@ -106,8 +110,27 @@ impl Scheduler {
         self.commands.load(Ordering::Relaxed)
     }
 
+    /// Transactions that wait for locks.
+    pub fn waiting(&self) -> usize {
+        self.waits.len()
+    }
+
     /// Runs one writing command to its end. Must be called within a tokio runtime.
     pub async fn run(
+        self: &Arc<Self>,
+        context: RegionContext,
+        command: kv_request::Cmd,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        match command {
+            kv_request::Cmd::PessimisticLock(request) => {
+                self.lock_patiently(context, request).await
+            }
+            command => self.run_once(context, command).await,
+        }
+    }
+
+    /// As [`Scheduler::run`], without waiting for locks.
+    pub(super) async fn run_once(
         self: &Arc<Self>,
         context: RegionContext,
         command: kv_request::Cmd,
@@ -211,6 +234,10 @@ impl Scheduler {
         if let Some(refusal) = self.refuse_if_collected(command) {
             return Ok(refusal);
         }
+        if let kv_request::Cmd::PessimisticRollback(request) = command {
+            let start_ts = TimeStamp(request.start_ts);
+            request.keys.iter().for_each(|key| self.waits.cancel(key, start_ts));
+        }
         let one_pc = self.begin_one_pc(&view, command).await;
         let one_pc_commit_ts = one_pc.as_ref().map(|(_, commit_ts)| *commit_ts);
         let (batch, response) = run_command(&view, command, one_pc_commit_ts);
@@ -219,6 +246,7 @@ impl Scheduler {
             self.check_deadline(&context)?;
             context.deadline = None;
             self.kv.write(&context, batch).await?;
+            self.tell_waiters(command, &response);
         }
         Ok(response)
     }
@@ -236,6 +264,27 @@ impl Scheduler {
         let error = kv::KeyError { kind: Some(kv::key_error::Kind::Abort(reason)) };
         let errors = vec![error];
         Some(kv_response::Cmd::Prewrite(kv::PrewriteResponse { errors, ..Default::default() }))
+    }
+
+    /// Tells who waits for the command's keys what has become of their locks.
+    fn tell_waiters(&self, command: &kv_request::Cmd, response: &kv_response::Cmd) {
+        if self.waits.is_empty() {
+            return;
+        }
+        let holder = match (command, response) {
+            (kv_request::Cmd::TxnHeartBeat(_), _) => return,
+            (kv_request::Cmd::PessimisticLock(request), _) => Some(request.start_ts),
+            (kv_request::Cmd::Prewrite(request), kv_response::Cmd::Prewrite(response)) => {
+                (response.one_pc_commit_ts == 0).then_some(request.start_ts)
+            }
+            _ => None,
+        };
+        for key in command_keys(command) {
+            match holder {
+                Some(start_ts) => self.waits.taken(key, TimeStamp(start_ts)),
+                None => self.waits.released(key),
+            }
+        }
     }
 
     async fn view(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {
@@ -298,6 +347,19 @@ fn run_command(
             }
             return (txn.into_batch(), kv_response::Cmd::Prewrite(response));
         }
+        kv_request::Cmd::PessimisticLock(request) => {
+            let outcome = pessimistic_lock::run(reader_ref, txn_ref, request);
+            let response = outcome.unwrap_or_else(|error| kv::PessimisticLockResponse {
+                errors: vec![abort(&error)],
+                ..Default::default()
+            });
+            (!response.errors.is_empty(), kv_response::Cmd::PessimisticLock(response))
+        }
+        kv_request::Cmd::PessimisticRollback(request) => {
+            let error = error_of(pessimistic_rollback::run(reader_ref, txn_ref, request));
+            let response = kv::PessimisticRollbackResponse { error };
+            (response.error.is_some(), kv_response::Cmd::PessimisticRollback(response))
+        }
         kv_request::Cmd::Commit(request) => {
             let error = error_of(commit::run(reader_ref, txn_ref, request));
             (error.is_some(), kv_response::Cmd::Commit(kv::CommitResponse { error }))
@@ -354,6 +416,8 @@ pub fn is_scheduled(command: &kv_request::Cmd) -> bool {
     matches!(
         command,
         Cmd::Prewrite(_)
+            | Cmd::PessimisticLock(_)
+            | Cmd::PessimisticRollback(_)
             | Cmd::Commit(_)
             | Cmd::Rollback(_)
             | Cmd::Cleanup(_)
@@ -367,6 +431,8 @@ fn command_keys(command: &kv_request::Cmd) -> Vec<&Bytes> {
     use kv_request::Cmd;
     match command {
         Cmd::Prewrite(request) => request.mutations.iter().map(|m| &m.key).collect(),
+        Cmd::PessimisticLock(request) => request.keys.iter().collect(),
+        Cmd::PessimisticRollback(request) => request.keys.iter().collect(),
         Cmd::Commit(request) => request.keys.iter().collect(),
         Cmd::Rollback(request) => request.keys.iter().collect(),
         Cmd::Cleanup(request) => vec![&request.key],

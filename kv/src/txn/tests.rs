@@ -5,6 +5,9 @@
 //!
 //! ```text
 //! prewrite a=1 delete/b lock/c insert/d/4 check/e primary=a start=10 [ttl=..] [one_pc=..]
+//! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
+//! prewrite held/a=1 primary=a start=10 for_update=15
+//! pessimistic_rollback a b start=10
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
 //! check_txn_status a lock=10 caller=15 current=1000ms rollback_if_not_exist=true
@@ -154,6 +157,9 @@ fn show_lock(lock: &Lock) -> String {
         lock.ttl_ms,
         show_ts(lock.min_commit_ts)
     );
+    if !lock.for_update_ts.is_zero() {
+        write!(out, " for_update={}", show_ts(lock.for_update_ts)).unwrap();
+    }
     if let Some(value) = &lock.short_value {
         write!(out, " value={}", text(value)).unwrap();
     }
@@ -255,6 +261,8 @@ const NAMES: &[&str] = &[
     "desc",
     "limit",
     "key_only",
+    "for_update",
+    "skip_locked",
 ];
 
 impl Args {
@@ -294,9 +302,15 @@ impl Args {
         self.rest
             .iter()
             .map(|arg| {
+                // `held/` stands before the key of a pessimistic lock.
+                let held = |key: &str| match key.strip_prefix("held/") {
+                    Some(key) => (true, key.to_string()),
+                    None => (false, key.to_string()),
+                };
                 let (op, key, value) = match arg {
                     Argument::KeyValue(key, value) => (OpPut, key.clone(), value.clone()),
                     Argument::Positional(word) => {
+                        let (is_locked, word) = held(word);
                         let mut parts = word.splitn(3, '/');
                         let op = match parts.next().unwrap_or_default() {
                             "delete" => OpDelete,
@@ -305,14 +319,18 @@ impl Args {
                             "check" => OpCheckNotExists,
                             other => return Err(format!("unknown mutation {other}").into()),
                         };
-                        let key = parts.next().unwrap_or_default().to_string();
+                        let mut key = parts.next().unwrap_or_default().to_string();
+                        if is_locked {
+                            key.insert_str(0, "held/");
+                        }
                         (op, key, parts.next().unwrap_or_default().to_string())
                     }
                     _ => return Err("unknown argument".into()),
                 };
                 // `long` stands for a value that is stored in CF default.
                 let value = if value == "long" { "v".repeat(300) } else { value };
-                Ok(kv::Mutation { op: op.into(), key: key.into(), value: value.into() })
+                let (is_locked, key) = held(&key);
+                Ok(kv::Mutation { op: op.into(), key: key.into(), value: value.into(), is_locked })
             })
             .collect()
     }
@@ -329,6 +347,7 @@ impl Store {
                     start_ts,
                     lock_ttl_ms: args.ts("ttl")?,
                     min_commit_ts: args.ts("min_commit")?,
+                    for_update_ts: args.ts("for_update")?,
                     try_one_pc: args.named.contains_key("one_pc"),
                     ..Default::default()
                 };
@@ -345,6 +364,38 @@ impl Store {
                     write!(out, " one_pc_commit={}", show_ts(response.one_pc_commit_ts.into()))?;
                 }
                 (Ok(out), batch)
+            }
+            "pessimistic_lock" => {
+                let request = kv::PessimisticLockRequest {
+                    keys: args.keys(),
+                    primary: Bytes::from(args.named.get("primary").cloned().unwrap_or_default()),
+                    start_ts,
+                    for_update_ts: args.ts("for_update")?,
+                    lock_ttl_ms: args.ts("ttl")?,
+                    skip_locked: args.named.contains_key("skip_locked"),
+                    ..Default::default()
+                };
+                self.run(|reader, txn| {
+                    let response = pessimistic_lock::run(reader, txn, &request)?;
+                    if let Some(error) = response.errors.into_iter().next() {
+                        return Err(TxnError::Key(Box::new(error)));
+                    }
+                    let shown = request.keys.iter().zip(&response.results).map(|(key, result)| {
+                        let key = text(key);
+                        match result.conflict_ts {
+                            _ if result.is_skipped => format!("{key} skipped"),
+                            0 => format!("{key} locked"),
+                            ts => format!("{key} locked, but committed at {}", show_ts(ts.into())),
+                        }
+                    });
+                    Ok(shown.collect::<Vec<_>>().join("\n"))
+                })
+            }
+            "pessimistic_rollback" => {
+                let request = kv::PessimisticRollbackRequest { keys: args.keys(), start_ts };
+                self.run(|reader, txn| {
+                    pessimistic_rollback::run(reader, txn, &request).map(|()| "ok".into())
+                })
             }
             "commit" => {
                 let request = kv::CommitRequest { keys: args.keys(), start_ts, commit_ts };
@@ -584,6 +635,7 @@ fn play(store: &Store, model: &mut Model, script: &Script, start_ts: u64) {
                     .into(),
                 key: key_of(key),
                 value: value.map(value_of).unwrap_or_default(),
+                is_locked: false,
             })
             .collect(),
         primary: keys[0].clone(),

@@ -228,11 +228,16 @@ impl<'a> SelectBody<'a> {
         if !by.is_empty() {
             plan = Logical::Sort { by, input: Box::new(plan) };
         }
+        // Rows that others hold do not count for the limit.
+        let skips = matches!(&lock, Some(lock) if lock.wait == ast::LockWait::SkipLocked);
+        if let Some(lock) = lock.as_ref().filter(|_| skips) {
+            plan = Logical::Lock { lock: Box::new(lock.clone()), input: Box::new(plan) };
+        }
         if let Some(limit) = self.limit {
             let limit = binder.limit(limit)?;
             plan = Logical::Limit { limit, input: Box::new(plan) };
         }
-        if let Some(lock) = lock {
+        if let Some(lock) = lock.filter(|_| !skips) {
             plan = Logical::Lock { lock: Box::new(lock), input: Box::new(plan) };
         }
         if trimmed {

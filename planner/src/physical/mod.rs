@@ -37,6 +37,7 @@ use crate::plan::{
 };
 use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
 use cairn_expr::{EvalContext, Expr};
+use cairn_parser::ast::LockWait;
 
 use cop::CopTask;
 pub(crate) use cost::CostParams;
@@ -307,7 +308,10 @@ impl<'p> Physical<'p> {
     }
 
     /// LIMIT on the SQL node.
-    pub(crate) fn root_limit(&mut self, root: Root, limit: RowLimit) -> Root {
+    pub(crate) fn root_limit(&mut self, mut root: Root, limit: RowLimit) -> Root {
+        if let PhysicalOp::SelectLock(lock) = &mut root.plan.op {
+            lock.limit = Some(limit);
+        }
         let rows = root.plan.row_count.min(limit.estimate());
         let schema = root.plan.schema.clone();
         let plan = self.node(PhysicalOp::Limit(limit), vec![root.plan], rows, schema);
@@ -334,7 +338,8 @@ impl<'p> Physical<'p> {
                     get.lock = Some(lock.wait);
                     return Ok(root);
                 }
-                PhysicalOp::BatchPointGet(get) => {
+                // Which of several rows are left out is seen one by one.
+                PhysicalOp::BatchPointGet(get) if lock.wait != LockWait::SkipLocked => {
                     get.lock = Some(lock.wait);
                     return Ok(root);
                 }
@@ -346,7 +351,8 @@ impl<'p> Physical<'p> {
             let handle = self.handle_source(table.common_handle, cols, &root.layout)?;
             tables.push(LockedTable { table: table.clone(), handle });
         }
-        let op = PhysicalOp::SelectLock(SelectLock { wait: lock.wait, share: lock.share, tables });
+        let (wait, share) = (lock.wait, lock.share);
+        let op = PhysicalOp::SelectLock(SelectLock { wait, share, tables, limit: None });
         let rows = root.plan.row_count;
         let schema = root.plan.schema.clone();
         let plan = self.node(op, vec![root.plan], rows, schema);

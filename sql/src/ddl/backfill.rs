@@ -2,11 +2,13 @@
 //!
 //! Rows are read in batches at fresh timestamps; each batch's entries are written by a
 //! transaction of its own that also guards the rows' keys, so that a row changed meanwhile
-//! makes the batch start over. Writers maintain the index themselves by now (it is
-//! write-only), so what is filled in is never older than what they wrote. Nobody waits for a
-//! batch: its reads stand behind others in the stores.
+//! makes the batch start over, as does one that a transaction has locked; after a pause, and
+//! smaller, so that a busy row holds up no others. Writers maintain the index themselves by now
+//! (it is write-only), so what is filled in is never older than what they wrote. Nobody waits
+//! for a batch: its reads stand behind others in the stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_kv_client::{KeyRange, KvError, RequestScope, ScanOptions};
@@ -21,8 +23,10 @@ use crate::session::Session;
 
 /// Rows of one batch.
 const BATCH_ROWS: u32 = 2_048;
-/// How often a batch starts over after losing to writers.
-const TRIES_MAX: usize = 100;
+/// How often a batch starts over after losing to writers: about a minute.
+const TRIES_MAX: u32 = 130;
+/// Longest pause before a batch starts over; the first is of a millisecond.
+const PAUSE_MAX: Duration = Duration::from_millis(512);
 
 /// Fills index `index_id` of a table; error 1062 when a unique one finds duplicates.
 pub async fn run(session: &Session, table: &TableInfo, index_id: IndexId) -> Result<()> {
@@ -45,10 +49,12 @@ async fn batch(
 ) -> Result<Option<Bytes>> {
     let index = table.indices.iter().find(|index| index.id == index_id);
     let Some(index) = index else { return Ok(None) };
-    for _ in 0..TRIES_MAX {
+    let mut failed = None;
+    for tries in 0..TRIES_MAX {
+        let batch_size = BATCH_ROWS.checked_shr(tries).unwrap_or(0).max(1);
         let transaction = Arc::new(session.domain.kv.begin(session.domain.now_ts().await?));
         transaction.enter(RequestScope { priority: Priority::Low, ..session.scope().clone() });
-        let options = ScanOptions { batch_size: BATCH_ROWS, ..ScanOptions::default() };
+        let options = ScanOptions { batch_size, ..ScanOptions::default() };
         let rows = transaction.snapshot().scan(range.clone(), options).next_batch().await?;
         let Some((last, _)) = rows.last() else { return Ok(None) };
         let next = Bytes::from(keys::key_next(last));
@@ -83,8 +89,11 @@ async fn batch(
         }
         match transaction.commit().await {
             Ok(_) => return Ok(Some(next)),
-            Err(KvError::WriteConflict { .. } | KvError::ServerBusy { .. }) => {
+            Err(error @ (KvError::WriteConflict { .. } | KvError::ServerBusy { .. })) => {
                 session.check_cancelled()?;
+                failed = Some(error);
+                let pause = Duration::from_millis(1 << tries.min(9));
+                tokio::time::sleep(pause.min(PAUSE_MAX)).await;
             }
             Err(KvError::KeyExists { key, .. }) => {
                 return Err(duplicate_key_error(&session.schema(), &key.0));
@@ -92,5 +101,8 @@ async fn batch(
             Err(error) => return Err(error.into()),
         }
     }
-    Err(SqlError::Kv(KvError::Cancelled))
+    Err(SqlError::Kv(match failed {
+        Some(KvError::WriteConflict { key, .. }) => KvError::LockTimeout { key },
+        other => other.unwrap_or(KvError::Cancelled),
+    }))
 }

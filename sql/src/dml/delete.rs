@@ -25,14 +25,7 @@ pub async fn run(
     let writers: Vec<TableWriter> = plan
         .targets
         .iter()
-        .map(|target| {
-            TableWriter::new(
-                Arc::clone(&target.table),
-                Arc::clone(&statement.transaction),
-                zone.clone(),
-                true,
-            )
-        })
+        .map(|target| TableWriter::new(Arc::clone(&target.table), statement, zone.clone(), true))
         .collect();
     let mut outcome = Outcome::default();
     let mut seen: HashSet<(TableId, Handle)> = HashSet::new();

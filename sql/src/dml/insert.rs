@@ -24,14 +24,13 @@ pub async fn run(
     statement: &StatementTransaction,
     context: &mut BuildContext,
 ) -> Result<Outcome> {
-    let eager = session.transaction.is_open();
     let eval = context.exec.eval.clone();
     let mut inserter = Inserter {
         writer: TableWriter::new(
             Arc::clone(&plan.table),
-            Arc::clone(&statement.transaction),
+            statement,
             eval.time_zone.clone(),
-            eager,
+            statement.is_eager(),
         ),
         assigner: Assigner::new(&eval, plan.ignore),
         eval,
@@ -294,6 +293,7 @@ impl Inserter<'_> {
             &mut self.eval,
         )?;
         if !changed {
+            self.writer.touch(&duplicate.handle);
             self.outcome.affected += u64::from(self.found_rows_wanted);
             return Ok(());
         }

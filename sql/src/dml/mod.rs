@@ -28,13 +28,16 @@ use crate::catalog::SchemaSnapshot;
 use crate::error::{Result, SqlError};
 use crate::execution::{BuildContext, ReadView};
 use crate::record;
-use crate::session::Session;
 use crate::session::transaction::StatementTransaction;
+use crate::session::{Diagnostics, Session, UserVariables};
 use crate::sink::{OkInfo, ResultSink};
 
 /// How often a statement that stands alone starts over after losing to another
 /// transaction. Nothing was sent to the client by then, so starting over is invisible.
 const AUTOCOMMIT_TRIES: usize = 64;
+/// How often a statement starts over because rows it locked were changed since it read them.
+/// It keeps what it has locked, so that it only meets rows that are new to it.
+pub const RESTARTS_MAX: usize = 256;
 
 /// What a statement did.
 #[derive(Clone, Debug, Default)]
@@ -61,16 +64,14 @@ pub async fn run(
     let mut tries = 0;
     let outcome = loop {
         tries += 1;
-        let statement = session.begin_write().await?;
+        let mut statement = session.begin_write(tries > 1).await?;
         let alone = !session.transaction.is_open();
-        let before = session.diagnostics.clone();
-        let variables_before = session.shared.user_variables();
-        let outcome = change(session, plan, parameters, &statement).await;
+        let before = Before::of(session);
+        let outcome = change_and_lock(session, plan, parameters, &mut statement, &before).await;
         match session.end_write(statement, outcome).await {
             Err(error) if alone && tries < AUTOCOMMIT_TRIES && is_conflict(&error) => {
                 session.check_cancelled()?;
-                session.diagnostics = before;
-                session.shared.restore_user_variables(variables_before);
+                before.restore(session);
             }
             outcome => break outcome?,
         }
@@ -89,6 +90,68 @@ pub async fn run(
         info: outcome.info,
     };
     sink.ok(session.status_flags(), ok).await
+}
+
+/// What of the session a statement changes that starts over.
+struct Before {
+    diagnostics: Diagnostics,
+    user_variables: UserVariables,
+}
+
+impl Before {
+    fn of(session: &Session) -> Self {
+        let user_variables = session.shared.user_variables();
+        Self { diagnostics: session.diagnostics.clone(), user_variables }
+    }
+
+    fn restore(&self, session: &mut Session) {
+        session.diagnostics = self.diagnostics.clone();
+        session.shared.restore_user_variables(self.user_variables.clone());
+    }
+}
+
+/// Changes rows and locks them, until they are those it has read.
+async fn change_and_lock(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    parameters: &[Datum],
+    statement: &mut StatementTransaction,
+    before: &Before,
+) -> Result<Outcome> {
+    for _ in 0..RESTARTS_MAX {
+        let outcome = change(session, plan, parameters, statement).await;
+        if outcome.is_ok() {
+            statement.transaction.lock_wanted(&statement.locking).await?;
+        }
+        // What an error rests on may have changed, unless it is about the locks themselves.
+        let is_final = outcome.as_ref().is_err_and(is_about_locks);
+        if is_final || !statement.transaction.take_conflict() {
+            return outcome;
+        }
+        session.restart_write(statement).await?;
+        before.restore(session);
+    }
+    Err(restarted_too_often())
+}
+
+/// A statement that always met rows that were new to it.
+pub fn restarted_too_often() -> SqlError {
+    SqlError::new(
+        errno::ER_LOCK_DEADLOCK,
+        "Deadlock found when trying to get lock; try restarting transaction",
+    )
+}
+
+/// Whether a statement failed because of locks or was cancelled; starting over is no help.
+pub fn is_about_locks(error: &SqlError) -> bool {
+    let code = error.to_mysql().code;
+    matches!(
+        code,
+        errno::ER_LOCK_DEADLOCK
+            | errno::ER_LOCK_WAIT_TIMEOUT
+            | errno::ER_LOCK_NOWAIT
+            | errno::ER_QUERY_INTERRUPTED
+    )
 }
 
 fn is_conflict(error: &SqlError) -> bool {

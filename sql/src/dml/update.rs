@@ -37,14 +37,7 @@ pub async fn run(
     let mut writers: Vec<TableWriter> = plan
         .targets
         .iter()
-        .map(|target| {
-            TableWriter::new(
-                Arc::clone(&target.table),
-                Arc::clone(&statement.transaction),
-                zone.clone(),
-                true,
-            )
-        })
+        .map(|target| TableWriter::new(Arc::clone(&target.table), statement, zone.clone(), true))
         .collect();
     for target in &plan.targets {
         assigner.bind_defaults(session, &target.table)?;
@@ -92,6 +85,7 @@ pub async fn run(
                 &mut eval,
             )?;
             if !changed {
+                writer.touch(&handle);
                 continue;
             }
             writer.update(&handle, &old, &new).await?;

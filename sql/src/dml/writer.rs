@@ -1,10 +1,16 @@
-//! Row and index mutations in the transaction's buffer.
+//! Row and index mutations in the transaction's buffer, and the locks that guard them.
+//!
+//! **Locks** (of pessimistic transactions). A row's lock guards the row and its entries that name
+//! it in their keys. The entry of a unique index is a key of its own that other rows may want: it
+//! is locked with the row. Hidden row ids are never given twice, so that new rows need none. A
+//! duplicate that a statement met is locked before the statement says so: its holder may be about
+//! to remove it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_kv_client::Transaction;
+use cairn_kv_client::{LockOptions, Transaction};
 use cairn_planner::catalog::{IndexInfo, SchemaState, TableInfo};
 use cairn_types::row::RowEncoder;
 use cairn_types::{Datum, Handle, TimeZone, keys};
@@ -12,6 +18,7 @@ use cairn_types::{Datum, Handle, TimeZone, keys};
 use super::duplicate_entry;
 use crate::error::Result;
 use crate::record::{self, IndexEntry};
+use crate::session::transaction::StatementTransaction;
 
 /// Which unique key a new row collides in, and with which row.
 #[derive(Clone, Debug)]
@@ -28,6 +35,7 @@ pub struct Duplicate {
 pub struct TableWriter {
     table: Arc<TableInfo>,
     transaction: Arc<Transaction>,
+    locking: LockOptions,
     encoder: RowEncoder,
     /// Look for duplicates when a row is written (else only at prewrite).
     eager: bool,
@@ -39,11 +47,32 @@ impl TableWriter {
     /// A writer; `eager` unless the statement commits at its end anyway.
     pub fn new(
         table: Arc<TableInfo>,
-        transaction: Arc<Transaction>,
+        statement: &StatementTransaction,
         zone: TimeZone,
         eager: bool,
     ) -> Self {
-        Self { table, transaction, encoder: RowEncoder::new(), eager, zone }
+        let transaction = Arc::clone(&statement.transaction);
+        let locking = statement.locking.clone();
+        Self { table, transaction, locking, encoder: RowEncoder::new(), eager, zone }
+    }
+
+    /// The statement found a row and leaves it as it is: it locks it all the same.
+    pub fn touch(&self, handle: &Handle) {
+        self.want_row(handle);
+    }
+
+    fn want_row(&self, handle: &Handle) {
+        let table_id = self.table.id;
+        self.transaction.want_lock(|| keys::encode_row_key(table_id, handle).into());
+    }
+
+    /// Locks a key that is taken already. If it was changed meanwhile the statement starts
+    /// over, whatever it answers now.
+    async fn lock_taken(&self, key: &Bytes) -> Result<()> {
+        if self.transaction.is_pessimistic() {
+            self.transaction.lock_now(vec![key.clone()], &self.locking).await?;
+        }
+        Ok(())
     }
 
     /// The handle of a new row; `None` for tables with hidden row ids.
@@ -62,8 +91,9 @@ impl TableWriter {
         let row = &*record::to_stored(table, row, &self.zone);
         let mut duplicates = Vec::new();
         if !table.has_row_id() {
-            let key = keys::encode_row_key(table.id, handle);
+            let key = Bytes::from(keys::encode_row_key(table.id, handle));
             if self.transaction.get(&key).await?.is_some() {
+                self.lock_taken(&key).await?;
                 duplicates.push(self.duplicate_of(table.primary_key(), handle.clone(), row));
             }
         }
@@ -73,6 +103,7 @@ impl TableWriter {
                 continue;
             }
             if let Some(value) = self.transaction.get(&entry.key).await? {
+                self.lock_taken(&entry.key).await?;
                 let other = record::handle_of_unique_entry(table, &value)?;
                 duplicates.push(self.duplicate_of(Some(index), other, row));
             }
@@ -147,9 +178,11 @@ impl TableWriter {
             None => self.eager && self.transaction.get(&key).await?.is_some(),
         };
         if taken {
+            self.lock_taken(&key).await?;
             let duplicate = self.duplicate_of(index, Handle::Int(0), row);
             return Err(duplicate_entry(&duplicate.value, &duplicate.key_name));
         }
+        self.transaction.want_lock(|| key.clone());
         if self.transaction.buffered(&key).is_some() {
             // Removed by this transaction: putting it back is an update of the old key.
             return Ok(self.transaction.set(key, value)?);
@@ -180,6 +213,7 @@ impl TableWriter {
 
     async fn delete_stored(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = &self.table;
+        self.want_row(handle);
         self.transaction.delete(keys::encode_row_key(table.id, handle).into())?;
         for index in Self::indices(table, SchemaState::DeleteOnly) {
             let entry = record::index_entry(table, index, row, handle)?;
@@ -202,6 +236,9 @@ impl TableWriter {
             && record::handle_of_unique_entry(&self.table, &value)? != *handle
         {
             return Ok(());
+        }
+        if entry.distinct {
+            self.transaction.want_lock(|| entry.key.clone());
         }
         Ok(self.transaction.delete(entry.key)?)
     }
@@ -234,6 +271,7 @@ impl TableWriter {
         }
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, new, &mut self.encoder)?;
+        self.want_row(handle);
         self.transaction.set(key, value)?;
         for index in Self::indices(&table, SchemaState::DeleteOnly) {
             let old_entry = record::index_entry(&table, index, old, handle)?;
@@ -243,6 +281,9 @@ impl TableWriter {
             }
             if old_entry.key == new_entry.key && index.state.is_writable() {
                 // Equal to the collation, but spelt otherwise: only the value changes.
+                if new_entry.distinct {
+                    self.transaction.want_lock(|| new_entry.key.clone());
+                }
                 self.transaction.set(new_entry.key, new_entry.value)?;
                 continue;
             }

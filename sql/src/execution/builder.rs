@@ -1,6 +1,7 @@
 //! Physical plans to operators.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_executor::operators::{
     Apply, HashAgg, HashJoin, Limit, MaxOneRow, Projection, Selection, Sort, StreamAgg, TopN,
@@ -27,6 +28,8 @@ pub struct BuildContext {
     pub kv: Arc<KvClient>,
     /// Tasks of one reader under way at once.
     pub scan_concurrency: usize,
+    /// How long rows that others have locked are waited for.
+    pub lock_wait_timeout: Duration,
     /// Rows of virtual tables.
     pub mem_tables: MemTableRows,
 }
@@ -66,11 +69,11 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
     Ok(match &plan.op {
         PhysicalOp::PointGet(get) => {
             let keys = vec![get.key.clone()];
-            point::operator(&get.access, keys, get.lock.is_some(), plan, context)?
+            point::operator(&get.access, keys, get.lock, plan, context)?
         }
 
         PhysicalOp::BatchPointGet(get) => {
-            point::operator(&get.access, get.keys.clone(), get.lock.is_some(), plan, context)?
+            point::operator(&get.access, get.keys.clone(), get.lock, plan, context)?
         }
         PhysicalOp::TableReader(reader)
         | PhysicalOp::IndexReader(reader)

@@ -4,9 +4,11 @@
 //! operator tree ([`builder`]) and pushes chunks into the statement's sink. Readers
 //! ([`reader`]) send fragments to the stores, or, when the transaction wrote to the table
 //! itself, run the very same fragment here over [`source::TransactionSource`].
-//! Point reads ([`point`]) build no operator and no chunk.
+//! Point reads ([`point`]) build no operator and no chunk. Queries that lock gather their rows
+//! first ([`locking`]).
 
 pub mod builder;
+mod locking;
 pub mod point;
 pub mod reader;
 pub mod source;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use cairn_executor::{BoxOperator, ExecContext, ExecError, RuntimeStats};
 use cairn_kv_client::KvError;
 use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, Subplan, SubplanKind};
-use cairn_types::{Datum, MysqlError, errno};
+use cairn_types::{Datum, errno};
 
 use crate::clock;
 use crate::error::{Result, SqlError};
@@ -39,7 +41,7 @@ impl From<ExecError> for SqlError {
 
 /// How an error of the key-value tier travels through operators.
 pub fn kv_error(error: KvError) -> ExecError {
-    let mysql = MysqlError::new(error.mysql_code(), error.to_string());
+    let mysql = SqlError::Kv(error.clone()).to_mysql();
     match error {
         KvError::Cancelled => ExecError::Cancelled,
         error => ExecError::source(error, mysql),
@@ -86,9 +88,13 @@ pub async fn run_query(
         return point::run_point_get(session, plan, get, parameters, sink).await;
     }
     if root.takes_locks() && (session.transaction.is_open() || !session.settings().autocommit) {
-        let statement = session.begin_write().await?;
-        let view = ReadView::Transaction(Arc::clone(&statement.transaction));
-        let outcome = stream_rows(session, plan, root, view, parameters, None, sink).await;
+        let mut statement = session.begin_write(false).await?;
+        let outcome = if statement.transaction.is_pessimistic() {
+            locking::run(session, plan, root, &mut statement, parameters, sink).await
+        } else {
+            let view = ReadView::Transaction(Arc::clone(&statement.transaction));
+            stream_rows(session, plan, root, view, parameters, None, sink).await
+        };
         return session.end_write(statement, outcome).await;
     }
     let view = ReadView::of_plan(session, plan).await?;
@@ -142,6 +148,7 @@ pub async fn build_context(
         view,
         kv: Arc::clone(&session.domain.kv),
         scan_concurrency: session.settings().scan_concurrency,
+        lock_wait_timeout: session.lock_wait_timeout(),
         mem_tables: crate::infoschema::MemTableRows::new(session),
     };
     for subplan in &plan.subplans {

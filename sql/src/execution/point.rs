@@ -10,7 +10,8 @@ use bytes::Bytes;
 use cairn_executor::operators::ChunkSource;
 use cairn_executor::{BoxOperator, ExecError};
 use cairn_expr::{EvalContext, Expr};
-use cairn_kv_client::RequestScope;
+use cairn_kv_client::{LockOptions, RequestScope};
+use cairn_parser::ast::LockWait;
 use cairn_planner::plan::{PhysicalPlan, Plan, PointAccess, PointGet};
 use cairn_planner::ranger::{PointKey, point_key};
 use cairn_proto::kv::Priority;
@@ -124,14 +125,15 @@ fn keep_row(
 pub fn operator(
     access: &PointAccess,
     keys: Vec<Vec<Expr>>,
-    lock: bool,
+    lock: Option<LockWait>,
     plan: &PhysicalPlan,
     context: &BuildContext,
 ) -> cairn_executor::Result<BoxOperator> {
     let (access, view) = (access.clone(), context.view.clone());
+    let lock = lock.map(|wait| crate::dml::lock::options(wait, context));
     let mut eval = context.exec.eval.clone();
     let rows = async move {
-        let chunk = read_rows(&access, &keys, lock, &view, &mut eval).await;
+        let chunk = read_rows(&access, &keys, lock.as_ref(), &view, &mut eval).await;
         chunk.map_err(|error| ExecError::from(error.to_mysql()))
     };
     let stream = futures::stream::once(rows).boxed();
@@ -141,21 +143,28 @@ pub fn operator(
 async fn read_rows(
     access: &PointAccess,
     keys: &[Vec<Expr>],
-    lock: bool,
+    lock: Option<&LockOptions>,
     view: &ReadView,
     eval: &mut EvalContext,
 ) -> Result<Chunk> {
-    let mut chunk = record::point_chunk(access);
-    let mut seen = std::collections::HashSet::new();
+    let mut rows = Vec::with_capacity(keys.len());
+    let mut lock_keys = Vec::new();
     for key in keys {
         let Some(key) = plan_key(access, key, eval)? else { continue };
         let found = find_row(access, &key, view).await?;
-        if lock {
-            crate::dml::lock::lock_point(view, access, &key, found.as_ref().map(|row| &row.0))?;
-        }
-        if let Some((handle, value)) = found
-            && seen.insert(handle.clone())
-        {
+        let lock_key =
+            crate::dml::lock::point_lock_key(access, &key, found.as_ref().map(|row| &row.0));
+        lock_keys.push(lock_key.clone());
+        rows.extend(found.map(|(handle, value)| (lock_key, handle, value)));
+    }
+    let mut skipped = Vec::new();
+    if let (Some(options), ReadView::Transaction(transaction)) = (lock, view) {
+        skipped = transaction.lock_now(lock_keys, options).await?;
+    }
+    let mut chunk = record::point_chunk(access);
+    let mut seen = std::collections::HashSet::new();
+    for (lock_key, handle, value) in rows {
+        if !skipped.contains(&lock_key) && seen.insert(handle.clone()) {
             record::append_point_row(access, &handle, &value, &eval.time_zone, &mut chunk)?;
         }
     }

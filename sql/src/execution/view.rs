@@ -57,7 +57,7 @@ impl ReadView {
     pub fn start_ts(&self) -> TimeStamp {
         match self {
             ReadView::Snapshot(snapshot) => snapshot.start_ts(),
-            ReadView::Transaction(transaction) => transaction.start_ts(),
+            ReadView::Transaction(transaction) => transaction.snapshot().start_ts(),
         }
     }
 

@@ -1,20 +1,24 @@
 //! The session's transaction: begin, commit, rollback, savepoints, autocommit.
 //!
 //! **Data.** A transaction's reads are fixed by its `start_ts`, taken by its first
-//! statement (`WITH CONSISTENT SNAPSHOT`: at once). Its writes stay in the client's buffer
-//! until COMMIT; a statement that fails is undone by a checkpoint.
+//! statement (`WITH CONSISTENT SNAPSHOT`: at once); at READ COMMITTED every statement reads at
+//! a timestamp of its own. Its writes stay in the client's buffer until COMMIT; a statement that
+//! fails is undone by a checkpoint, and keeps its locks.
+//!
+//! **Locks.** In a pessimistic transaction a statement that changes or locks rows reads at a
+//! fresh timestamp, and starts over when a row it locked was changed since
+//! ([`Session::restart_write`]). Statements that stand alone are optimistic; one that loses a
+//! conflict tries again pessimistically.
 //!
 //! **Invariants.** An open transaction holds its schema version ([`VersionHold`]): no
-//! schema change ends while it may still write in the old form.
-//!
-//! **Left out.** Conflicts are found at COMMIT (optimistic): the loser gets error 1213 and
-//! starts over, as after a deadlock.
+//! schema change ends while it may still write in the old form. Error 1213 ends the transaction.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_kv_client::txn::membuffer::Checkpoint;
-use cairn_kv_client::{KvError, Transaction};
-use cairn_parser::ast::{Begin, Completion};
+use cairn_kv_client::{KvError, LockOptions, LockWait, Transaction};
+use cairn_parser::ast::{Begin, Completion, TransactionMode};
 use cairn_types::{TimeStamp, errno};
 
 use super::{Session, fold_name};
@@ -30,6 +34,8 @@ struct Open {
     /// Taken by the first statement.
     started: Option<Started>,
     read_only: bool,
+    is_pessimistic: bool,
+    reads_committed: bool,
 }
 
 struct Started {
@@ -50,6 +56,8 @@ pub struct TransactionState {
     open: Option<Open>,
     /// `SET TRANSACTION READ ONLY` for the next one.
     next_read_only: Option<bool>,
+    /// `SET TRANSACTION ISOLATION LEVEL` for the next one.
+    next_reads_committed: Option<bool>,
     /// The schema that the running statement was planned with.
     statement_hold: Option<VersionHold>,
 }
@@ -81,6 +89,15 @@ impl TransactionState {
         self.next_read_only = Some(read_only);
     }
 
+    /// `SET TRANSACTION ISOLATION LEVEL` for the next transaction.
+    pub fn set_next_reads_committed(&mut self, reads_committed: bool) {
+        self.next_reads_committed = Some(reads_committed);
+    }
+
+    fn reads_committed(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.reads_committed)
+    }
+
     fn started(&self) -> Option<&Started> {
         self.open.as_ref()?.started.as_ref()
     }
@@ -92,15 +109,26 @@ pub struct StatementTransaction {
     pub transaction: Arc<Transaction>,
     /// The schema to plan with.
     pub schema: Arc<SchemaSnapshot>,
-    /// Where a failed statement goes back to; without one the statement stands alone and
-    /// commits at its end.
+    /// How the statement locks what it changes.
+    pub locking: LockOptions,
+    /// It commits at its end.
+    stands_alone: bool,
+    /// Where the statement goes back to when it fails or starts over.
     checkpoint: Option<Checkpoint>,
+}
+
+impl StatementTransaction {
+    /// Whether duplicates are looked for as rows are written. Otherwise the commit at the
+    /// statement's end finds them.
+    pub fn is_eager(&self) -> bool {
+        self.checkpoint.is_some()
+    }
 }
 
 impl Session {
     /// The transaction of a statement that writes or locks: the open one, with a
-    /// checkpoint to go back to, or one of its own.
-    pub async fn begin_write(&mut self) -> Result<StatementTransaction> {
+    /// checkpoint to go back to, or one of its own; `again` after it lost a conflict.
+    pub async fn begin_write(&mut self, again: bool) -> Result<StatementTransaction> {
         if self.transaction.is_read_only() {
             return Err(SqlError::new(
                 errno::ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION,
@@ -109,17 +137,62 @@ impl Session {
         }
         self.domain.check_schema_lease()?;
         self.open_implicitly();
+        let locking = self.lock_options(LockWait::AtMost(self.lock_wait_timeout()));
         if self.transaction.is_open() {
+            let is_fresh = self.transaction.started().is_none();
             let (transaction, schema) = self.start_transaction().await?;
+            if transaction.is_pessimistic() || self.transaction.reads_committed() {
+                let read_ts =
+                    if is_fresh { transaction.start_ts() } else { self.fresh_ts().await? };
+                transaction.begin_statement(read_ts);
+            }
             let checkpoint = Some(transaction.checkpoint());
-            return Ok(StatementTransaction { transaction, schema, checkpoint });
+            let stands_alone = false;
+            return Ok(StatementTransaction {
+                transaction,
+                schema,
+                locking,
+                stands_alone,
+                checkpoint,
+            });
         }
         self.hold_schema();
         let schema = self.schema();
-        let start_ts = self.scope().run(self.domain.now_ts()).await??;
-        let transaction = Arc::new(self.domain.kv.begin(start_ts));
+        let start_ts = self.fresh_ts().await?;
+        let transaction = match again && self.settings().is_pessimistic {
+            true => self.domain.kv.begin_pessimistic(start_ts),
+            false => self.domain.kv.begin(start_ts),
+        };
         transaction.enter(self.scope().clone());
-        Ok(StatementTransaction { transaction, schema, checkpoint: None })
+        let checkpoint = transaction.is_pessimistic().then(|| transaction.checkpoint());
+        let transaction = Arc::new(transaction);
+        Ok(StatementTransaction { transaction, schema, locking, stands_alone: true, checkpoint })
+    }
+
+    /// Has the statement start over: it locked rows that were changed since it read them. It
+    /// keeps the locks, and reads what nobody else can change now.
+    pub async fn restart_write(&self, statement: &mut StatementTransaction) -> Result<()> {
+        self.check_cancelled()?;
+        if let Some(checkpoint) = statement.checkpoint.take() {
+            statement.transaction.rollback_to(checkpoint);
+        }
+        statement.transaction.begin_statement(self.fresh_ts().await?);
+        statement.checkpoint = Some(statement.transaction.checkpoint());
+        Ok(())
+    }
+
+    /// A timestamp for the running statement.
+    async fn fresh_ts(&self) -> Result<TimeStamp> {
+        self.scope().run(self.domain.now_ts()).await?
+    }
+
+    /// How long a statement waits for locks.
+    pub fn lock_wait_timeout(&self) -> Duration {
+        Duration::from_secs(self.settings().lock_wait_timeout_s)
+    }
+
+    fn lock_options(&self, wait: LockWait) -> LockOptions {
+        LockOptions { wait, cancel: self.token().clone() }
     }
 
     /// Holds the schema from before the statement is planned until it ends: the plan, and
@@ -141,11 +214,19 @@ impl Session {
         statement: StatementTransaction,
         outcome: Result<T>,
     ) -> Result<T> {
-        let StatementTransaction { transaction, checkpoint, .. } = statement;
+        let StatementTransaction { transaction, stands_alone, checkpoint, .. } = statement;
         if let Some(checkpoint) = checkpoint {
             match &outcome {
                 Ok(_) => transaction.release(checkpoint),
                 Err(_) => transaction.rollback_to(checkpoint),
+            }
+        }
+        if !stands_alone {
+            let ends_transaction =
+                |error: &SqlError| error.to_mysql().code == errno::ER_LOCK_DEADLOCK;
+            if outcome.as_ref().is_err_and(ends_transaction) {
+                // As MySQL does: the others of the circle go on.
+                self.roll_back().await?;
             }
             return outcome;
         }
@@ -184,21 +265,35 @@ impl Session {
         if !self.transaction.is_open() {
             return Ok(None);
         }
-        self.start_transaction().await.map(Some)
+        let is_fresh = self.transaction.started().is_none();
+        let (transaction, schema) = self.start_transaction().await?;
+        let reads_anew = self.transaction.reads_committed() && !is_fresh;
+        let read_ts = if reads_anew { self.fresh_ts().await? } else { transaction.start_ts() };
+        transaction.read_at(read_ts);
+        Ok(Some((transaction, schema)))
     }
 
     /// Without autocommit the first statement opens a transaction.
     fn open_implicitly(&mut self) {
         if !self.settings().autocommit && !self.transaction.is_open() {
-            self.open(None);
+            self.open(None, None);
         }
     }
 
-    fn open(&mut self, read_only: Option<bool>) {
+    fn open(&mut self, read_only: Option<bool>, mode: Option<TransactionMode>) {
         let default_read_only = self.variables.get("transaction_read_only") == Some("ON");
         let next = self.transaction.next_read_only.take();
         let read_only = read_only.or(next).unwrap_or(default_read_only);
-        self.transaction.open = Some(Open { started: None, read_only });
+        let settings = self.settings();
+        let is_pessimistic = match mode {
+            Some(mode) => mode == TransactionMode::Pessimistic,
+            None => settings.is_pessimistic,
+        };
+        let reads_committed = settings.reads_committed;
+        let reads_committed =
+            self.transaction.next_reads_committed.take().unwrap_or(reads_committed);
+        self.transaction.open =
+            Some(Open { started: None, read_only, is_pessimistic, reads_committed });
     }
 
     /// Gives the open transaction its timestamp and schema when it has none yet.
@@ -208,9 +303,12 @@ impl Session {
             // is held before the timestamp is taken: an index that it reads is whole by then.
             let hold = self.transaction.statement_hold.take();
             let hold = hold.unwrap_or_else(|| self.domain.schema.hold());
-            let start_ts = self.scope().run(self.domain.now_ts()).await??;
-            let transaction = Arc::new(self.domain.kv.begin(start_ts));
+            let start_ts = self.fresh_ts().await?;
             if let Some(open) = &mut self.transaction.open {
+                let transaction = Arc::new(match open.is_pessimistic {
+                    true => self.domain.kv.begin_pessimistic(start_ts),
+                    false => self.domain.kv.begin(start_ts),
+                });
                 open.started = Some(Started { transaction, hold, savepoints: Vec::new() });
             }
         }
@@ -224,7 +322,7 @@ impl Session {
     /// `BEGIN`, `START TRANSACTION`: commits what is open and opens another.
     pub async fn begin(&mut self, begin: &Begin) -> Result<()> {
         self.commit().await?;
-        self.open(begin.read_only);
+        self.open(begin.read_only, begin.mode);
         if begin.consistent_snapshot {
             self.start_transaction().await?;
         }
@@ -252,7 +350,7 @@ impl Session {
         let kind = self.variables.get("completion_type").unwrap_or("NO_CHAIN");
         let (chain, release) = (kind == "CHAIN", kind == "RELEASE");
         if completion.chain.unwrap_or(chain) {
-            self.open(Some(was_read_only));
+            self.open(Some(was_read_only), None);
         }
         if completion.release.unwrap_or(release) {
             self.release();

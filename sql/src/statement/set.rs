@@ -142,11 +142,13 @@ pub fn set_transaction(session: &mut Session, set: &SetTransaction) -> Result<()
             session.variables.set(definition, if read_only { "ON" } else { "OFF" }.to_owned());
         }
     }
-    if let Some(level) = set.isolation
-        && !next_only
-        && let Some(definition) = variables::find("transaction_isolation")
-    {
-        session.variables.set(definition, level.as_variable().to_owned());
+    if let Some(level) = set.isolation {
+        let level = level.as_variable();
+        if next_only {
+            session.transaction.set_next_reads_committed(variables::reads_committed(level));
+        } else if let Some(definition) = variables::find("transaction_isolation") {
+            session.variables.set(definition, level.to_owned());
+        }
     }
     Ok(())
 }

@@ -199,6 +199,12 @@ pub struct Settings {
     pub max_allowed_packet: u64,
     /// `timestamp` when set, in microseconds.
     pub timestamp_micros: Option<i64>,
+    /// `tidb_txn_mode`: transactions lock what they change before they commit.
+    pub is_pessimistic: bool,
+    /// `transaction_isolation`: every statement sees what is committed when it begins.
+    pub reads_committed: bool,
+    /// `innodb_lock_wait_timeout`.
+    pub lock_wait_timeout_s: u64,
     /// `foreign_key_checks`.
     pub foreign_key_checks: bool,
     /// `auto_increment_increment` and `_offset`.
@@ -236,6 +242,9 @@ impl Settings {
             default_week_format: unsigned("default_week_format") as u8,
             max_allowed_packet: unsigned("max_allowed_packet"),
             timestamp_micros: (seconds > 0.0).then_some((seconds * 1e6) as i64),
+            is_pessimistic: text("tidb_txn_mode") == "pessimistic",
+            reads_committed: reads_committed(text("transaction_isolation")),
+            lock_wait_timeout_s: unsigned("innodb_lock_wait_timeout"),
             foreign_key_checks: text("foreign_key_checks") == "ON",
             auto_increment: (
                 unsigned("auto_increment_increment").max(1),
@@ -243,6 +252,12 @@ impl Settings {
             ),
         }
     }
+}
+
+/// Whether a level of isolation lets every statement see what is committed by then; READ
+/// UNCOMMITTED is taken for READ COMMITTED.
+pub fn reads_committed(level: &str) -> bool {
+    matches!(level, "READ-COMMITTED" | "READ-UNCOMMITTED")
 }
 
 /// A session's values.

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use cairn_proto::kv::RollbackRequest;
 use cairn_types::TimeStamp;
+use tokio::task::JoinHandle;
 
 use super::batches::Run;
 use super::commit::Committer;
-use crate::error::KvError;
-use crate::request::{Cmd, RequestOptions};
+use crate::client::KvClient;
+use crate::request::Cmd;
 
 impl Committer {
     pub(super) async fn commit_secondaries_in_background(
@@ -25,58 +26,46 @@ impl Committer {
             return;
         }
         let committer = self.clone();
-        self.in_background(async move {
+        let work = async move {
             let build = |piece: &Run| committer.commit_request(piece, commit_ts);
-            if let Err(error) = committer.pass(rest, &build).await {
+            if let Err(error) = committer.mutations.pass(&committer.client, rest, &build).await {
                 tracing::debug!(%error, "secondaries are left to their readers");
             }
-        })
-        .await;
+        };
+        self.client.in_background(work).await;
     }
 
     pub(super) async fn rollback_in_background(self: &Arc<Committer>) {
         let committer = self.clone();
-        self.in_background(async move {
+        let work = async move {
             let build = |piece: &Run| {
                 Cmd::Rollback(RollbackRequest {
                     keys: committer.mutations.keys(piece),
                     start_ts: committer.start_ts.0,
                 })
             };
-            if let Err(error) = committer.pass(committer.mutations.all(), &build).await {
+            let all = committer.mutations.all();
+            if let Err(error) = committer.mutations.pass(&committer.client, all, &build).await {
                 tracing::debug!(%error, "locks are left to expire");
             }
-        })
-        .await;
+        };
+        self.client.in_background(work).await;
     }
+}
 
+impl KvClient {
     /// Runs a task that outlives the caller; when too many do already, the caller
     /// waits for a place.
-    async fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) async fn in_background(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<JoinHandle<()>> {
         // The semaphore is never closed; without a permit the locks stay behind,
         // which readers can deal with.
-        let Ok(permit) = self.client.background_slots.clone().acquire_owned().await else {
-            return;
-        };
-        self.client.background.spawn(async move {
+        let permit = self.background_slots.clone().acquire_owned().await.ok()?;
+        Some(self.background.spawn(async move {
             task.await;
             drop(permit);
-        });
-    }
-
-    async fn pass(
-        &self,
-        run: Run,
-        build: &(dyn Fn(&Run) -> Cmd + Send + Sync),
-    ) -> Result<(), KvError> {
-        let mut retrier = self.client.retrier();
-        let mut rest = run;
-        while !rest.is_empty() {
-            let options = RequestOptions::default();
-            let answer =
-                self.mutations.send_first(&self.client, &rest, &options, &mut retrier, build);
-            rest.start = answer.await?.piece.end;
-        }
-        Ok(())
+        }))
     }
 }

@@ -36,6 +36,12 @@ pub(crate) struct Answer {
 }
 
 impl Mutations {
+    /// Keys in order, without anything to write.
+    pub fn of_keys(keys: impl IntoIterator<Item = Bytes>) -> Mutations {
+        let bare = |key| Mutation { key, ..Mutation::default() };
+        Mutations(Arc::new(keys.into_iter().map(bare).collect()))
+    }
+
     /// All of them.
     pub fn all(&self) -> Run {
         0..self.0.len()
@@ -82,6 +88,23 @@ impl Mutations {
             pieces.push(piece);
         }
         Ok(pieces)
+    }
+
+    /// Sends the command to all pieces of the run, one after the other.
+    pub async fn pass(
+        &self,
+        client: &KvClient,
+        run: Run,
+        build: &(dyn Fn(&Run) -> Cmd + Send + Sync),
+    ) -> Result<(), KvError> {
+        let mut retrier = client.retrier();
+        let mut rest = run;
+        while !rest.is_empty() {
+            let options = RequestOptions::default();
+            let answer = self.send_first(client, &rest, &options, &mut retrier, build);
+            rest.start = answer.await?.piece.end;
+        }
+        Ok(())
     }
 
     /// Sends the command to the first piece of the run.

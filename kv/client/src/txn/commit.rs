@@ -14,13 +14,14 @@
 //!
 //! **Sources.** Percolator (Peng & Dabek, OSDI 2010), figure 6.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    CommitRequest, KeyError, LockInfo, Mutation, MutationOp, PrewriteRequest, TxnHeartBeatRequest,
-    key_error,
+    CommitRequest, KeyError, LockInfo, LockKind, Mutation, MutationOp, PrewriteRequest,
+    TxnHeartBeatRequest, key_error,
 };
 use cairn_types::TimeStamp;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -28,6 +29,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::CommitInfo;
 use super::batches::{Mutations, Run};
 use super::membuffer::{BufferedValue, Entry, MemBuffer};
+use super::pessimistic::Locks;
 use crate::backoff::Retrier;
 use crate::client::KvClient;
 use crate::error::{KvError, ShownKey};
@@ -69,8 +71,11 @@ pub(crate) struct Committer {
     pub(super) client: Arc<KvClient>,
     pub(super) start_ts: TimeStamp,
     pub(super) mutations: Mutations,
-    /// Position of the primary: the first mutation that leaves a lock.
+    /// Position of the primary: the first mutation that leaves a lock, or the one whose
+    /// pessimistic lock the others name.
     pub(super) primary: Option<usize>,
+    /// Of a pessimistic transaction; zero otherwise.
+    for_update_ts: TimeStamp,
     size_bytes: u64,
     /// Ends the wait for other transactions' locks; never a request that may have effect.
     scope: RequestScope,
@@ -89,17 +94,26 @@ impl Committer {
         client: Arc<KvClient>,
         start_ts: TimeStamp,
         buffer: &MemBuffer,
+        locks: Option<&Locks>,
         scope: RequestScope,
     ) -> Option<Committer> {
-        let mutations: Vec<Mutation> =
+        let mut mutations: Vec<Mutation> =
             buffer.iter().filter_map(|(key, entry)| mutation(key, entry)).collect();
         if mutations.is_empty() {
             return None;
         }
-        let primary = mutations.iter().position(leaves_lock);
+        if let Some(locks) = locks {
+            mutations = with_locks(mutations, locks.held());
+        }
+        let locked = locks.and_then(Locks::primary);
+        let primary = match locked.map(|key| mutations.iter().position(|one| one.key == key)) {
+            Some(found) => found,
+            None => mutations.iter().position(leaves_lock),
+        };
         Some(Committer {
             client,
             start_ts,
+            for_update_ts: locks.map_or(TimeStamp::ZERO, Locks::for_update_ts),
             mutations: Mutations(Arc::new(mutations)),
             primary,
             size_bytes: buffer.size_bytes(),
@@ -254,6 +268,7 @@ impl Committer {
             lock_ttl_ms: terms.lock_ttl_ms,
             txn_size: self.mutations.0.len() as u64,
             min_commit_ts: terms.min_commit_ts.0,
+            for_update_ts: self.for_update_ts.0,
             try_one_pc: whole && self.client.config.one_pc && self.primary.is_some(),
             ..PrewriteRequest::default()
         })
@@ -285,6 +300,9 @@ impl Committer {
     /// case, and two transactions that hold what the other needs must not both wait until
     /// their locks expire. Every wait goes to an older transaction, so there is no circle.
     ///
+    /// A pessimistic lock is not waited for at all: its holder may wait for us. A pessimistic
+    /// transaction meets but remnants of others that have ended or are about to.
+    ///
     /// Source: the half of wait-die that optimistic transactions need (Rosenkrantz, Stearns
     /// & Lewis, "System level concurrency control for distributed database systems", 1978).
     async fn clear_locks(
@@ -299,7 +317,8 @@ impl Committer {
             if outcome == LockOutcome::Resolved {
                 continue;
             }
-            if lock.start_ts > self.start_ts.0 {
+            let is_younger = lock.start_ts > self.start_ts.0 && self.for_update_ts.is_zero();
+            if is_younger || lock.kind() == LockKind::Pessimistic {
                 return Err(KvError::WriteConflict {
                     key: ShownKey(lock.key.clone()),
                     start_ts: self.start_ts.0,
@@ -434,5 +453,23 @@ fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
         (BufferedValue::Untouched, flags) if flags.locked => (MutationOp::OpLock, Bytes::new()),
         (BufferedValue::Untouched, _) => return None,
     };
-    Some(Mutation { op: op.into(), key: key.clone(), value })
+    Some(Mutation { op: op.into(), key: key.clone(), value, is_locked: false })
+}
+
+/// Marks the mutations of keys that the transaction holds, and adds those it holds only: they
+/// guard what it has read.
+fn with_locks(mut mutations: Vec<Mutation>, mut held: BTreeSet<Bytes>) -> Vec<Mutation> {
+    for mutation in &mut mutations {
+        mutation.is_locked = held.remove(&mutation.key);
+        if mutation.is_locked && !leaves_lock(mutation) {
+            // That the key did not exist was seen under its lock.
+            mutation.set_op(MutationOp::OpLock);
+        }
+    }
+    let op = MutationOp::OpLock.into();
+    let guards =
+        held.into_iter().map(|key| Mutation { op, key, is_locked: true, value: Bytes::new() });
+    mutations.extend(guards);
+    mutations.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    mutations
 }

@@ -1,24 +1,30 @@
-//! Optimistic transactions: a read view, a buffer of writes, two-phase commit.
+//! Transactions: a read view, a buffer of writes, locks, two-phase commit.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`membuffer`] | the ordered buffer with statement rollback |
 //! | `commit` | the two phases over regions |
+//! | [`pessimistic`] | locks taken before the commit |
+//! | `keep_alive` | heart beats of those who hold locks |
 //! | `outcome` | what became of a commit whose answer was lost |
 //! | `background` | secondaries and rollbacks behind the caller's back |
 //! | `batches` | one pass of a command over the regions of a run of keys |
 //!
-//! **Invariants.** Nothing reaches a store before [`Transaction::commit`]. A
-//! transaction ends once: whatever comes later answers [`KvError::TxnEnded`].
+//! **Invariants.** No write reaches a store before [`Transaction::commit`]; a pessimistic
+//! transaction's locks do. A transaction ends once: whatever comes later answers
+//! [`KvError::TxnEnded`].
 //!
-//! **Left out.** Pessimistic locking and async commit; the requests carry their
-//! fields.
+//! **Left out.** Async commit; the requests carry its fields.
 
 mod background;
 mod batches;
 mod commit;
+mod keep_alive;
 pub mod membuffer;
 mod outcome;
+pub mod pessimistic;
+#[cfg(test)]
+mod pessimistic_tests;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +42,7 @@ use crate::scope::RequestScope;
 use crate::snapshot::{KvMap, Snapshot};
 use commit::Committer;
 use membuffer::{BufferLimits, BufferedValue, Checkpoint, KeyFlags, MemBuffer};
+use pessimistic::Locks;
 
 /// What a commit did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,29 +65,40 @@ pub struct BufferedPair {
 /// A transaction. Shared by reference: its parts lock what they change.
 pub struct Transaction {
     client: Arc<KvClient>,
-    /// Bounded by the statement that runs.
-    snapshot: RwLock<Snapshot>,
+    /// At `start_ts`; keeps what it shows from being collected.
+    snapshot: Snapshot,
+    /// What the running statement reads below the transaction's own writes, within its bounds.
+    view: RwLock<Snapshot>,
     start_ts: TimeStamp,
     buffer: RwLock<MemBuffer>,
+    /// Of a pessimistic transaction.
+    locks: Option<Locks>,
     ended: AtomicBool,
 }
 
 impl Transaction {
-    pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Transaction {
+    pub(crate) fn new(
+        client: Arc<KvClient>,
+        start_ts: TimeStamp,
+        is_pessimistic: bool,
+    ) -> Transaction {
         let limits = BufferLimits {
             size_bytes_max: client.config.txn_size_bytes_max,
             entry_bytes_max: client.config.entry_size_bytes_max,
         };
+        let snapshot = client.snapshot(start_ts);
         Transaction {
-            snapshot: RwLock::new(client.snapshot(start_ts)),
+            view: RwLock::new(snapshot.clone()),
+            snapshot,
             client,
             start_ts,
             buffer: RwLock::new(MemBuffer::new(limits)),
+            locks: is_pessimistic.then(|| Locks::new(start_ts)),
             ended: AtomicBool::new(false),
         }
     }
 
-    /// The timestamp the transaction reads at; its identity.
+    /// The timestamp the transaction began at; its identity.
     pub fn start_ts(&self) -> TimeStamp {
         self.start_ts
     }
@@ -88,14 +106,26 @@ impl Transaction {
     /// A statement begins: what is read from here on, and the wait for locks of a commit,
     /// keeps within its bounds.
     pub fn enter(&self, scope: RequestScope) {
-        let mut snapshot = self.snapshot.write();
-        *snapshot = snapshot.clone().within(scope);
+        let mut view = self.view.write();
+        *view = view.clone().within(scope);
     }
 
     /// The read view below the transaction's own writes, within the bounds of the statement
     /// that runs.
     pub fn snapshot(&self) -> Snapshot {
-        self.snapshot.read().clone()
+        self.view.read().clone()
+    }
+
+    /// Reads at another timestamp from here on: what one statement sees need not be what the
+    /// transaction saw at its start.
+    pub fn read_at(&self, read_ts: TimeStamp) {
+        let mut view = self.view.write();
+        if view.start_ts() == read_ts {
+            return;
+        }
+        let is_start = read_ts == self.start_ts;
+        let fresh = if is_start { self.snapshot.clone() } else { self.client.snapshot(read_ts) };
+        *view = fresh.within(view.scope().clone());
     }
 
     /// A key as this transaction sees it.
@@ -242,23 +272,41 @@ impl Transaction {
         self.end()?;
         if !self.is_read_only() {
             // Records of conflicting writers may have been collected.
-            self.snapshot.read().check_visible()?;
+            if let Err(error) = self.snapshot.check_visible() {
+                self.give_all_back().await;
+                return Err(error);
+            }
         }
         // A commit has no deadline: what it has begun must end one way or the other.
-        let scope = RequestScope { deadline: None, ..self.snapshot.read().scope().clone() };
+        let scope = RequestScope { deadline: None, ..self.view.read().scope().clone() };
         let committer = {
             let buffer = self.buffer.read();
-            Committer::new(self.client.clone(), self.start_ts, &buffer, scope)
+            let locks = self.locks.as_ref();
+            Committer::new(self.client.clone(), self.start_ts, &buffer, locks, scope)
         };
-        match committer {
-            Some(committer) => Arc::new(committer).run().await,
-            None => Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false }),
+        let Some(committer) = committer else {
+            self.give_all_back().await;
+            return Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false });
+        };
+        let outcome = Arc::new(committer).run().await;
+        if let Some(locks) = &self.locks {
+            // What was held has become part of the commit, or of its rollback.
+            self.give_back(locks.give_unsure_back()).await;
         }
+        outcome
     }
 
-    /// Forgets the writes.
+    /// Forgets the writes and gives the locks back.
     pub async fn rollback(&self) -> Result<(), KvError> {
-        self.end()
+        self.end()?;
+        self.give_all_back().await;
+        Ok(())
+    }
+
+    async fn give_all_back(&self) {
+        if let Some(locks) = &self.locks {
+            self.give_back(locks.give_all_back()).await;
+        }
     }
 
     fn end(&self) -> Result<(), KvError> {

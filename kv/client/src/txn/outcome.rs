@@ -71,7 +71,9 @@ impl Committer {
         };
         match self.ask_primary(&mut retrier).await.map_err(unknown)? {
             PrimaryState::Committed(commit_ts) => Ok(Some(commit_ts)),
-            PrimaryState::RolledBack | PrimaryState::Locked => Ok(None),
+            PrimaryState::RolledBack => Ok(None),
+            // Its prewrite may still be on the way; behind a rollback it comes too late.
+            PrimaryState::Locked => self.roll_back_primary(&mut retrier).await.map_err(unknown),
         }
     }
 

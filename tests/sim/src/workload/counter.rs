@@ -1,9 +1,11 @@
-//! Counters raised by read-modify-write: no raise is lost or doubled, none goes back.
+//! Counters raised by read-modify-write: no raise is lost or doubled, none goes back. Every other
+//! one is raised under a pessimistic lock.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_kv_client::{KvClient, KvError};
+use cairn_kv_client::{KvClient, KvError, LockOptions, LockWait, Transaction};
 use parking_lot::Mutex;
 use rand::Rng;
 
@@ -24,6 +26,56 @@ struct Counter {
     /// Highest value anybody was answered.
     highest: u64,
     reads: u64,
+}
+
+/// How long a raise waits for the lock of another one: longer than that of a dead client stands.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+async fn raise_optimistically(
+    world: &World,
+    client: &Arc<KvClient>,
+    counter: u32,
+) -> Result<u64, KvError> {
+    let txn = client.begin(client.current_ts().await?);
+    let key = key_of(counter);
+    let value = number(world, &key, txn.get(&key).await?.as_ref());
+    txn.set(key, Bytes::from((value + 1).to_string()))?;
+    txn.commit().await?;
+    Ok(value + 1)
+}
+
+async fn raise_locked(world: &World, client: &Arc<KvClient>, counter: u32) -> Result<u64, KvError> {
+    let txn = client.begin_pessimistic(client.current_ts().await?);
+    match lock_and_raise(world, client, &txn, counter).await {
+        Ok(value) => txn.commit().await.map(|_| value),
+        Err(error) => {
+            txn.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+/// As a statement does: starts over when the counter was changed before it was locked.
+async fn lock_and_raise(
+    world: &World,
+    client: &Arc<KvClient>,
+    txn: &Transaction,
+    counter: u32,
+) -> Result<u64, KvError> {
+    let (key, options) = (key_of(counter), LockOptions::new(LockWait::AtMost(LOCK_WAIT)));
+    loop {
+        txn.begin_statement(client.current_ts().await?);
+        let statement = txn.checkpoint();
+        let value = number(world, &key, txn.get(&key).await?.as_ref());
+        txn.set(key.clone(), Bytes::from((value + 1).to_string()))?;
+        txn.want_lock(|| key.clone());
+        txn.lock_wanted(&options).await?;
+        if !txn.take_conflict() {
+            txn.release(statement);
+            return Ok(value + 1);
+        }
+        txn.rollback_to(statement);
+    }
 }
 
 fn key_of(number: u32) -> Bytes {
@@ -71,15 +123,10 @@ impl Counters {
     ) -> Result<(), KvError> {
         let at = counter as usize;
         self.inner.lock()[at].open += 1;
-        let result = async {
-            let txn = client.begin(client.current_ts().await?);
-            let key = key_of(counter);
-            let value = number(world, &key, txn.get(&key).await?.as_ref());
-            txn.set(key, Bytes::from((value + 1).to_string()))?;
-            txn.commit().await?;
-            Ok::<u64, KvError>(value + 1)
+        let result = match counter % 2 {
+            0 => raise_optimistically(world, client, counter).await,
+            _ => raise_locked(world, client, counter).await,
         };
-        let result = result.await;
         let outcome = Outcome::of(&result);
         world.note(format_args!("c{counter:02} +1 {outcome:?} {:?}", result.as_ref().ok()));
         let mut inner = self.inner.lock();

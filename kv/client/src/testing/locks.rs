@@ -1,0 +1,106 @@
+//! Pessimistic locks of the cluster in memory: they are polled for, not queued for.
+
+use std::time::Duration;
+
+use cairn_proto::kv::*;
+
+use super::{Inner, Lock, MockStore, Response, locked};
+
+/// Between two looks at a lock that is waited for.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
+impl Inner {
+    fn pessimistic_lock(&mut self, request: &PessimisticLockRequest) -> PessimisticLockResponse {
+        let start_ts = request.start_ts;
+        let mut results = Vec::new();
+        for key in &request.keys {
+            let other = self.locks.get(key).filter(|lock| lock.start_ts != start_ts);
+            if let Some(lock) = other
+                && !request.skip_locked
+            {
+                let errors = vec![locked(key, lock)];
+                return PessimisticLockResponse { errors, results: Vec::new() };
+            }
+            if self.rollbacks.contains(&(key.clone(), start_ts)) {
+                let kind = Some(key_error::Kind::Abort("rolled back".into()));
+                let errors = vec![KeyError { kind }];
+                return PessimisticLockResponse { errors, results: Vec::new() };
+            }
+            let newest = self.versions.get(key).into_iter().flatten().map(|v| v.commit_ts).max();
+            let conflict_ts = newest.filter(|ts| *ts > request.for_update_ts).unwrap_or(0);
+            results.push(PessimisticLockResult { is_skipped: other.is_some(), conflict_ts });
+        }
+        for (key, _) in request.keys.iter().zip(&results).filter(|(_, result)| !result.is_skipped) {
+            let lock = Lock {
+                start_ts,
+                primary: request.primary.clone(),
+                ttl_ms: request.lock_ttl_ms,
+                op: MutationOp::OpLock,
+                value: Default::default(),
+                txn_size: 0,
+                min_commit_ts: 0,
+                is_pessimistic: true,
+            };
+            self.locks.entry(key.clone()).or_insert(lock);
+        }
+        PessimisticLockResponse { errors: Vec::new(), results }
+    }
+
+    pub(super) fn pessimistic_rollback(
+        &mut self,
+        request: &PessimisticRollbackRequest,
+    ) -> PessimisticRollbackResponse {
+        for key in &request.keys {
+            let is_ours = |lock: &Lock| lock.start_ts == request.start_ts && lock.is_pessimistic;
+            if self.locks.get(key).is_some_and(is_ours) {
+                self.locks.remove(key);
+            }
+        }
+        PessimisticRollbackResponse::default()
+    }
+
+    /// Circles of two: enough for the client.
+    pub(super) fn detect_deadlock(
+        &mut self,
+        request: &DetectDeadlockRequest,
+    ) -> DetectDeadlockResponse {
+        let DetectDeadlockRequest { waiter, holder, has_given_up } = *request;
+        let is_circle = self.waits.contains(&(holder, waiter));
+        if has_given_up || is_circle {
+            self.waits.retain(|(other, _)| *other != waiter);
+        } else {
+            self.waits.insert((waiter, holder));
+        }
+        let cycle = if is_circle && !has_given_up { vec![holder, waiter] } else { Vec::new() };
+        DetectDeadlockResponse { cycle }
+    }
+}
+
+impl MockStore {
+    /// Locks, waiting as the request says.
+    pub(super) async fn lock_patiently(
+        &self,
+        context: &Context,
+        request: &PessimisticLockRequest,
+    ) -> Response {
+        let mut left = Duration::from_millis(request.wait_ms.into());
+        loop {
+            let response = {
+                let mut inner = self.cluster.inner.lock();
+                inner.check_keys(context, request.keys.iter());
+                inner.pessimistic_lock(request)
+            };
+            let holder = response.errors.iter().find_map(|error| match &error.kind {
+                Some(key_error::Kind::Locked(lock)) => Some(lock.start_ts),
+                _ => None,
+            });
+            let is_waited_for =
+                holder.is_some_and(|ts| ts == request.checked_holder || !request.may_deadlock);
+            if !is_waited_for || left.is_zero() {
+                return Response::PessimisticLock(response);
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+            left = left.saturating_sub(POLL_EVERY);
+        }
+    }
+}

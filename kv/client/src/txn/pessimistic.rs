@@ -1,0 +1,542 @@
+//! Pessimistic locks: what a transaction holds, and how it comes by it.
+//!
+//! **Flow.** A statement reads at `for_update_ts` ([`Transaction::begin_statement`]), says which
+//! keys it changed ([`Transaction::want_lock`]) and locks them at its end
+//! ([`Transaction::lock_wanted`]), or locks what it reads at once ([`Transaction::lock_now`]).
+//! A key that was committed to in between is locked all the same and noted
+//! ([`Transaction::take_conflict`]): the statement starts over at a fresh timestamp and this
+//! time reads what nobody else can change.
+//!
+//! **Invariants.**
+//! - Locks are kept until the transaction ends. So a wait ends with its holder, and who holds
+//!   nothing can be part of no deadlock.
+//! - The primary, once it may be locked, stays the primary: other locks only name one that is.
+//! - What may be locked although nobody said so is given back at the end.
+//!
+//! **Waiting** happens in the store, a second at a time; in between the client asks after the
+//! holder and, if somebody may wait for itself, tells the detector of deadlocks: the store that
+//! leads the first region.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_proto::kv::{
+    DetectDeadlockRequest, KeyError, LockInfo, LockKind, PessimisticLockRequest,
+    PessimisticLockResult, PessimisticRollbackRequest, key_error,
+};
+use cairn_types::TimeStamp;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Transaction;
+use super::batches::{Mutations, Run};
+use super::keep_alive::{KeepAlive, LOCK_TTL_MS};
+use crate::backoff::Deadline;
+use crate::error::{KvError, ShownKey};
+use crate::lock_resolver::LockOutcome;
+use crate::request::{Cmd, RequestOptions, expect_response};
+
+/// How long a store keeps a request waiting. Then the client looks after the holder, which may
+/// have died, and tells the detector again.
+const WAIT_SLICE: Duration = Duration::from_secs(1);
+/// How long the detector of deadlocks is waited for; without it a deadlock ends by timeout.
+const DETECTION_TIMEOUT_MS: u64 = 2_000;
+
+/// How long the end of a transaction waits until its locks are gone, so that whoever comes next
+/// finds the rows free.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What to do about locks of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockWait {
+    /// Wait for them, at most so long.
+    AtMost(Duration),
+    /// Fail with [`KvError::LockNotAvailable`].
+    NoWait,
+    /// Leave those keys out.
+    Skip,
+}
+
+/// How keys are locked.
+#[derive(Clone, Debug)]
+pub struct LockOptions {
+    /// What to do about locks of others.
+    pub wait: LockWait,
+    /// Ends the waiting with [`KvError::Cancelled`].
+    pub cancel: CancellationToken,
+}
+
+impl LockOptions {
+    /// Locking that nobody cancels.
+    pub fn new(wait: LockWait) -> LockOptions {
+        LockOptions { wait, cancel: CancellationToken::new() }
+    }
+}
+
+/// The key that decides the transaction's fate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Primary {
+    #[default]
+    None,
+    /// It may be locked.
+    Unsure(Bytes),
+    Locked(Bytes),
+}
+
+/// The locks of a transaction.
+pub(super) struct Locks(Mutex<State>);
+
+struct State {
+    primary: Primary,
+    held: BTreeSet<Bytes>,
+    held_bytes: u64,
+    /// Asked for without a certain answer.
+    unsure: BTreeSet<Bytes>,
+    /// Changed by the running statement.
+    wanted: Vec<Bytes>,
+    for_update_ts: TimeStamp,
+    /// When that timestamp was fresh.
+    fresh_at: Instant,
+    /// Newest commit that the running statement has not read.
+    conflict_ts: TimeStamp,
+    keep_alive: Option<KeepAlive>,
+}
+
+impl Locks {
+    pub(super) fn new(start_ts: TimeStamp) -> Locks {
+        Locks(Mutex::new(State {
+            primary: Primary::None,
+            held: BTreeSet::new(),
+            held_bytes: 0,
+            unsure: BTreeSet::new(),
+            wanted: Vec::new(),
+            for_update_ts: start_ts,
+            fresh_at: Instant::now(),
+            conflict_ts: TimeStamp::ZERO,
+            keep_alive: None,
+        }))
+    }
+
+    /// The keys held, in order.
+    pub(super) fn held(&self) -> BTreeSet<Bytes> {
+        self.0.lock().held.clone()
+    }
+
+    pub(super) fn primary(&self) -> Option<Bytes> {
+        match &self.0.lock().primary {
+            Primary::Locked(key) => Some(key.clone()),
+            Primary::None | Primary::Unsure(_) => None,
+        }
+    }
+
+    pub(super) fn for_update_ts(&self) -> TimeStamp {
+        self.0.lock().for_update_ts
+    }
+
+    /// Forgets everything; answers the keys that are held or may be.
+    pub(super) fn give_all_back(&self) -> BTreeSet<Bytes> {
+        let mut state = self.0.lock();
+        state.keep_alive = None;
+        let mut keys = std::mem::take(&mut state.held);
+        keys.append(&mut state.unsure);
+        keys
+    }
+
+    /// Forgets everything but keys that are not known to be held.
+    pub(super) fn give_unsure_back(&self) -> BTreeSet<Bytes> {
+        let mut state = self.0.lock();
+        state.keep_alive = None;
+        state.held.clear();
+        std::mem::take(&mut state.unsure)
+    }
+
+    fn holds_any(&self) -> bool {
+        let state = self.0.lock();
+        !state.held.is_empty() || !state.unsure.is_empty()
+    }
+
+    fn not_held(&self, keys: Vec<Bytes>) -> Vec<Bytes> {
+        let state = self.0.lock();
+        let mut keys = keys;
+        keys.retain(|key| !state.held.contains(key));
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// The primary that must be locked first: one that may be locked already, or `key`.
+    fn first_of(&self, key: &Bytes) -> Bytes {
+        match &self.0.lock().primary {
+            Primary::Unsure(known) | Primary::Locked(known) => known.clone(),
+            Primary::None => key.clone(),
+        }
+    }
+
+    fn asked_for(&self, keys: &[Bytes], primary: &Bytes) {
+        let mut state = self.0.lock();
+        state.unsure.extend(keys.iter().cloned());
+        if state.primary == Primary::None {
+            state.primary = Primary::Unsure(primary.clone());
+        }
+    }
+
+    /// The keys are certainly not locked.
+    fn refused(&self, keys: &[Bytes]) {
+        let mut state = self.0.lock();
+        for key in keys {
+            state.unsure.remove(key);
+            if state.primary == Primary::Unsure(key.clone()) {
+                state.primary = Primary::None;
+            }
+        }
+    }
+
+    /// Takes the store's answer over; answers the keys it left out.
+    fn answered(&self, keys: Vec<Bytes>, results: &[PessimisticLockResult]) -> Vec<Bytes> {
+        let mut skipped = Vec::new();
+        let mut state = self.0.lock();
+        for (key, result) in keys.into_iter().zip(results) {
+            state.unsure.remove(&key);
+            let is_primary = state.primary == Primary::Unsure(key.clone());
+            if result.is_skipped {
+                if is_primary {
+                    state.primary = Primary::None;
+                }
+                skipped.push(key);
+                continue;
+            }
+            if is_primary {
+                state.primary = Primary::Locked(key.clone());
+            }
+            state.conflict_ts = state.conflict_ts.max(TimeStamp(result.conflict_ts));
+            state.held_bytes += key.len() as u64;
+            state.held.insert(key);
+        }
+        skipped
+    }
+
+    /// About now, by PD's clock.
+    fn now_ms(&self) -> u64 {
+        let state = self.0.lock();
+        let since = u64::try_from(state.fresh_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        state.for_update_ts.physical_ms().saturating_add(since)
+    }
+}
+
+impl Transaction {
+    /// Whether the transaction locks what it changes before it commits.
+    pub fn is_pessimistic(&self) -> bool {
+        self.locks.is_some()
+    }
+
+    /// From here on the transaction reads at `read_ts`, which is fresh, and so do its locks.
+    pub fn begin_statement(&self, read_ts: TimeStamp) {
+        if let Some(locks) = &self.locks {
+            let mut state = locks.0.lock();
+            state.for_update_ts = state.for_update_ts.max(read_ts);
+            state.fresh_at = Instant::now();
+            state.conflict_ts = TimeStamp::ZERO;
+            state.wanted.clear();
+        }
+        self.read_at(read_ts);
+    }
+
+    /// The running statement changes what the key guards. Nothing without pessimistic locks.
+    pub fn want_lock(&self, key: impl FnOnce() -> Bytes) {
+        let Some(locks) = &self.locks else { return };
+        let key = key();
+        let mut state = locks.0.lock();
+        if !state.held.contains(&key) {
+            state.wanted.push(key);
+        }
+    }
+
+    /// Locks what the running statement changed.
+    pub async fn lock_wanted(&self, options: &LockOptions) -> Result<(), KvError> {
+        let Some(locks) = &self.locks else { return Ok(()) };
+        let wanted = std::mem::take(&mut locks.0.lock().wanted);
+        self.lock_now(wanted, options).await.map(drop)
+    }
+
+    /// Locks keys; answers those that were left out. In an optimistic transaction it only
+    /// guards them, until COMMIT.
+    pub async fn lock_now(
+        &self,
+        keys: Vec<Bytes>,
+        options: &LockOptions,
+    ) -> Result<Vec<Bytes>, KvError> {
+        let Some(locks) = &self.locks else {
+            self.lock_keys(keys)?;
+            return Ok(Vec::new());
+        };
+        if self.has_ended() {
+            return Err(KvError::TxnEnded { start_ts: self.start_ts.0 });
+        }
+        let keys = locks.not_held(keys);
+        self.check_lock_bytes(locks, &keys)?;
+        let timeout = match options.wait {
+            LockWait::AtMost(timeout) => timeout,
+            LockWait::NoWait | LockWait::Skip => Duration::ZERO,
+        };
+        let pass = LockPass {
+            txn: self,
+            locks,
+            wait: options.wait,
+            deadline: Deadline::after(timeout),
+            is_known_to_wait: AtomicBool::new(false),
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = options.cancel.cancelled() => Err(KvError::Cancelled),
+            outcome = pass.run(keys) => outcome,
+        };
+        if outcome.is_err() && pass.is_known_to_wait.load(Ordering::Relaxed) {
+            self.give_up_waiting().await;
+        }
+        outcome
+    }
+
+    /// Whether the running statement locked a key that was committed to since it read; it must
+    /// start over at a timestamp that is fresh now. Forgets it.
+    pub fn take_conflict(&self) -> bool {
+        let Some(locks) = &self.locks else { return false };
+        !std::mem::take(&mut locks.0.lock().conflict_ts).is_zero()
+    }
+
+    fn check_lock_bytes(&self, locks: &Locks, keys: &[Bytes]) -> Result<(), KvError> {
+        let held_bytes = locks.0.lock().held_bytes;
+        let size_bytes = held_bytes + keys.iter().map(|key| key.len() as u64).sum::<u64>();
+        if size_bytes > self.client.config.txn_size_bytes_max {
+            return Err(KvError::TxnTooLarge { size_bytes });
+        }
+        Ok(())
+    }
+
+    /// A wait that the detector knows of ended before its holder.
+    async fn give_up_waiting(&self) {
+        let (client, waiter) = (self.client.clone(), self.start_ts.0);
+        let request = DetectDeadlockRequest { waiter, holder: 0, has_given_up: true };
+        let work = async move {
+            let mut retrier = client.retrier_for(DETECTION_TIMEOUT_MS);
+            let build = || Cmd::DetectDeadlock(request);
+            let options = RequestOptions::default();
+            let sent = client.cache.send_to_key(b"", &options, &mut retrier, &build);
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "a wait is left to be forgotten");
+            }
+        };
+        self.client.in_background(work).await;
+    }
+
+    /// Gives locks back; behind the caller's back if a store is slow.
+    pub(super) async fn give_back(&self, keys: BTreeSet<Bytes>) {
+        if keys.is_empty() {
+            return;
+        }
+        let (client, start_ts) = (self.client.clone(), self.start_ts.0);
+        let work = async move {
+            let keys = Mutations::of_keys(keys);
+            let build = |piece: &Run| {
+                let keys = keys.keys(piece);
+                Cmd::PessimisticRollback(PessimisticRollbackRequest { keys, start_ts })
+            };
+            if let Err(error) = keys.pass(&client, keys.all(), &build).await {
+                tracing::debug!(%error, "locks are left to expire");
+            }
+        };
+        if let Some(task) = self.client.in_background(work).await {
+            let _ = tokio::time::timeout(RELEASE_PATIENCE, task).await;
+        }
+    }
+}
+
+/// One locking of some keys.
+struct LockPass<'a> {
+    txn: &'a Transaction,
+    locks: &'a Locks,
+    wait: LockWait,
+    deadline: Deadline,
+    /// The detector of deadlocks was told.
+    is_known_to_wait: AtomicBool,
+}
+
+impl LockPass<'_> {
+    async fn run(&self, mut keys: Vec<Bytes>) -> Result<Vec<Bytes>, KvError> {
+        let mut skipped = Vec::new();
+        let primary = loop {
+            if let Some(primary) = self.locks.primary() {
+                break primary;
+            }
+            let Some(first) = keys.first() else { return Ok(skipped) };
+            let primary = self.locks.first_of(first);
+            // What may be left out, or was unsure, is locked alone: others must name what stands.
+            let is_alone = self.wait == LockWait::Skip || primary != *first;
+            let batch = if is_alone { vec![primary.clone()] } else { keys.clone() };
+            let batch = Mutations::of_keys(batch);
+            let (end, left_out) = self.lock_piece(&batch, &batch.all(), &primary).await?;
+            let done = batch.keys(&(0..end));
+            keys.retain(|key| done.binary_search(key).is_err());
+            skipped.extend(left_out);
+        };
+        self.keep_alive(&primary);
+        let rest = Mutations::of_keys(keys);
+        let mut retrier = self.txn.client.retrier();
+        let pieces = rest.cut(&self.txn.client, rest.all(), &mut retrier).await?;
+        let locked = stream::iter(pieces)
+            .map(|piece| self.lock_run(&rest, piece, &primary))
+            .buffer_unordered(self.txn.client.config.concurrency.max(1));
+        let left_out: Vec<Vec<Bytes>> = locked.try_collect().await?;
+        skipped.extend(left_out.into_iter().flatten());
+        Ok(skipped)
+    }
+
+    fn keep_alive(&self, primary: &Bytes) {
+        let mut state = self.locks.0.lock();
+        if state.keep_alive.is_none() {
+            let (client, start_ts) = (self.txn.client.clone(), self.txn.start_ts);
+            state.keep_alive = Some(KeepAlive::start(client, start_ts, primary.clone()));
+        }
+    }
+
+    async fn lock_run(
+        &self,
+        keys: &Mutations,
+        mut rest: Run,
+        primary: &Bytes,
+    ) -> Result<Vec<Bytes>, KvError> {
+        let mut skipped = Vec::new();
+        while !rest.is_empty() {
+            let (end, left_out) = self.lock_piece(keys, &rest, primary).await?;
+            rest.start = end;
+            skipped.extend(left_out);
+        }
+        Ok(skipped)
+    }
+
+    /// Locks the first piece of the run; answers where it ends, and what it left out.
+    async fn lock_piece(
+        &self,
+        keys: &Mutations,
+        run: &Run,
+        primary: &Bytes,
+    ) -> Result<(usize, Vec<Bytes>), KvError> {
+        let mut checked_holder = 0;
+        let mut maybe_locked = false;
+        loop {
+            let request = self.request(primary, checked_holder);
+            let build = |piece: &Run| {
+                Cmd::PessimisticLock(PessimisticLockRequest {
+                    keys: keys.keys(piece),
+                    ..request.clone()
+                })
+            };
+            self.locks.asked_for(&keys.keys(run), primary);
+            let mut retrier = self.txn.client.retrier();
+            let options = RequestOptions::default();
+            let client = &self.txn.client;
+            let sent = keys.send_first(client, run, &options, &mut retrier, &build).await;
+            maybe_locked |= retrier.maybe_executed();
+            let outcome = match sent {
+                Ok(answer) => {
+                    let response = expect_response!(answer.response, PessimisticLock)?;
+                    let Some(error) = response.errors.into_iter().next() else {
+                        let piece = keys.keys(&answer.piece);
+                        let skipped = self.locks.answered(piece, &response.results);
+                        return Ok((answer.piece.end, skipped));
+                    };
+                    Ok(error)
+                }
+                Err(error) => Err(error),
+            };
+            if !maybe_locked {
+                self.locks.refused(&keys.keys(run));
+            }
+            checked_holder = self.blocked(outcome?, checked_holder).await?;
+        }
+    }
+
+    /// A request without its keys.
+    fn request(&self, primary: &Bytes, checked_holder: u64) -> PessimisticLockRequest {
+        let wait = self.deadline.remaining().min(WAIT_SLICE);
+        let start_ts = self.txn.start_ts;
+        let open_ms = self.locks.now_ms().saturating_sub(start_ts.physical_ms());
+        PessimisticLockRequest {
+            keys: Vec::new(),
+            primary: primary.clone(),
+            start_ts: start_ts.0,
+            for_update_ts: self.locks.for_update_ts().0,
+            lock_ttl_ms: open_ms + LOCK_TTL_MS,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            checked_holder,
+            may_deadlock: self.locks.holds_any(),
+            skip_locked: self.wait == LockWait::Skip,
+        }
+    }
+
+    /// Another transaction's lock is in the way: answers whom to wait for, zero when the lock
+    /// is gone.
+    async fn blocked(&self, error: KeyError, checked_holder: u64) -> Result<u64, KvError> {
+        let start_ts = self.txn.start_ts.0;
+        let aborted = |reason: String| KvError::TxnAborted { start_ts, reason };
+        let lock = match error.kind {
+            Some(key_error::Kind::Locked(lock)) => lock,
+            Some(key_error::Kind::Abort(reason)) => return Err(aborted(reason)),
+            kind => return Err(aborted(format!("locking: {kind:?}"))),
+        };
+        let mut retrier = self.txn.client.retrier();
+        if self.must_ask_after(&lock, checked_holder) {
+            let asked = self.txn.client.resolve_lock(&lock, TimeStamp::ZERO, &mut retrier);
+            if asked.await? == LockOutcome::Resolved {
+                return Ok(0);
+            }
+        }
+        let key = ShownKey(lock.key);
+        match self.wait {
+            LockWait::NoWait | LockWait::Skip => return Err(KvError::LockNotAvailable { key }),
+            LockWait::AtMost(_) if self.deadline.is_over() => {
+                return Err(KvError::LockTimeout { key });
+            }
+            LockWait::AtMost(_) => {}
+        }
+        if self.locks.holds_any() {
+            self.detect_deadlock(lock.start_ts).await?;
+        }
+        Ok(lock.start_ts)
+    }
+
+    /// Most holders live and end soon: they are asked after when their time is over, or a slice
+    /// of waiting was in vain. Who does not wait wants to know whether a lock is only a remnant.
+    fn must_ask_after(&self, lock: &LockInfo, checked_holder: u64) -> bool {
+        let expires_ms = TimeStamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
+        let is_impatient = !matches!(self.wait, LockWait::AtMost(_));
+        checked_holder == lock.start_ts
+            || expires_ms < self.locks.now_ms()
+            || (is_impatient && lock.kind() != LockKind::Pessimistic)
+    }
+
+    async fn detect_deadlock(&self, holder: u64) -> Result<(), KvError> {
+        let waiter = self.txn.start_ts.0;
+        let client = &self.txn.client;
+        let request = DetectDeadlockRequest { waiter, holder, has_given_up: false };
+        let build = || Cmd::DetectDeadlock(request);
+        let mut retrier = client.retrier_for(DETECTION_TIMEOUT_MS);
+        let options = RequestOptions::default();
+        let sent = client.cache.send_to_key(b"", &options, &mut retrier, &build).await;
+        let response = match sent {
+            Ok(response) => expect_response!(response, DetectDeadlock)?,
+            Err(error) => {
+                tracing::warn!(%error, "nobody looks for deadlocks");
+                return Ok(());
+            }
+        };
+        if response.cycle.is_empty() {
+            self.is_known_to_wait.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
+        Err(KvError::Deadlock { start_ts: waiter, cycle: response.cycle })
+    }
+}

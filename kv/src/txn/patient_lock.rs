@@ -1,0 +1,94 @@
+//! Pessimistic locks that wait for their holders.
+//!
+//! The command itself is tried again and again; between two tries nothing is held, neither
+//! latches nor a share of the commands under way, and a caller that goes away leaves the queue.
+//!
+//! **Whom it waits for.** A caller for whom nobody can be waiting waits for anybody, as long as
+//! the holder's time is not over. Others name the holder that they have asked after, and are
+//! answered at once when it is another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_proto::kv::{self, key_error, kv_request, kv_response};
+use cairn_types::TimeStamp;
+
+use super::Scheduler;
+use super::lock_waits::{LockTicket, Wake};
+use crate::raftstore::{RegionContext, RegionError};
+
+impl Scheduler {
+    /// Locks the keys, waiting for other transactions as long as the request says.
+    pub(super) async fn lock_patiently(
+        self: &Arc<Self>,
+        context: RegionContext,
+        request: kv::PessimisticLockRequest,
+    ) -> Result<kv_response::Cmd, RegionError> {
+        let until = self.clock.now().plus(Duration::from_millis(request.wait_ms.into()));
+        let only_holder = request.may_deadlock.then_some(TimeStamp(request.checked_holder));
+        let mut ticket: Option<LockTicket> = None;
+        // The ticket whose turn it is.
+        let mut turn: Option<LockTicket> = None;
+        loop {
+            let command = kv_request::Cmd::PessimisticLock(request.clone());
+            let response = self.run_once(context.clone(), command).await?;
+            let Some(lock) = blocking_lock(&response) else {
+                if is_locked(&response) {
+                    turn.into_iter().chain(ticket).for_each(LockTicket::done);
+                }
+                return Ok(response);
+            };
+            if let Some(turn) = turn.take()
+                && *turn.key() == lock.key
+            {
+                turn.done();
+            }
+            let left = until.since(self.clock.now());
+            if left.is_zero() || !may_wait_for(&request, lock) {
+                return Ok(response);
+            }
+            // In the queue first, then another look: a release in between wakes the ticket.
+            let Some(mut entered) = ticket.take().filter(|ticket| *ticket.key() == lock.key) else {
+                ticket = self.waits.enter(&lock.key, TimeStamp(request.start_ts), only_holder);
+                if ticket.is_none() {
+                    return Err(RegionError::busy("too many transactions wait for locks"));
+                }
+                continue;
+            };
+            match tokio::time::timeout(left, entered.woken()).await {
+                Ok(Wake::Retry) => turn = Some(entered),
+                Ok(Wake::Cancelled) => return Ok(cancelled()),
+                Err(_) => return Ok(response),
+            }
+        }
+    }
+}
+
+/// The lock that refused the request.
+fn blocking_lock(response: &kv_response::Cmd) -> Option<&kv::LockInfo> {
+    let kv_response::Cmd::PessimisticLock(response) = response else { return None };
+    response.errors.iter().find_map(|error| match &error.kind {
+        Some(key_error::Kind::Locked(lock)) => Some(lock),
+        _ => None,
+    })
+}
+
+fn is_locked(response: &kv_response::Cmd) -> bool {
+    matches!(response, kv_response::Cmd::PessimisticLock(response) if response.errors.is_empty())
+}
+
+/// A holder whose time seems over is the caller's to ask after.
+fn may_wait_for(request: &kv::PessimisticLockRequest, lock: &kv::LockInfo) -> bool {
+    if request.checked_holder == lock.start_ts {
+        return true;
+    }
+    let expires_ms = TimeStamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
+    !request.may_deadlock && expires_ms >= TimeStamp(request.for_update_ts).physical_ms()
+}
+
+fn cancelled() -> kv_response::Cmd {
+    let reason = "its locks were given back while it waited for another".to_owned();
+    let error = kv::KeyError { kind: Some(key_error::Kind::Abort(reason)) };
+    let errors = vec![error];
+    kv_response::Cmd::PessimisticLock(kv::PessimisticLockResponse { errors, results: Vec::new() })
+}

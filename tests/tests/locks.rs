@@ -1,0 +1,322 @@
+//! Transactions that meet over rows, as applications see it: real connections at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_tests::{HarnessError, Layout, Playground, eventually, playground};
+use futures::future::join_all;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Error};
+use tokio::sync::Barrier;
+
+/// How long a wait that should end may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster with a table of two rows.
+async fn cluster(layout: Layout) -> Result<(Playground, Conn), HarnessError> {
+    let playground = Playground::start(layout).await?;
+    let mut conn = connect(&playground).await;
+    for statement in [
+        "CREATE DATABASE locks",
+        "CREATE TABLE locks.t (id INT PRIMARY KEY, n INT, KEY (n))",
+        "INSERT INTO locks.t VALUES (1, 0), (2, 0)",
+    ] {
+        conn.query_drop(statement).await.expect(statement);
+    }
+    Ok((playground, conn))
+}
+
+async fn connect(cluster: &Playground) -> Conn {
+    playground::connect(cluster.port(), "").await.expect("the playground serves")
+}
+
+fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
+    match outcome {
+        Ok(_) => 0,
+        Err(Error::Server(error)) => error.code,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Until some transaction waits for a lock.
+async fn someone_waits(conn: &mut Conn, id: u32) {
+    let info = "SELECT COUNT(*) FROM information_schema.processlist \
+                WHERE ID = ? AND INFO LIKE 'UPDATE%'";
+    let runs = async {
+        while conn.exec_first(info, (id,)).await.expect("a system table") != Some(1u64) {}
+    };
+    tokio::time::timeout(PATIENCE, runs).await.expect("its statement runs");
+}
+
+async fn n_of(conn: &mut Conn, id: u32) -> i64 {
+    let found = conn.exec_first("SELECT n FROM locks.t WHERE id = ?", (id,)).await;
+    found.expect("a row can be read").expect("the row is there")
+}
+
+/// The second writer waits for the first, then goes on with what it left.
+async fn second_writer_waits(layout: Layout) -> Result<(), HarnessError> {
+    let (cluster, mut first) = cluster(layout).await?;
+    let mut second = connect(&cluster).await;
+    let mut third = connect(&cluster).await;
+    first.query_drop("BEGIN").await.expect("begins");
+    first.query_drop("UPDATE locks.t SET n = n + 1 WHERE id = 1").await.expect("free");
+    let id = second.id();
+    let waiting = tokio::spawn(async move {
+        second.query_drop("BEGIN").await?;
+        second.query_drop("UPDATE locks.t SET n = n + 10 WHERE id = 1").await?;
+        second.query_drop("COMMIT").await
+    });
+    someone_waits(&mut third, id).await;
+    assert!(!waiting.is_finished());
+    assert_eq!(n_of(&mut third, 1).await, 0);
+    first.query_drop("COMMIT").await.expect("commits");
+    assert_eq!(code(waiting.await.expect("no panic")), 0);
+    assert_eq!(n_of(&mut third, 1).await, 11);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_writer_waits_on_one_process() -> Result<(), HarnessError> {
+    second_writer_waits(Layout::OneProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_writer_waits_on_three_stores() -> Result<(), HarnessError> {
+    second_writer_waits(Layout::Processes { stores: 3 }).await
+}
+
+/// Locks the rows in the given order, each after everybody has locked the one before; tells
+/// how it ended.
+async fn lock_in_order(mut conn: Conn, ids: [u32; 2], meeting: Arc<Barrier>) -> u16 {
+    conn.query_drop("BEGIN").await.expect("begins");
+    for (at, id) in ids.into_iter().enumerate() {
+        if at > 0 {
+            meeting.wait().await;
+        }
+        let update = "UPDATE locks.t SET n = n + 1 WHERE id = ?";
+        let outcome = conn.exec_drop(update, (id,)).await;
+        if outcome.is_err() {
+            return code(outcome);
+        }
+    }
+    code(conn.query_drop("COMMIT").await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadlock_has_exactly_one_victim() -> Result<(), HarnessError> {
+    let (cluster, mut conn) = cluster(Layout::OneProcess).await?;
+    for round in 1..=5 {
+        let meeting = Arc::new(Barrier::new(2));
+        let (first, second) = (connect(&cluster).await, connect(&cluster).await);
+        let mut codes = join_all([
+            lock_in_order(first, [1, 2], Arc::clone(&meeting)),
+            lock_in_order(second, [2, 1], meeting),
+        ])
+        .await;
+        codes.sort_unstable();
+        assert_eq!(codes, [0, 1213], "round {round}");
+        assert_eq!((n_of(&mut conn, 1).await, n_of(&mut conn, 2).await), (1, 1));
+        conn.query_drop("UPDATE locks.t SET n = 0").await.expect("free");
+    }
+    Ok(())
+}
+
+/// Raises by many at once, in explicit transactions: none is lost, none is refused.
+async fn raise_by_many(layout: Layout, clients: usize, rounds: usize) -> Result<(), HarnessError> {
+    let (cluster, mut conn) = cluster(layout).await?;
+    let raises = (0..clients).map(|client| {
+        let port = cluster.port();
+        tokio::spawn(async move {
+            let mut conn = playground::connect(port, "locks").await?;
+            for _ in 0..rounds {
+                conn.query_drop("BEGIN").await?;
+                conn.query_drop("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+                // By an index that moves under everybody, too.
+                conn.exec_drop(
+                    "INSERT INTO t VALUES (?, 1) ON DUPLICATE KEY UPDATE n = n + 1",
+                    (100 + client % 2,),
+                )
+                .await?;
+                conn.query_drop("COMMIT").await?;
+            }
+            Ok::<(), Error>(())
+        })
+    });
+    for raised in join_all(raises).await {
+        assert_eq!(code(raised.expect("no panic")), 0);
+    }
+    let total = (clients * rounds) as i64;
+    assert_eq!(n_of(&mut conn, 1).await, total);
+    assert_eq!(n_of(&mut conn, 100).await + n_of(&mut conn, 101).await, total);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raises_of_many_are_neither_lost_nor_refused() -> Result<(), HarnessError> {
+    raise_by_many(Layout::OneProcess, 16, 10).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raises_of_many_on_three_stores() -> Result<(), HarnessError> {
+    raise_by_many(Layout::Processes { stores: 3 }, 8, 5).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_row_under_autocommit_gives_no_error() -> Result<(), HarnessError> {
+    let (cluster, mut conn) = cluster(Layout::OneProcess).await?;
+    let raises = (0..16).map(|_| {
+        let port = cluster.port();
+        tokio::spawn(async move {
+            let mut conn = playground::connect(port, "locks").await?;
+            for _ in 0..5 {
+                conn.query_drop("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+            }
+            Ok::<(), Error>(())
+        })
+    });
+    for raised in join_all(raises).await {
+        assert_eq!(code(raised.expect("no panic")), 0);
+    }
+    assert_eq!(n_of(&mut conn, 1).await, 80);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_departed_waiters_leave_nothing() -> Result<(), HarnessError> {
+    let (cluster, mut first) = cluster(Layout::OneProcess).await?;
+    let mut third = connect(&cluster).await;
+    first.query_drop("BEGIN").await.expect("begins");
+    first.query_drop("UPDATE locks.t SET n = 5 WHERE id = 1").await.expect("free");
+    let mut second = connect(&cluster).await;
+    let id = second.id();
+    let waiting = tokio::spawn(async move {
+        second.query_drop("BEGIN").await.expect("begins");
+        let outcome = second.query_drop("UPDATE locks.t SET n = 6 WHERE id = 1").await;
+        (second, code(outcome))
+    });
+    someone_waits(&mut third, id).await;
+    third.query_drop(format!("KILL QUERY {id}")).await.expect("kills");
+    let (second, killed) = waiting.await.expect("no panic");
+    assert_eq!(killed, 1317);
+    // The holder's client goes away without a word: its locks go with its session.
+    drop(first);
+    let free = eventually(PATIENCE, || async {
+        let mut conn = playground::connect(cluster.port(), "locks").await.ok()?;
+        conn.query_drop("BEGIN").await.ok()?;
+        let locked = conn.query_drop("SELECT * FROM t WHERE id = 1 FOR UPDATE NOWAIT").await;
+        locked.ok()
+    });
+    assert!(free.await.is_some());
+    drop(second);
+    assert_eq!(n_of(&mut third, 1).await, 0);
+    Ok(())
+}
+
+/// Moves one from a row to another, both locked first; tells whether it was the victim of a
+/// deadlock. Any other error is a failure.
+async fn transfer(conn: &mut Conn, from: u32, to: u32) -> Result<bool, Error> {
+    let moves = async {
+        conn.query_drop("BEGIN").await?;
+        let lock = "SELECT n FROM t WHERE id = ? FOR UPDATE";
+        let first: Option<i64> = conn.exec_first(lock, (from,)).await?;
+        let second: Option<i64> = conn.exec_first(lock, (to,)).await?;
+        let set = "UPDATE t SET n = ? WHERE id = ?";
+        conn.exec_drop(set, (first.map(|n| n - 1), from)).await?;
+        conn.exec_drop(set, (second.map(|n| n + 1), to)).await?;
+        conn.query_drop("COMMIT").await
+    };
+    match moves.await {
+        Ok(()) => Ok(false),
+        Err(Error::Server(error)) if error.code == 1213 => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Transfers in all directions between few rows: whoever is no victim has moved its share.
+async fn transfers_keep_the_sum(
+    layout: Layout,
+    clients: u32,
+    rounds: u32,
+) -> Result<(), HarnessError> {
+    const ROWS: u32 = 5;
+    let (cluster, mut conn) = cluster(layout).await?;
+    conn.query_drop("INSERT INTO locks.t VALUES (3, 0), (4, 0), (5, 0)").await.expect("inserts");
+    let workers = (0..clients).map(|client| {
+        let port = cluster.port();
+        tokio::spawn(async move {
+            let mut conn = playground::connect(port, "locks").await?;
+            let mut moved = vec![0i64; ROWS as usize];
+            for round in 0..rounds {
+                let from = (client + round) % ROWS;
+                let to = (from + 1 + (client * 3 + round * 7) % (ROWS - 1)) % ROWS;
+                if !transfer(&mut conn, from + 1, to + 1).await? {
+                    moved[from as usize] -= 1;
+                    moved[to as usize] += 1;
+                }
+            }
+            Ok::<_, Error>(moved)
+        })
+    });
+    let mut expected = vec![0i64; ROWS as usize];
+    for worked in join_all(workers).await {
+        let moved = worked.expect("no panic").expect("no error but deadlocks");
+        expected.iter_mut().zip(moved).for_each(|(sum, moved)| *sum += moved);
+    }
+    let mut found = Vec::new();
+    for id in 1..=ROWS {
+        found.push(n_of(&mut conn, id).await);
+    }
+    assert_eq!(found, expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_keep_the_sum_on_one_process() -> Result<(), HarnessError> {
+    transfers_keep_the_sum(Layout::OneProcess, 8, 25).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_keep_the_sum_on_three_stores() -> Result<(), HarnessError> {
+    transfers_keep_the_sum(Layout::Processes { stores: 3 }, 6, 10).await
+}
+
+/// Workers drain a queue: every job is taken once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_drained_without_waiting() -> Result<(), HarnessError> {
+    const JOBS: u32 = 200;
+    let (cluster, mut conn) = cluster(Layout::OneProcess).await?;
+    conn.query_drop("CREATE TABLE locks.jobs (id INT PRIMARY KEY)").await.expect("created");
+    let rows: Vec<String> = (0..JOBS).map(|id| format!("({id})")).collect();
+    let fill = format!("INSERT INTO locks.jobs VALUES {}", rows.join(", "));
+    conn.query_drop(fill).await.expect("filled");
+    let workers = (0..8).map(|_| {
+        let port = cluster.port();
+        tokio::spawn(async move {
+            let mut conn = playground::connect(port, "locks").await?;
+            let mut done = Vec::new();
+            loop {
+                conn.query_drop("BEGIN").await?;
+                let next = "SELECT id FROM jobs ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED";
+                let job: Option<u32> = conn.query_first(next).await?;
+                if let Some(id) = job {
+                    conn.exec_drop("DELETE FROM jobs WHERE id = ?", (id,)).await?;
+                    done.push(id);
+                }
+                conn.query_drop("COMMIT").await?;
+                if job.is_none() {
+                    let left: Option<u32> = conn.query_first("SELECT COUNT(*) FROM jobs").await?;
+                    if left == Some(0) {
+                        return Ok::<Vec<u32>, Error>(done);
+                    }
+                }
+            }
+        })
+    });
+    let mut done = Vec::new();
+    for worked in join_all(workers).await {
+        done.extend(worked.expect("no panic").expect("no error"));
+    }
+    done.sort_unstable();
+    assert_eq!(done, (0..JOBS).collect::<Vec<_>>());
+    Ok(())
+}
