@@ -53,6 +53,16 @@ async fn raise(
     }
 }
 
+/// Until some store was asked for something of the kind; answers all that was asked for.
+async fn until_asked(cluster: &Cluster, kind: &str) -> Vec<String> {
+    let mut calls = Vec::new();
+    while !calls.iter().any(|call: &String| call.starts_with(kind)) {
+        tokio::task::yield_now().await;
+        calls.extend(cluster.calls());
+    }
+    calls
+}
+
 #[tokio::test(start_paused = true)]
 async fn locks_precede_the_commit_and_end_with_it() {
     for split in [&["f", "p"][..], &[]] {
@@ -139,7 +149,7 @@ async fn who_closes_a_circle_fails_and_the_other_goes_on() {
             first.commit().await
         })
     };
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until_asked(&cluster, "detect_deadlock").await;
     let error = raise(&client, &second, "a").await.expect_err("a circle");
     assert!(matches!(&error, KvError::Deadlock { cycle, .. } if cycle.len() == 2), "{error}");
     assert_eq!(error.mysql_code(), 1213);
@@ -162,10 +172,10 @@ async fn who_holds_nothing_asks_nobody_about_deadlocks() {
             raise(&client, &txn, "a").await
         })
     };
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut calls = until_asked(&cluster, "pessimistic_lock").await;
     holder.commit().await.expect("commits");
     waiting.await.expect("no panic").expect("locked");
-    let calls = cluster.calls();
+    calls.extend(cluster.calls());
     assert!(!calls.iter().any(|call| call.starts_with("detect")), "{calls:?}");
     assert_eq!(calls.iter().filter(|call| call.starts_with("pessimistic_lock")).count(), 1);
 }
