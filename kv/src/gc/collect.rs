@@ -14,7 +14,7 @@
 //! brings the engine back to a state it was in, or replays entries up to the `Delete`
 //! again. Only a Raft snapshot brings older versions, with a `Delete` of its own above them: so
 //! looking and removing is one step between two installations (the background thread's
-//! job [`crate::raftstore::BackgroundJob::Collect`]).
+//! job `BackgroundJob::Collect`).
 
 use cairn_engine::KvEngine;
 
