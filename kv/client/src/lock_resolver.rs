@@ -14,6 +14,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use cairn_proto::kv::{
     CheckTxnStatusRequest, CheckTxnStatusResponse, LockInfo, ResolveLockRequest, TxnAction,
     key_error,
@@ -67,24 +68,27 @@ pub(crate) struct StatusCache(Mutex<Statuses>);
 
 #[derive(Default)]
 struct Statuses {
-    by_start_ts: HashMap<u64, TxnFate>,
-    order: VecDeque<u64>,
+    /// By `start_ts` and primary: a lock that nobody counts any more may name another primary,
+    /// whose fate says nothing about the transaction.
+    by_primary: HashMap<(u64, Bytes), TxnFate>,
+    order: VecDeque<(u64, Bytes)>,
 }
 
 impl StatusCache {
-    fn get(&self, start_ts: u64) -> Option<TxnFate> {
-        self.0.lock().by_start_ts.get(&start_ts).copied()
+    fn get(&self, lock: &LockInfo) -> Option<TxnFate> {
+        self.0.lock().by_primary.get(&(lock.start_ts, lock.primary.clone())).copied()
     }
 
-    fn put(&self, start_ts: u64, fate: TxnFate) {
+    fn put(&self, lock: &LockInfo, fate: TxnFate) {
         let mut statuses = self.0.lock();
-        if statuses.by_start_ts.insert(start_ts, fate).is_none() {
-            statuses.order.push_back(start_ts);
+        let primary = (lock.start_ts, lock.primary.clone());
+        if statuses.by_primary.insert(primary.clone(), fate).is_none() {
+            statuses.order.push_back(primary);
         }
         if statuses.order.len() > CACHED_STATUSES_MAX
             && let Some(oldest) = statuses.order.pop_front()
         {
-            statuses.by_start_ts.remove(&oldest);
+            statuses.by_primary.remove(&oldest);
         }
     }
 }
@@ -98,7 +102,7 @@ impl KvClient {
         caller_start_ts: TimeStamp,
         retrier: &mut Retrier,
     ) -> Result<TxnStatus, KvError> {
-        if let Some(fate) = self.statuses.get(lock.start_ts) {
+        if let Some(fate) = self.statuses.get(lock) {
             return Ok(TxnStatus::Final(fate));
         }
         let current_ts = retrier.scope().run(self.current_ts()).await??;
@@ -118,7 +122,7 @@ impl KvClient {
         let response = self.check_txn_status(&request, retrier).await?;
         let status = status_of(&response)?;
         if let TxnStatus::Final(fate) = status {
-            self.statuses.put(lock.start_ts, fate);
+            self.statuses.put(lock, fate);
         }
         Ok(status)
     }
@@ -220,14 +224,15 @@ mod tests {
 
     #[test]
     fn statuses_are_bounded() {
+        let lock = |start_ts| LockInfo { start_ts, ..LockInfo::default() };
         let cache = StatusCache::default();
         for ts in 0..3 * CACHED_STATUSES_MAX as u64 {
-            cache.put(ts, TxnFate::RolledBack);
+            cache.put(&lock(ts), TxnFate::RolledBack);
         }
-        assert_eq!(cache.0.lock().by_start_ts.len(), CACHED_STATUSES_MAX);
-        assert_eq!(cache.get(0), None);
+        assert_eq!(cache.0.lock().by_primary.len(), CACHED_STATUSES_MAX);
+        assert_eq!(cache.get(&lock(0)), None);
         let newest = 3 * CACHED_STATUSES_MAX as u64 - 1;
-        assert_eq!(cache.get(newest), Some(TxnFate::RolledBack));
+        assert_eq!(cache.get(&lock(newest)), Some(TxnFate::RolledBack));
     }
 
     #[test]

@@ -266,9 +266,15 @@ async fn read_commands(
                 }
                 continue;
             }
-            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+            // Who waits for a lock must not keep out the commit that releases it.
+            let permit = if waits_for_locks(&request) {
+                None
+            } else {
+                let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+                Some(permit)
+            };
             let (store, answers) = (Arc::clone(&store), answers.clone());
-            let is_read = only_reads(&request);
+            let may_end = only_reads(&request) || waits_for_locks(&request);
             let task = tokio::spawn(async move {
                 tokio::select! {
                     response = store.call(request) => {
@@ -281,7 +287,7 @@ async fn read_commands(
                 }
                 drop(permit);
             });
-            if is_read {
+            if may_end {
                 reads.add(id, task.abort_handle());
             }
         }
@@ -320,6 +326,13 @@ impl RunningReads {
 fn only_reads(request: &kv::KvRequest) -> bool {
     use kv_request::Cmd;
     matches!(request.cmd, Some(Cmd::Get(_) | Cmd::BatchGet(_) | Cmd::Scan(_) | Cmd::ScanLock(_)))
+}
+
+/// Whether a request may wait for other transactions: the scheduler bounds how many do. A try
+/// that is under way goes on when its caller leaves, the wait does not.
+fn waits_for_locks(request: &kv::KvRequest) -> bool {
+    use kv_request::Cmd;
+    matches!(&request.cmd, Some(Cmd::PessimisticLock(lock)) if lock.wait_ms > 0)
 }
 
 /// Point gets under a valid lease need no task.

@@ -28,7 +28,8 @@ pub fn run(
         else {
             continue;
         };
-        if lock.kind == LockKind::Pessimistic && lock.primary != raw_key {
+        let is_pessimistic = lock.kind == LockKind::Pessimistic;
+        if is_pessimistic && (lock.primary != raw_key || !commit_ts.is_zero()) {
             // Never prewritten, so nothing of it is committed; and the primary alone keeps the
             // transaction from coming back.
             txn.unlock(&user_key);

@@ -237,7 +237,10 @@ impl Session {
             }
             return outcome;
         }
-        self.check_cancelled()?;
+        if let Err(error) = self.check_cancelled() {
+            transaction.rollback().await?;
+            return Err(error);
+        }
         self.commit_transaction(&transaction).await?;
         outcome
     }
@@ -246,7 +249,11 @@ impl Session {
         if transaction.is_read_only() {
             return Ok(transaction.rollback().await?);
         }
-        self.domain.check_schema_lease()?;
+        if let Err(error) = self.domain.check_schema_lease() {
+            // Its locks must not outlive it.
+            transaction.rollback().await?;
+            return Err(error);
+        }
         transaction.enter(self.scope().clone());
         match transaction.commit().await {
             Ok(_) => Ok(()),

@@ -317,8 +317,10 @@ impl Committer {
             if outcome == LockOutcome::Resolved {
                 continue;
             }
-            let is_younger = lock.start_ts > self.start_ts.0 && self.for_update_ts.is_zero();
-            if is_younger || lock.kind() == LockKind::Pessimistic {
+            // Holders of pessimistic locks may be waiting for us, also when they commit.
+            let gives_way = self.for_update_ts.is_zero()
+                && (lock.start_ts > self.start_ts.0 || lock.for_update_ts > 0);
+            if gives_way || lock.kind() == LockKind::Pessimistic {
                 return Err(KvError::WriteConflict {
                     key: ShownKey(lock.key.clone()),
                     start_ts: self.start_ts.0,
