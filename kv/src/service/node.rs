@@ -271,6 +271,8 @@ pub async fn take_place(
 
 /// The store's id: from the folder, or fresh from PD.
 async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64, NodeError> {
+    // A cluster that begins has no id before its leader has spoken.
+    pd.get_ts().await?;
     let cluster_id = pd.cluster_id();
     if let Some(ident) = load_store_ident(engine)? {
         if ident.cluster_id != cluster_id {
