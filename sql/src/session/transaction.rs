@@ -159,7 +159,8 @@ impl Session {
         self.hold_schema();
         let schema = self.schema();
         let start_ts = self.fresh_ts().await?;
-        let transaction = match again && self.settings().is_pessimistic {
+        // Whatever the mode of explicit transactions: nobody sees how the statement won.
+        let transaction = match again {
             true => self.domain.kv.begin_pessimistic(start_ts),
             false => self.domain.kv.begin(start_ts),
         };
