@@ -20,7 +20,7 @@ use cairn_engine::KvEngine;
 
 use super::judge::Verdict;
 use super::walk::{Seen, Walk};
-use crate::mvcc::{MvccError, MvccTxn, WriteKind};
+use crate::mvcc::{MvccError, MvccTxn};
 
 /// Records that one round looks at: a millisecond or two.
 pub const RECORDS_PER_ROUND: usize = 4096;
@@ -41,7 +41,7 @@ pub fn collect(engine: &dyn KvEngine, walk: &mut Walk, limit: usize) -> Result<R
     let mut removed = 0;
     let has_more = walk.advance(&*engine.snapshot(), limit, &mut |seen| match seen {
         Seen::Record { user_key, commit_ts, write, verdict: Verdict::Garbage } => {
-            if write.kind == WriteKind::Put && write.short_value.is_none() {
+            if write.has_long_value() {
                 txn.delete_value(user_key, write.start_ts);
             }
             txn.delete_write(user_key, commit_ts);

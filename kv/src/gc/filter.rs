@@ -21,8 +21,8 @@ use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 
 use super::judge::{Judge, Verdict};
-use crate::mvcc::keys::{self, KeyBuf};
-use crate::mvcc::{Write, WriteKind};
+use crate::mvcc::Write;
+use crate::mvcc::keys;
 
 /// Long values waiting to be deleted, at most: their keys take some 100 bytes each.
 const ORPHANS_MAX: usize = 256 * 1024;
@@ -71,8 +71,6 @@ impl GarbageFilter for VersionFilter {
         }
         Some(Box::new(Run {
             shared: Arc::clone(&self.0),
-            safe_point,
-            current: KeyBuf::new(),
             judge: Judge::new(safe_point),
             orphans: Vec::new(),
             left_out: 0,
@@ -82,8 +80,6 @@ impl GarbageFilter for VersionFilter {
 
 struct Run {
     shared: Arc<Shared>,
-    safe_point: TimeStamp,
-    current: KeyBuf,
     judge: Judge,
     orphans: Vec<Bytes>,
     left_out: u64,
@@ -96,15 +92,10 @@ impl FilterRun for Run {
         else {
             return false;
         };
-        if self.current[..] != *user_key {
-            self.current.clear();
-            self.current.extend_from_slice(user_key);
-            self.judge = Judge::new(self.safe_point);
-        }
-        if self.judge.judge(commit_ts, write.kind) != Verdict::Garbage {
+        if self.judge.judge(user_key, commit_ts, write.kind) != Verdict::Garbage {
             return false;
         }
-        if write.kind == WriteKind::Put && write.short_value.is_none() {
+        if write.has_long_value() {
             let key = keys::versioned_key(user_key, write.start_ts);
             if !self.remember(Bytes::copy_from_slice(&key)) {
                 return false;

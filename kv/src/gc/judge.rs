@@ -1,8 +1,9 @@
-//! Which versions of one key are garbage at a safe point.
+//! Which versions of a key are garbage at a safe point.
 
 use cairn_types::TimeStamp;
 
 use crate::mvcc::WriteKind;
+use crate::mvcc::keys::KeyBuf;
 
 /// What becomes of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,23 +17,35 @@ pub enum Verdict {
     Garbage,
 }
 
-/// Judges the versions of one key, asked from the newest down.
-#[derive(Clone, Copy, Debug)]
+/// Judges the versions of keys, asked key by key and from the newest down.
+#[derive(Clone, Debug)]
 pub struct Judge {
     safe_point: TimeStamp,
-    /// The version that readers at the safe point see has been passed.
+    /// Whose versions are judged, encoded.
+    user_key: KeyBuf,
+    /// The version of it that readers at the safe point see has been passed.
     is_covered: bool,
 }
 
 impl Judge {
-    /// For the next key.
+    /// Before the first key.
     pub fn new(safe_point: TimeStamp) -> Judge {
-        Judge { safe_point, is_covered: false }
+        Judge { safe_point, user_key: KeyBuf::new(), is_covered: false }
     }
 
-    /// Of the next older version. A version that is not shown cannot make another one
-    /// garbage; it can only fail to.
-    pub fn judge(&mut self, commit_ts: TimeStamp, kind: WriteKind) -> Verdict {
+    /// The key that was judged last.
+    pub fn user_key(&self) -> &[u8] {
+        &self.user_key
+    }
+
+    /// Of the next older version of the key, or the newest of the next key. A version that is
+    /// not shown cannot make another one garbage; it can only fail to.
+    pub fn judge(&mut self, user_key: &[u8], commit_ts: TimeStamp, kind: WriteKind) -> Verdict {
+        if self.user_key[..] != *user_key {
+            self.user_key.clear();
+            self.user_key.extend_from_slice(user_key);
+            self.is_covered = false;
+        }
         if commit_ts > self.safe_point {
             return Verdict::Kept;
         }

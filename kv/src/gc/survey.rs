@@ -1,5 +1,7 @@
 //! How much garbage a range holds, found by reading its commit records.
 
+use cairn_types::TimeStamp;
+
 use super::judge::Verdict;
 use super::walk::Seen;
 
@@ -23,7 +25,7 @@ const GARBAGE_PART: u64 = 10;
 
 impl Survey {
     /// Counts what a walk comes across.
-    pub fn count(&mut self, seen: &Seen<'_>, safe_point: cairn_types::TimeStamp) {
+    pub fn count(&mut self, seen: &Seen<'_>, safe_point: TimeStamp) {
         match seen {
             Seen::Record { commit_ts, verdict, .. } => {
                 self.records += 1;

@@ -5,8 +5,7 @@ use cairn_engine::{Cf, EngineSnapshot, IterOptions};
 use cairn_types::TimeStamp;
 
 use super::judge::{Judge, Verdict};
-use crate::mvcc::keys::{self, KeyBuf};
-use crate::mvcc::{MvccError, Write};
+use crate::mvcc::{MvccError, Write, keys};
 
 /// What a walk comes across.
 #[derive(Debug)]
@@ -37,16 +36,13 @@ pub enum Seen<'a> {
 pub struct Walk {
     from: Bytes,
     upper: Bytes,
-    safe_point: TimeStamp,
-    current: KeyBuf,
     judge: Judge,
 }
 
 impl Walk {
     /// Begins at `lower`.
     pub fn new(lower: Bytes, upper: Bytes, safe_point: TimeStamp) -> Walk {
-        let judge = Judge::new(safe_point);
-        Walk { from: lower, upper, safe_point, current: KeyBuf::new(), judge }
+        Walk { from: lower, upper, judge: Judge::new(safe_point) }
     }
 
     /// Looks at `limit` records more; whether there are others. The view may be another
@@ -67,14 +63,11 @@ impl Walk {
                 break;
             }
             let (user_key, commit_ts) = keys::split_ts(iter.key())?;
-            if self.current[..] != *user_key {
+            if self.judge.user_key() != user_key {
                 self.end_key(hiding.take(), visit);
-                self.current.clear();
-                self.current.extend_from_slice(user_key);
-                self.judge = Judge::new(self.safe_point);
             }
             let write = Write::decode(iter.value())?;
-            let verdict = self.judge.judge(commit_ts, write.kind);
+            let verdict = self.judge.judge(user_key, commit_ts, write.kind);
             if verdict == Verdict::HidingDelete {
                 hiding = Some(commit_ts);
             }
@@ -83,20 +76,17 @@ impl Walk {
         }
         if valid {
             self.from = Bytes::copy_from_slice(iter.key());
-            let (user_key, _) = keys::split_ts(&self.from)?;
-            if self.current[..] != *user_key {
-                self.end_key(hiding, visit);
-            }
-        } else {
+        }
+        if !valid || keys::split_ts(&self.from)?.0 != self.judge.user_key() {
             self.end_key(hiding, visit);
         }
         Ok(valid)
     }
 
-    /// All versions of the current key have been shown.
+    /// All versions of the key have been shown.
     fn end_key(&self, hiding: Option<TimeStamp>, visit: &mut dyn FnMut(Seen<'_>)) {
         if let Some(commit_ts) = hiding {
-            visit(Seen::LastDelete { user_key: &self.current, commit_ts });
+            visit(Seen::LastDelete { user_key: self.judge.user_key(), commit_ts });
         }
     }
 }

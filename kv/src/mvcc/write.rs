@@ -120,6 +120,11 @@ impl<'a> Write<'a> {
         Write { is_protected, ..Write::new(WriteKind::Rollback, start_ts) }
     }
 
+    /// Whether it is a `Put` whose value lies in CF default, at `start_ts`.
+    pub fn has_long_value(&self) -> bool {
+        self.kind == WriteKind::Put && self.short_value.is_none()
+    }
+
     /// Encodes the record for CF write.
     pub fn encode(&self) -> Vec<u8> {
         let mut buf = Vec::with_capacity(18 + self.short_value.map_or(0, <[u8]>::len));

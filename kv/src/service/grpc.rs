@@ -4,7 +4,8 @@
 //! own, as many at once as [`REQUESTS_IN_FLIGHT_MAX`], and answers that are ready
 //! together leave in one message (no timer: a message goes as soon as the stream
 //! can take it). Point gets with a valid lease are answered by the task that
-//! reads the stream. What a client takes back ends if it only reads; a command goes on.
+//! reads the stream. What a client takes back ends if it only reads, or
+//! waits for locks; a command goes on.
 //!
 //! **Bounds**: requests under way per stream, answers waiting per stream, message
 //! size. A client that does not read its answers stops being read from.
@@ -242,7 +243,7 @@ async fn read_commands(
     answers: mpsc::Sender<Answer>,
 ) {
     let in_flight = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
-    let mut reads = RunningReads::default();
+    let mut retractable = Retractable::default();
     loop {
         let batch = match requests.next().await {
             Some(Ok(batch)) => batch,
@@ -257,7 +258,7 @@ async fn read_commands(
             return;
         }
         for id in batch.cancelled_ids {
-            reads.cancel(id);
+            retractable.cancel(id);
         }
         for (id, request) in batch.request_ids.into_iter().zip(batch.requests) {
             if let Some(response) = answer_now(&store, &request) {
@@ -266,15 +267,16 @@ async fn read_commands(
                 }
                 continue;
             }
+            let waits = waits_for_locks(&request);
             // Who waits for a lock must not keep out the commit that releases it.
-            let permit = if waits_for_locks(&request) {
+            let permit = if waits {
                 None
             } else {
                 let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
                 Some(permit)
             };
             let (store, answers) = (Arc::clone(&store), answers.clone());
-            let may_end = only_reads(&request) || waits_for_locks(&request);
+            let may_end = waits || only_reads(&request);
             let task = tokio::spawn(async move {
                 tokio::select! {
                     response = store.call(request) => {
@@ -288,29 +290,29 @@ async fn read_commands(
                 drop(permit);
             });
             if may_end {
-                reads.add(id, task.abort_handle());
+                retractable.add(id, task.abort_handle());
             }
         }
     }
 }
 
-/// Reads fewer than this are not looked through for those that are done.
-const READS_SWEPT_MIN: usize = 64;
+/// Fewer than these are not looked through for those that are done.
+const SWEPT_MIN: usize = 64;
 
-/// Reads of one stream that its client may take back.
+/// Requests of one stream that its client may take back.
 #[derive(Default)]
-struct RunningReads {
+struct Retractable {
     by_id: HashMap<u64, AbortHandle>,
     /// At this number those that are done are forgotten: twice what was left the last time, so
     /// that a request pays for a few others only.
     sweep_at: usize,
 }
 
-impl RunningReads {
+impl Retractable {
     fn add(&mut self, id: u64, task: AbortHandle) {
         if self.by_id.len() >= self.sweep_at {
             self.by_id.retain(|_, task| !task.is_finished());
-            self.sweep_at = (2 * self.by_id.len()).max(READS_SWEPT_MIN);
+            self.sweep_at = (2 * self.by_id.len()).max(SWEPT_MIN);
         }
         self.by_id.insert(id, task);
     }

@@ -263,16 +263,16 @@ pub async fn take_place(
     engine: &dyn KvEngine,
     pd: &dyn PdClient,
 ) -> Result<u64, NodeError> {
+    // A cluster that begins has no id before its leader has spoken.
+    let now = pd.get_ts().await?;
     let store_id = claim_identity(engine, pd).await?;
-    let store = describe(config, store_id, pd).await?;
+    let store = describe(config, store_id, now);
     join_cluster(engine, pd, store).await?;
     Ok(store_id)
 }
 
 /// The store's id: from the folder, or fresh from PD.
 async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64, NodeError> {
-    // A cluster that begins has no id before its leader has spoken.
-    pd.get_ts().await?;
     let cluster_id = pd.cluster_id();
     if let Some(ident) = load_store_ident(engine)? {
         if ident.cluster_id != cluster_id {
@@ -286,18 +286,14 @@ async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64,
     Ok(store_id)
 }
 
-async fn describe(
-    config: &StoreConfig,
-    store_id: u64,
-    pd: &dyn PdClient,
-) -> Result<meta::Store, NodeError> {
-    // PD's clock is the cluster's: a store has none of its own.
-    let now_s = pd.get_ts().await?.physical_ms() / 1000;
+/// `now` is by PD's clock, which is the cluster's: a store has none of its own.
+fn describe(config: &StoreConfig, store_id: u64, now: TimeStamp) -> meta::Store {
+    let now_s = now.physical_ms() / 1000;
     let label = |(key, value): &(String, String)| meta::StoreLabel {
         key: key.clone(),
         value: value.clone(),
     };
-    Ok(meta::Store {
+    meta::Store {
         id: store_id,
         address: config.addr.clone(),
         status_address: config.status_addr.clone(),
@@ -305,7 +301,7 @@ async fn describe(
         labels: config.labels.iter().map(label).collect(),
         version: env!("CARGO_PKG_VERSION").to_string(),
         start_timestamp_s: i64::try_from(now_s).unwrap_or(i64::MAX),
-    })
+    }
 }
 
 /// Registers the store; creates the cluster's first region if there is none.

@@ -50,11 +50,12 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         return cairn_executor::build_fragment(&fragment, ranges, source, context.exec.clone());
     }
     let types = fragment.validate()?;
+    let snapshot = context.view.snapshot();
     let scan = DistributedRead {
         kv: Arc::clone(&context.kv),
         exec: context.exec.clone(),
-        start_ts: context.view.start_ts(),
-        scope: context.view.snapshot().scope().clone(),
+        start_ts: snapshot.start_ts(),
+        scope: snapshot.scope().clone(),
         remote: match Reader::remote_fragment(&fragment) {
             Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
             None => None,

@@ -20,8 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    CommitRequest, KeyError, LockInfo, LockKind, Mutation, MutationOp, PrewriteRequest,
-    TxnHeartBeatRequest, key_error,
+    CommitRequest, KeyError, LockInfo, LockKind, Mutation, MutationOp, PrewriteRequest, key_error,
 };
 use cairn_types::TimeStamp;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -412,16 +411,7 @@ impl Committer {
         loop {
             tokio::time::sleep(every).await;
             advise_ttl_ms += LOCK_TTL_BASE_MS / 2;
-            let build = || {
-                Cmd::TxnHeartBeat(TxnHeartBeatRequest {
-                    primary: primary.clone(),
-                    start_ts: self.start_ts.0,
-                    advise_ttl_ms,
-                })
-            };
-            let options = RequestOptions::default();
-            let mut retrier = self.client.retrier_for(LOCK_TTL_BASE_MS / 2);
-            let sent = self.client.cache.send_to_key(&primary, &options, &mut retrier, &build);
+            let sent = self.client.extend_lock(&primary, self.start_ts, advise_ttl_ms, every);
             if let Err(error) = sent.await {
                 tracing::debug!(%error, "heartbeat of a transaction failed");
             }

@@ -1,5 +1,5 @@
-//! Heart beats of a transaction that holds pessimistic locks: while its client lives, nobody
-//! rolls it back for its age.
+//! Heart beats of a transaction, and those of one that holds pessimistic locks: while its client
+//! lives, nobody rolls it back for its age.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use cairn_proto::kv::TxnHeartBeatRequest;
 use cairn_types::TimeStamp;
 use tokio::task::AbortHandle;
 
+use crate::backoff::Deadline;
 use crate::client::KvClient;
 use crate::error::KvError;
 use crate::request::{Cmd, RequestOptions, expect_response};
@@ -59,15 +60,29 @@ async fn beat(
         tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
         return Ok(false);
     }
-    let build = || {
-        Cmd::TxnHeartBeat(TxnHeartBeatRequest {
-            primary: primary.clone(),
-            start_ts: start_ts.0,
-            advise_ttl_ms: open_ms + LOCK_TTL_MS,
-        })
-    };
-    let options = RequestOptions::default();
-    let mut retrier = client.retrier_for(LOCK_TTL_MS / 3);
-    let sent = client.cache.send_to_key(primary, &options, &mut retrier, &build).await?;
-    Ok(expect_response!(sent, TxnHeartBeat)?.error.is_none())
+    client.extend_lock(primary, start_ts, open_ms + LOCK_TTL_MS, HEART_BEAT_EVERY).await
+}
+
+impl KvClient {
+    /// One heart beat, tried for `patience`: the primary lock lives at least `ttl_ms`, counted from
+    /// `start_ts`. Answers whether it is there.
+    pub(super) async fn extend_lock(
+        &self,
+        primary: &Bytes,
+        start_ts: TimeStamp,
+        ttl_ms: u64,
+        patience: Duration,
+    ) -> Result<bool, KvError> {
+        let build = || {
+            Cmd::TxnHeartBeat(TxnHeartBeatRequest {
+                primary: primary.clone(),
+                start_ts: start_ts.0,
+                advise_ttl_ms: ttl_ms,
+            })
+        };
+        let options = RequestOptions::default();
+        let mut retrier = self.retrier_until(Deadline::after(patience));
+        let sent = self.cache.send_to_key(primary, &options, &mut retrier, &build).await?;
+        Ok(expect_response!(sent, TxnHeartBeat)?.error.is_none())
+    }
 }

@@ -11,8 +11,8 @@ use cairn_kv::gc::Walk;
 use cairn_kv::gc::judge::Verdict;
 use cairn_kv::gc::walk::Seen;
 use cairn_kv::keys;
+use cairn_kv::mvcc::MvccError;
 use cairn_kv::mvcc::keys::versioned_key;
-use cairn_kv::mvcc::{MvccError, WriteKind};
 use cairn_kv::raftstore::state::{PeerState, load_regions};
 use cairn_kv::raftstore::{RegionEpoch, epoch_of};
 use cairn_proto::meta::{self, PeerRole, StoreState};
@@ -219,7 +219,7 @@ fn data_of(
         };
         let key = Bytes::copy_from_slice(&versioned_key(user_key, commit_ts));
         pairs.push((Cf::Write, key, write.encode().into()));
-        if write.kind == WriteKind::Put && write.short_value.is_none() {
+        if write.has_long_value() {
             long_values.push(Bytes::copy_from_slice(&versioned_key(user_key, write.start_ts)));
         }
     };
