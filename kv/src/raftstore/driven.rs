@@ -247,10 +247,11 @@ impl DrivenBackground {
     }
 
     /// One job.
-    pub fn step(&mut self) {
-        let Ok(job) = self.jobs.try_recv() else { return };
-        if let Some(answer) = worker::run_job(job, self.kv.as_ref(), self.log.as_ref()) {
+    pub fn step(&mut self) -> Result<(), RaftStoreError> {
+        let Ok(job) = self.jobs.try_recv() else { return Ok(()) };
+        if let Some(answer) = worker::run_job(job, self.kv.as_ref(), self.log.as_ref())? {
             self.mailbox.answer(answer);
         }
+        Ok(())
     }
 }

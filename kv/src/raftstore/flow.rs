@@ -7,6 +7,10 @@
 //! shrinks while the pressure grows and recovers when it falls; close to the brakes they
 //! are told to come back later.
 //!
+//! Writers wait in order of their arrival. Sending them away would let newcomers pass them
+//! by, again and again. Small writes wait in a lane of their own that is guaranteed half of
+//! the rate: a change of one row does not wait behind the mebibytes of a bulk load.
+//!
 //! **Concurrency.** The watch thread observes, any thread asks for admission.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,15 +36,20 @@ const GROW: f64 = 1.08;
 const RATE_MIN: f64 = 1024.0 * 1024.0;
 /// Weight of the newest look in the average of what came in.
 const AVERAGE_WEIGHT: f64 = 0.2;
-/// Longest a writer is made to wait; beyond it is sent away.
-const WAIT_MAX: Duration = Duration::from_millis(500);
+/// Longest a writer is made to wait; beyond it is sent away. Those who wait hold memory, which
+/// the scheduler of transactions bounds.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// When those who are sent away from a closed door should come back.
+const CLOSED_BACKOFF: Duration = Duration::from_millis(500);
+/// Largest write that goes by the lane of small ones.
+const SMALL_WRITE_BYTES: u64 = 16 * 1024;
 
 #[derive(Debug, Default)]
 struct State {
     /// Bytes per second that may come in; `None` = all that comes.
     rate: Option<f64>,
-    /// When everything admitted will have been paid for at the rate.
-    paid_until: MonotonicTime,
+    /// When everything admitted will have been paid for, by lane: small writes, large ones.
+    paid_until: [MonotonicTime; 2],
     /// Admitted since the last look.
     admitted_bytes: u64,
     /// Bytes per second that came in lately.
@@ -97,7 +106,7 @@ impl FlowControl {
     /// How long a write of so many bytes has to wait, or that it should come back.
     pub fn admit(&self, bytes: u64, now: MonotonicTime) -> Result<Duration, Busy> {
         if self.is_closed() {
-            return Err(self.refuse(WAIT_MAX));
+            return Err(self.refuse(CLOSED_BACKOFF));
         }
         if !self.is_limited.load(Ordering::Relaxed) {
             self.unlimited_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -108,14 +117,17 @@ impl FlowControl {
             state.admitted_bytes += bytes;
             return Ok(Duration::ZERO);
         };
-        let start = state.paid_until.max(now);
+        let lane = usize::from(bytes > SMALL_WRITE_BYTES);
+        // A lane that nobody waits in leaves its half to the other one.
+        let rate = if state.paid_until[1 - lane] > now { rate / 2.0 } else { rate };
+        let start = state.paid_until[lane].max(now);
         let wait = start.since(now);
         if wait > WAIT_MAX {
             return Err(self.refuse(wait));
         }
         // Whoever comes waits for those before, not for its own bytes: one write larger
         // than the rate may go as well.
-        state.paid_until = start.plus(Duration::from_secs_f64(bytes as f64 / rate));
+        state.paid_until[lane] = start.plus(Duration::from_secs_f64(bytes as f64 / rate));
         state.admitted_bytes += bytes;
         if !wait.is_zero() {
             self.delayed.fetch_add(1, Ordering::Relaxed);
@@ -181,6 +193,39 @@ mod tests {
         assert!(worst < 1.0, "the engine never stops writers: {worst}");
         let rate = written / (999.0 * LOOK.as_secs_f64());
         assert!(rate > drain * 0.8, "the engine is kept busy: {rate}");
+    }
+
+    /// A door whose rate is one mebibyte per second.
+    fn slowed(now: MonotonicTime) -> FlowControl {
+        let flow = FlowControl::default();
+        flow.observe(at(0.6), now);
+        assert_eq!(flow.state.lock().rate, Some(RATE_MIN));
+        flow
+    }
+
+    #[test]
+    fn writers_wait_in_order_of_their_arrival() {
+        let now = MonotonicTime(1_000_000_000);
+        let flow = slowed(now);
+        let second = RATE_MIN as u64;
+        for waits_s in 0..=WAIT_MAX.as_secs() {
+            assert_eq!(flow.admit(second, now), Ok(Duration::from_secs(waits_s)));
+        }
+        assert!(flow.admit(second, now).is_err(), "the queue is bounded");
+        // A newcomer passes nobody by.
+        let later = now.plus(Duration::from_secs(1));
+        assert_eq!(flow.admit(second, later), Ok(WAIT_MAX));
+    }
+
+    #[test]
+    fn small_writes_do_not_wait_behind_large_ones() {
+        let now = MonotonicTime(1_000_000_000);
+        let flow = slowed(now);
+        assert_eq!(flow.admit(RATE_MIN as u64, now), Ok(Duration::ZERO));
+        assert_eq!(flow.admit(RATE_MIN as u64, now), Ok(Duration::from_secs(1)));
+        assert_eq!(flow.admit(1024, now), Ok(Duration::ZERO));
+        let half = Duration::from_secs_f64(1024.0 * 2.0 / RATE_MIN);
+        assert_eq!(flow.admit(1024, now), Ok(half), "they share half of the rate");
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl RaftStore {
         })?);
         handles.push(threads::spawn("raft-background", {
             let (kv, mailbox) = (kv.clone(), mailbox.clone());
-            move || worker::run_background(&jobs, &kv, &log, &mailbox)
+            move || worker::run_background(&jobs, &kv, &log, &mailbox, on_failure)
         })?);
         let (watched, watch_stop) = crossbeam::channel::bounded(0);
         handles.push(threads::spawn("watch", {

@@ -222,21 +222,28 @@ pub(super) fn run_background(
     kv: &Arc<dyn KvEngine>,
     log: &Arc<dyn RaftLog>,
     mailbox: &Mailbox,
+    on_failure: OnEngineFailure,
 ) {
     while let Ok(job) = jobs.recv() {
-        if let Some(answer) = run_job(job, kv.as_ref(), log.as_ref()) {
-            mailbox.answer(answer);
+        match run_job(job, kv.as_ref(), log.as_ref()) {
+            Ok(answer) => answer.into_iter().for_each(|answer| mailbox.answer(answer)),
+            Err(error) => {
+                // After a sync that failed nobody knows what the disk holds.
+                threads::on_engine_failure(on_failure, "background", &error);
+                mailbox.answer(StoreMessage::Stop { at_once: true });
+                return;
+            }
         }
     }
 }
 
-/// One job; also how tests run them.
+/// One job; also how tests run them. An error means that the store cannot go on.
 pub(super) fn run_job(
     job: BackgroundJob,
     kv: &dyn KvEngine,
     log: &dyn RaftLog,
-) -> Option<StoreMessage> {
-    match job {
+) -> Result<Option<StoreMessage>, RaftStoreError> {
+    Ok(match job {
         BackgroundJob::Install(installation) => {
             let region_id = installation.region.id;
             let outcome = snapshot::install(kv, *installation);
@@ -261,6 +268,10 @@ pub(super) fn run_job(
             }
             None
         }
+        BackgroundJob::SyncWal(indexes) => {
+            kv.sync_wal()?;
+            Some(StoreMessage::WalSynced(indexes))
+        }
         BackgroundJob::PurgeLog => match log.purge() {
             Ok(regions) if regions.is_empty() => None,
             Ok(regions) => Some(StoreMessage::LogNeedsCompaction(regions)),
@@ -269,5 +280,5 @@ pub(super) fn run_job(
                 None
             }
         },
-    }
+    })
 }

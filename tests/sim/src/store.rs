@@ -255,7 +255,9 @@ impl Steps {
                 self.jobs.notified().await;
             }
             self.turn().await;
-            background.step();
+            if let Err(error) = background.step() {
+                return self.give_up("background", &error.to_string());
+            }
         }
     }
 

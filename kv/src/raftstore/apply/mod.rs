@@ -126,11 +126,6 @@ impl Applier {
                     self.destroy(peer_id, region, epoch, merged_into)?;
                     reports.push(ApplyReport::Destroyed { region_id });
                 }
-                ApplyTask::SyncWal(indexes) => {
-                    self.flush()?;
-                    self.engine.sync_wal()?;
-                    reports.push(ApplyReport::WalSynced(indexes));
-                }
             }
             self.resume(&mut reports)?;
             if self.batch.size_bytes() >= BATCH_BYTES_MAX {

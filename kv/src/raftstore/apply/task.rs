@@ -105,8 +105,6 @@ pub enum ApplyTask {
         /// The region was absorbed: by whom, and how.
         merged_into: Option<MergeState>,
     },
-    /// Makes applied data durable, so that the logs up to these indexes can go.
-    SyncWal(Vec<(u64, u64)>),
 }
 
 /// A change the Raft thread must know of.
@@ -183,6 +181,4 @@ pub enum ApplyReport {
         /// The region.
         region_id: u64,
     },
-    /// Logs up to these indexes may be compacted.
-    WalSynced(Vec<(u64, u64)>),
 }

@@ -10,7 +10,7 @@ use cairn_proto::{meta, pd};
 use super::lifecycle::clean_split_keys;
 use super::{BackgroundJob, PdEvent, StoreCore};
 use crate::raftstore::RegionContext;
-use crate::raftstore::apply::{ApplyTask, Callback};
+use crate::raftstore::apply::Callback;
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::command::{
     self, CompactLogCommand, ConfChangeKind, PeerChange, SplitCommand, SplitPiece,
@@ -58,7 +58,8 @@ impl StoreCore {
         if !self.compaction_runs && !self.compactions.is_empty() {
             let indexes = std::mem::take(&mut self.compactions).into_iter().collect();
             self.compaction_runs = true;
-            self.outbox.apply.push(ApplyTask::SyncWal(indexes));
+            // Not by the apply thread: while a loaded disk syncs, everybody's writes go on.
+            self.outbox.background.push(BackgroundJob::SyncWal(indexes));
         }
         if self.ticks.is_multiple_of(PURGE_TICKS) {
             self.outbox.background.push(BackgroundJob::PurgeLog);

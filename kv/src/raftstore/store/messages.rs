@@ -85,6 +85,8 @@ pub enum StoreMessage {
     },
     /// Apply's reports.
     Applied(Vec<ApplyReport>),
+    /// Applied data is durable, so that the logs (region id) up to these indexes can go.
+    WalSynced(Vec<(u64, u64)>),
     /// A Raft snapshot was installed, or could not be.
     Installed {
         /// The region.
@@ -113,6 +115,8 @@ pub enum BackgroundJob {
     Install(Box<Installation>),
     /// Measures a region and looks for a split key.
     Measure(MeasureJob),
+    /// Makes applied data durable, so that the logs (region id) up to these indexes can go.
+    SyncWal(Vec<(u64, u64)>),
     /// Frees files of the log.
     PurgeLog,
     /// Removes garbage; never while data is replaced by [`BackgroundJob::Install`].

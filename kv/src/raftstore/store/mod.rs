@@ -234,6 +234,7 @@ impl StoreCore {
                     self.on_report(report, now);
                 }
             }
+            StoreMessage::WalSynced(indexes) => self.on_wal_synced(indexes),
             StoreMessage::Installed { region_id, outcome } => {
                 self.on_installed(region_id, outcome);
             }
@@ -342,14 +343,19 @@ impl StoreCore {
                 self.log.clean(region_id);
             }
             ApplyReport::Paused { region_id } => self.start_install(region_id),
-            ApplyReport::WalSynced(indexes) => {
-                self.compaction_runs = false;
-                for (region_id, index) in indexes {
-                    if self.peers.get(&region_id).is_some_and(|peer| !peer.installing) {
-                        self.log.compact_to(region_id, index + 1);
-                    }
-                }
-            }
+        }
+    }
+
+    /// What was applied up to these indexes is durable: the logs need it no longer.
+    fn on_wal_synced(&mut self, indexes: Vec<(u64, u64)>) {
+        self.compaction_runs = false;
+        for (region_id, index) in indexes {
+            let Some(peer) = self.peers.get(&region_id).filter(|peer| !peer.installing) else {
+                continue;
+            };
+            // The peer may be another one than that which was compacted.
+            let truncated = peer.node.store().apply_state().truncated_index;
+            self.log.compact_to(region_id, index.min(truncated) + 1);
         }
     }
 

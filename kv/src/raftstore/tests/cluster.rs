@@ -213,7 +213,7 @@ impl Cluster {
         }
         for job in effects.background {
             let log: &dyn RaftLog = store.log.as_ref();
-            store.inbox.extend(worker::run_job(job, &store.kv, log));
+            store.inbox.extend(worker::run_job(job, &store.kv, log).unwrap());
         }
         busy |= !effects.messages.is_empty();
         for message in effects.messages {
