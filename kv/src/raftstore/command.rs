@@ -32,7 +32,7 @@ pub struct SplitCommand {
     /// Epoch the proposer saw.
     #[prost(message, optional, tag = "1")]
     pub epoch: Option<meta::RegionEpoch>,
-    /// New regions, in key order.
+    /// New regions, in key order; the parent keeps what lies behind them.
     #[prost(message, repeated, tag = "2")]
     pub pieces: Vec<SplitPiece>,
 }
@@ -40,9 +40,9 @@ pub struct SplitCommand {
 /// One region split off.
 #[derive(Clone, PartialEq, Message)]
 pub struct SplitPiece {
-    /// Its first raw key.
+    /// Raw key at which it ends; it begins where the one before it ends.
     #[prost(bytes = "bytes", tag = "1")]
-    pub start_key: Bytes,
+    pub end_key: Bytes,
     /// Its id.
     #[prost(uint64, tag = "2")]
     pub region_id: u64,
@@ -272,7 +272,7 @@ mod tests {
         let split = SplitCommand {
             epoch: Some(epoch.into()),
             pieces: vec![SplitPiece {
-                start_key: Bytes::from_static(b"m"),
+                end_key: Bytes::from_static(b"m"),
                 region_id: 9,
                 peer_ids: vec![10, 11],
             }],

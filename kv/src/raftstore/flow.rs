@@ -50,9 +50,9 @@ struct State {
     rate: Option<f64>,
     /// When everything admitted will have been paid for, by lane: small writes, large ones.
     paid_until: [MonotonicTime; 2],
-    /// Admitted since the last look.
-    admitted_bytes: u64,
-    /// Bytes per second that came in lately.
+    /// Written to the engine up to the last look.
+    written_bytes: u64,
+    /// Bytes per second that the engine took lately, led regions or not.
     average: f64,
     last_look: MonotonicTime,
     last_level: f64,
@@ -65,7 +65,6 @@ pub struct FlowControl {
     /// Whether there is a rate: asked without the lock.
     is_limited: AtomicBool,
     is_closed: AtomicBool,
-    unlimited_bytes: AtomicU64,
     /// Writers that were made to wait.
     delayed: AtomicU64,
     /// Writers that were sent away.
@@ -73,14 +72,14 @@ pub struct FlowControl {
 }
 
 impl FlowControl {
-    /// Takes in what the engine says now.
-    pub fn observe(&self, pressure: Pressure, now: MonotonicTime) {
+    /// Takes in what the engine says now, and how much was written to it since the start: for
+    /// all regions, since a store may lead the busy one only since a moment ago.
+    pub fn observe(&self, pressure: Pressure, written_bytes: u64, now: MonotonicTime) {
         let mut state = self.state.lock();
-        let admitted = state.admitted_bytes + self.unlimited_bytes.swap(0, Ordering::Relaxed);
-        state.admitted_bytes = 0;
+        let written = written_bytes - std::mem::replace(&mut state.written_bytes, written_bytes);
         let elapsed = now.since(state.last_look).as_secs_f64();
         if elapsed > 0.0 && state.last_look.0 > 0 {
-            let rate = admitted as f64 / elapsed;
+            let rate = written as f64 / elapsed;
             state.average += (rate - state.average) * AVERAGE_WEIGHT;
         }
         let level = pressure.level;
@@ -109,12 +108,10 @@ impl FlowControl {
             return Err(self.refuse(CLOSED_BACKOFF));
         }
         if !self.is_limited.load(Ordering::Relaxed) {
-            self.unlimited_bytes.fetch_add(bytes, Ordering::Relaxed);
             return Ok(Duration::ZERO);
         }
         let mut state = self.state.lock();
         let Some(rate) = state.rate else {
-            state.admitted_bytes += bytes;
             return Ok(Duration::ZERO);
         };
         let lane = usize::from(bytes > SMALL_WRITE_BYTES);
@@ -128,7 +125,6 @@ impl FlowControl {
         // Whoever comes waits for those before, not for its own bytes: one write larger
         // than the rate may go as well.
         state.paid_until[lane] = start.plus(Duration::from_secs_f64(bytes as f64 / rate));
-        state.admitted_bytes += bytes;
         if !wait.is_zero() {
             self.delayed.fetch_add(1, Ordering::Relaxed);
         }
@@ -173,14 +169,16 @@ mod tests {
         let mut waiting = 0.0f64;
         let mut worst: f64 = 0.0;
         let mut written = 0.0;
+        let mut all = 0;
         for look in 0..2000 {
-            flow.observe(at(waiting / full), now);
+            flow.observe(at(waiting / full), all, now);
             let end = now.plus(LOOK);
             // Writers offer 100 MB/s in pieces of 64 KiB.
             for _ in 0..300 {
                 match flow.admit(65_536, now) {
                     Ok(wait) if now.plus(wait) < end => {
                         waiting += 65_536.0;
+                        all += 65_536;
                         written += if look > 1000 { 65_536.0 } else { 0.0 };
                     }
                     _ => break,
@@ -198,7 +196,7 @@ mod tests {
     /// A door whose rate is one mebibyte per second.
     fn slowed(now: MonotonicTime) -> FlowControl {
         let flow = FlowControl::default();
-        flow.observe(at(0.6), now);
+        flow.observe(at(0.6), 0, now);
         assert_eq!(flow.state.lock().rate, Some(RATE_MIN));
         flow
     }
@@ -232,11 +230,11 @@ mod tests {
     fn free_when_nothing_waits_and_closed_at_the_brakes() {
         let flow = FlowControl::default();
         let now = MonotonicTime(1_000_000_000);
-        flow.observe(at(0.1), now);
+        flow.observe(at(0.1), 0, now);
         assert_eq!(flow.admit(1 << 40, now), Ok(Duration::ZERO));
-        flow.observe(at(0.99), now.plus(LOOK));
+        flow.observe(at(0.99), 0, now.plus(LOOK));
         assert!(flow.admit(1, now.plus(LOOK)).is_err());
-        flow.observe(at(0.1), now.plus(LOOK * 2));
+        flow.observe(at(0.1), 0, now.plus(LOOK * 2));
         assert_eq!(flow.admit(1, now.plus(LOOK * 2)), Ok(Duration::ZERO));
         let refused = flow.values().into_iter().find(|(name, _)| *name == "flow_refused_writes");
         assert_eq!(refused, Some(("flow_refused_writes", 1)));

@@ -19,6 +19,8 @@ pub struct RaftMetrics {
     pub applied_entries: AtomicU64,
     /// Batches written to the data engine by apply.
     pub apply_batches: AtomicU64,
+    /// Bytes of those batches.
+    pub applied_bytes: AtomicU64,
     /// Reads answered by the lease.
     pub lease_reads: AtomicU64,
     /// Reads that needed a round of ReadIndex.
@@ -78,6 +80,7 @@ impl RaftMetrics {
             ("appended_entries", read(&self.appended_entries)),
             ("applied_entries", read(&self.applied_entries)),
             ("apply_batches", read(&self.apply_batches)),
+            ("applied_bytes", read(&self.applied_bytes)),
             ("lease_reads", read(&self.lease_reads)),
             ("index_reads", read(&self.index_reads)),
             ("replica_reads", read(&self.replica_reads)),

@@ -129,8 +129,8 @@ pub(super) fn split_pieces(
 ) -> Vec<SplitPiece> {
     keys.into_iter()
         .zip(ids)
-        .map(|(start_key, id)| SplitPiece {
-            start_key,
+        .map(|(end_key, id)| SplitPiece {
+            end_key,
             region_id: id.new_region_id,
             peer_ids: id.new_peer_ids,
         })

@@ -145,6 +145,7 @@ impl RaftStore {
             let watch = Watch {
                 kv: kv.clone(),
                 flow: router.flow.clone(),
+                metrics: router.metrics.clone(),
                 keeper,
                 space: config.space.clone(),
                 clock: clock.clone(),

@@ -4,6 +4,7 @@
 //! and both the engine and the disk answer in microseconds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_engine::KvEngine;
@@ -11,6 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::clock::Clock;
 use super::flow::FlowControl;
+use super::metrics::RaftMetrics;
 use super::space::{SpaceKeeper, SpaceWatch};
 use super::store::StoreMessage;
 use super::worker::Mailbox;
@@ -24,6 +26,7 @@ const SLOW_PART: u64 = 5;
 pub(super) struct Watch {
     pub(super) kv: Arc<dyn KvEngine>,
     pub(super) flow: Arc<FlowControl>,
+    pub(super) metrics: Arc<RaftMetrics>,
     /// None: the disk is not watched.
     pub(super) keeper: Option<SpaceKeeper>,
     pub(super) space: Arc<SpaceWatch>,
@@ -34,7 +37,8 @@ pub(super) struct Watch {
 /// Watches until the sender of `stop` is gone.
 pub(super) fn run(mut watch: Watch, stop: &Receiver<()>) {
     for look in 0u64.. {
-        watch.flow.observe(watch.kv.pressure(), watch.clock.now());
+        let written_bytes = watch.metrics.applied_bytes.load(Ordering::Relaxed);
+        watch.flow.observe(watch.kv.pressure(), written_bytes, watch.clock.now());
         let damage = watch.kv.take_damage();
         if !damage.is_empty() {
             watch.mailbox.answer(StoreMessage::Damaged(damage));

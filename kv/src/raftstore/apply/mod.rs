@@ -143,6 +143,7 @@ impl Applier {
         if !self.batch.is_empty() {
             let batch = std::mem::take(&mut self.batch);
             let begun = self.dead.as_ref().map(|dead| dead.begin_write(&batch));
+            add(&self.metrics.applied_bytes, batch.size_bytes() as u64);
             self.engine.write(batch, false)?;
             drop(begun);
             add(&self.metrics.apply_batches, 1);

@@ -54,6 +54,9 @@ impl Applier {
 
 /// The regions that come of a split, parent first; `None` if it does not fit.
 ///
+/// The parent keeps the last piece: where rows are appended, those who write go on in a group
+/// that has a leader, while the new ones elect theirs (TiKV's `right_derive`).
+///
 /// A region in a joint state is not split: its children would have to leave that state
 /// each for itself.
 pub fn split_regions(parent: &meta::Region, split: &SplitCommand) -> Option<Vec<meta::Region>> {
@@ -66,27 +69,24 @@ pub fn split_regions(parent: &meta::Region, split: &SplitCommand) -> Option<Vec<
         conf_ver: epoch.conf_ver,
         version: epoch.version + split.pieces.len() as u64,
     };
-    let mut last_start = parent.start_key.clone();
     let mut regions = vec![meta::Region { epoch: Some(new_epoch.into()), ..parent.clone() }];
+    let mut start_key = parent.start_key.clone();
     for piece in &split.pieces {
-        let fits = piece.start_key > last_start
-            && keys::region_contains(parent, &piece.start_key)
+        let fits = piece.end_key > start_key
+            && keys::region_contains(parent, &piece.end_key)
             && piece.peer_ids.len() == parent.peers.len();
         if !fits {
             return None;
         }
-        last_start = piece.start_key.clone();
-        if let Some(before) = regions.last_mut() {
-            before.end_key = piece.start_key.clone();
-        }
         let peers = parent.peers.iter().zip(&piece.peer_ids);
         regions.push(meta::Region {
             id: piece.region_id,
-            start_key: piece.start_key.clone(),
-            end_key: parent.end_key.clone(),
+            start_key: std::mem::replace(&mut start_key, piece.end_key.clone()),
+            end_key: piece.end_key.clone(),
             epoch: Some(new_epoch.into()),
             peers: peers.map(|(peer, id)| meta::Peer { id: *id, ..*peer }).collect(),
         });
     }
+    regions[0].start_key = start_key;
     Some(regions)
 }

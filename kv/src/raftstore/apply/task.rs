@@ -109,9 +109,9 @@ pub enum ApplyTask {
 
 /// A change the Raft thread must know of.
 pub enum Outcome {
-    /// The region was split; parent first, then the new ones. Which of them live here.
+    /// The region was split.
     Split {
-        /// In key order.
+        /// The parent, then those before it in key order.
         regions: Vec<meta::Region>,
         /// Ids of new regions that this store created.
         created: Vec<u64>,

@@ -165,7 +165,7 @@ impl StoreCore {
             let current_regions = vec![(**peer.region()).clone()];
             callback.fail(RegionError::EpochNotMatch { current_regions });
         } else if !fits || split.pieces.len() > SPLIT_KEYS_MAX {
-            let key = split.pieces.first().map(|piece| piece.start_key.clone());
+            let key = split.pieces.first().map(|piece| piece.end_key.clone());
             callback.fail(RegionError::KeyNotInRegion {
                 key: key.unwrap_or_default(),
                 region_id: context.region_id,

@@ -191,7 +191,7 @@ impl StoreCore {
     pub(super) fn on_split(
         &mut self,
         region_id: u64,
-        regions: Vec<meta::Region>,
+        mut regions: Vec<meta::Region>,
         created: &[u64],
         callback: Callback,
         now: MonotonicTime,
@@ -215,6 +215,8 @@ impl StoreCore {
         if leads {
             self.outbox.pd.push(PdEvent::ReportSplit(regions.clone()));
         }
+        // In key order the parent comes last.
+        regions.rotate_left(1);
         callback.finish(regions);
     }
 

@@ -245,7 +245,7 @@ impl Chaos {
         let first = self.next_id;
         self.next_id += 10;
         let piece = SplitPiece {
-            start_key: Bytes::from(key),
+            end_key: Bytes::from(key),
             region_id: first,
             peer_ids: (1..=region.peers.len() as u64).map(|offset| first + offset).collect(),
         };

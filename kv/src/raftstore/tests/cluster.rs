@@ -407,7 +407,7 @@ impl Cluster {
     /// Splits a region at a key; the new one has ids made of `new_id`.
     pub fn split(&mut self, store_id: u64, region: &meta::Region, key: &str, new_id: u64) {
         let piece = command::SplitPiece {
-            start_key: Bytes::copy_from_slice(key.as_bytes()),
+            end_key: Bytes::copy_from_slice(key.as_bytes()),
             region_id: new_id,
             peer_ids: region.peers.iter().map(|peer| new_id * 10 + peer.store_id).collect(),
         };

@@ -9,9 +9,9 @@ use crate::raftstore::store::StoreMessage;
 use crate::raftstore::{RegionError, RegionId, epoch_of};
 
 const THREE: &[(u64, u64)] = &[(11, 1), (12, 2), (13, 3)];
-/// Region on the left, with the id of the first region; and the one on the right.
-const LEFT: u64 = 1;
-const RIGHT: u64 = 2;
+/// Region on the left; and the one on the right, with the id of the first region.
+const LEFT: u64 = 2;
+const RIGHT: u64 = 1;
 
 /// Two regions on three stores that meet at "m", each with some keys; both led by one
 /// store.
@@ -20,21 +20,21 @@ fn two_regions() -> (Cluster, u64) {
 }
 
 fn two_regions_with(configure: impl FnOnce(&mut Cluster)) -> (Cluster, u64) {
-    let region = region_of(LEFT, THREE);
+    let region = region_of(RIGHT, THREE);
     let mut cluster = Cluster::new(3, &region);
     configure(&mut cluster);
     for store_id in 1..=3 {
         cluster.crash(store_id);
         cluster.start(store_id);
     }
-    let leader = cluster.elect(LEFT);
+    let leader = cluster.elect(RIGHT);
     cluster.run_ticks(2);
     for key in ["a", "b", "m", "x"] {
         cluster.put(leader, &region, key, "1");
     }
-    cluster.split(leader, &region, "m", RIGHT);
+    cluster.split(leader, &region, "m", LEFT);
     cluster.run_ticks(3);
-    assert_eq!(cluster.leader(RIGHT), Some(leader));
+    assert_eq!(cluster.leader(LEFT), Some(leader));
     (cluster, leader)
 }
 
@@ -179,11 +179,11 @@ fn a_target_that_changed_first_makes_the_source_serve_again() {
     let source = cluster.region(leader, RIGHT);
     cluster.put(leader, &source, "z", "2");
     // The next attempt has a new epoch to hold on to.
-    order_merge(&mut cluster, RIGHT, 3);
-    cluster.run_until("merged into the new neighbour", |cluster| {
+    order_merge(&mut cluster, RIGHT, LEFT);
+    cluster.run_until("merged into the neighbour", |cluster| {
         (1..=3).all(|store_id| {
             cluster.info(store_id, RIGHT).is_none()
-                && cluster.region(store_id, 3).end_key.is_empty()
+                && cluster.region(store_id, LEFT).end_key.is_empty()
         })
     });
     for store_id in 1..=3 {
@@ -263,10 +263,10 @@ fn an_isolated_peer_jumps_over_the_merge_by_a_snapshot() {
                 cluster.split(leader, &region, "m", 3);
             }
             for number in 0..60 {
-                let region = cluster.region(leader, target);
+                let region = cluster.region(leader, if splits_again { 3 } else { target });
                 cluster.put(leader, &region, &format!("c{number:02}"), "1");
                 if splits_again {
-                    let region = cluster.region(leader, 3);
+                    let region = cluster.region(leader, target);
                     cluster.put(leader, &region, &format!("p{number:02}"), "1");
                 }
                 if number % 10 == 0 {
@@ -382,7 +382,7 @@ fn only_neighbours_on_the_same_stores_merge() {
     let right = cluster.region(leader, RIGHT);
     cluster.split(leader, &right, "t", 3);
     cluster.run_ticks(3);
-    order_merge(&mut cluster, LEFT, 3);
+    order_merge(&mut cluster, LEFT, RIGHT);
     cluster.run_ticks(3);
     assert_eq!(epoch_of(&cluster.region(leader, LEFT)).version, 2, "no neighbours");
     let gone = cluster.region(leader, 3).peers.iter().find(|p| p.store_id != leader).copied();

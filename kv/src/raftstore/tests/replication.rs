@@ -223,13 +223,13 @@ fn a_split_under_writes() {
     assert_eq!(racing.try_recv().unwrap(), Ok(()), "proposed before the split");
     match late.try_recv().unwrap() {
         Err(RegionError::EpochNotMatch { current_regions }) => {
-            assert_eq!(current_regions[0].end_key.as_ref(), b"m");
+            assert_eq!(current_regions[0].start_key.as_ref(), b"m");
         }
         other => panic!("{other:?}"),
     }
     // The parent's leader leads the new region at once, before any tick.
     assert_eq!(cluster.leader(2), Some(leader));
-    let (left, right) = (cluster.region(leader, 1), cluster.region(leader, 2));
+    let (left, right) = (cluster.region(leader, 2), cluster.region(leader, 1));
     assert_eq!(epoch_of(&left).version, 2);
     assert_eq!(epoch_of(&right).version, 2);
     cluster.put(leader, &left, "b", "4");
@@ -238,7 +238,7 @@ fn a_split_under_writes() {
     for store_id in 1..=3 {
         assert_eq!(cluster.stored(store_id, "q").as_deref(), Some("2"));
         assert_eq!(cluster.stored(store_id, "n").as_deref(), Some("5"));
-        assert_eq!(cluster.region(store_id, 2).start_key.as_ref(), b"m");
+        assert_eq!(cluster.region(store_id, 2).end_key.as_ref(), b"m");
     }
     let mut outside = cluster.propose(leader, &left, "n", "x");
     cluster.settle();
@@ -253,8 +253,8 @@ fn a_split_under_writes() {
         cluster.crash(store_id);
         cluster.start(store_id);
     }
-    cluster.elect(1);
-    let leader = cluster.elect(2);
+    cluster.elect(2);
+    let leader = cluster.elect(1);
     cluster.put(leader, &right, "o", "6");
     assert_eq!(cluster.stored(leader, "n").as_deref(), Some("5"));
 }
@@ -262,7 +262,7 @@ fn a_split_under_writes() {
 #[test]
 fn no_local_reads_while_a_split_is_under_way() {
     let (mut cluster, region, leader) = three();
-    cluster.put(leader, &region, "z", "old");
+    cluster.put(leader, &region, "a", "old");
     cluster.stores.get_mut(&leader).unwrap().apply_paused = true;
     cluster.split(leader, &region, "m", 2);
     assert!(cluster.local_view(leader, &region).unwrap().is_none());
@@ -271,8 +271,8 @@ fn no_local_reads_while_a_split_is_under_way() {
     cluster.run_ticks(20);
     let child_leader = cluster.leader(2).expect("followers lead the new region");
     assert_ne!(child_leader, leader);
-    let right = cluster.region(child_leader, 2);
-    cluster.put(child_leader, &right, "z", "new");
+    let left = cluster.region(child_leader, 2);
+    cluster.put(child_leader, &left, "a", "new");
     assert!(cluster.local_view(leader, &region).unwrap().is_none());
     assert!(view.try_recv().is_err(), "a read waits for apply");
     cluster.stores.get_mut(&leader).unwrap().apply_paused = false;

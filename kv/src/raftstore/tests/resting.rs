@@ -47,10 +47,10 @@ fn reads_locally(cluster: &mut Cluster, store_id: u64, region: &meta::Region) ->
 /// Splits region 1 into `count` regions, all led by `leader`, and lets them rest.
 fn many_regions(cluster: &mut Cluster, leader: u64, count: u64) -> Vec<u64> {
     let mut region = cluster.region(leader, 1);
-    for number in (1..count).rev() {
+    for number in 1..count {
         let new_id = 1000 + number * 10;
         let piece = SplitPiece {
-            start_key: Bytes::from(format!("k{number:04}")),
+            end_key: Bytes::from(format!("k{number:04}")),
             region_id: new_id,
             peer_ids: region.peers.iter().map(|peer| new_id + peer.store_id).collect(),
         };
