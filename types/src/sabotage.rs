@@ -11,7 +11,7 @@ pub enum Bug {
     LeaseTooLong,
     /// A peer answers before what it promises is durable.
     AnswerBeforeSync,
-    /// A restarted peer votes although it forgot whom it promised its vote.
+    /// A restarted peer votes at once, although it forgot which leader it heard last.
     VoteAfterRestart,
     /// Apply takes writes of an older shape of the region, wherever their keys lie.
     ApplyIgnoresEpoch,

@@ -10,6 +10,7 @@ use cairn_kv_client::{
 use cairn_proto::kv::kv_request::Cmd;
 use cairn_proto::kv::{CoprocessorRequest, KvRequest, KvResponse, StoreInfoResponse};
 use cairn_proto::meta;
+use cairn_types::TimeStamp;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
@@ -81,10 +82,17 @@ impl SimConnection {
     /// Sometimes makes a read one from any replica, as fragments of queries do; where to.
     fn divert(&self, request: &mut KvRequest) -> Option<Node> {
         let one_in = self.cluster.plan.replica_reads_one_in;
-        let reads = matches!(request.cmd, Some(Cmd::Get(_) | Cmd::BatchGet(_) | Cmd::Scan(_)));
+        let version = match &request.cmd {
+            Some(Cmd::Get(get)) => get.version,
+            Some(Cmd::BatchGet(get)) => get.version,
+            Some(Cmd::Scan(scan)) => scan.version,
+            _ => return None,
+        };
         let world = &self.cluster.world;
+        // "The newest" is a time only the leader can tell: a replica may have applied what the
+        // leader has not. The client asks no follower for it either.
         if one_in == 0
-            || !reads
+            || version == TimeStamp::MAX.0
             || world.roll(Dice::Workload, |rng| rng.random_range(0..one_in)) > 0
         {
             return None;

@@ -58,6 +58,12 @@ impl Network {
         self.links.lock().weather = weather;
     }
 
+    /// From now on nothing is lost, late or doubled.
+    pub fn calm(&self) {
+        let weather = &mut self.links.lock().weather;
+        (weather.late_one_in, weather.lost_one_in, weather.doubled_one_in) = (0, 0, 0);
+    }
+
     /// Nothing arrives from one at the other any more.
     pub fn cut(&self, from: Node, to: Node) {
         *self.links.lock().cut.entry((from, to)).or_default() += 1;

@@ -54,6 +54,9 @@ pub enum FaultKind {
     FreshLeader,
     /// A leader is cut off right behind a split's proposal.
     SplitCutOff,
+    /// A follower that has applied a split is cut off from the leader that has not, and leads
+    /// the new region.
+    SplitBehind,
     /// PD's leader hands out timestamps by a clock that is ahead, and dies; repeatedly.
     PdClock,
     /// Somebody splits a region.
@@ -70,7 +73,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 24] = [
+    pub const ALL: [FaultKind; 25] = [
         FaultKind::CrashStore,
         FaultKind::CrashAllStores,
         FaultKind::CrashPd,
@@ -89,6 +92,7 @@ impl FaultKind {
         FaultKind::RestartVoter,
         FaultKind::FreshLeader,
         FaultKind::SplitCutOff,
+        FaultKind::SplitBehind,
         FaultKind::PdClock,
         FaultKind::Split,
         FaultKind::Transfer,
@@ -106,6 +110,7 @@ impl FaultKind {
                 | FaultKind::RestartVoter
                 | FaultKind::FreshLeader
                 | FaultKind::SplitCutOff
+                | FaultKind::SplitBehind
                 | FaultKind::PdClock
         )
     }

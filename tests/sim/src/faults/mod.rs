@@ -186,6 +186,7 @@ impl Faults {
             FaultKind::RestartVoter => self.restart_voter(until).await,
             FaultKind::FreshLeader => self.fresh_leader().await,
             FaultKind::SplitCutOff => self.split_cut_off(until).await,
+            FaultKind::SplitBehind => self.split_behind(until).await,
             FaultKind::PdClock => self.pd_clock(until).await,
             FaultKind::Split => drop(timeout(CHANGE_TIMEOUT, self.split()).await),
             FaultKind::Transfer => self.transfer(),

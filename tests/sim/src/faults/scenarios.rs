@@ -5,16 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_engine::KvEngine;
+use cairn_kv::raftstore::state::{RegionLocalState, load_regions};
 use cairn_kv::raftstore::{ConfChangeKind, PeerChange, RaftRouter, RegionError, RegionId};
 use cairn_proto::meta::{self, PeerRole};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{CHANGE_TIMEOUT, Faults};
 use crate::client;
-use crate::workload::register_key;
+use crate::workload::{Focus, register_key};
 use crate::world::{Dice, Node};
+
+/// Between two looks for what a scenario waits for.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Processes that elect one of them.
+struct Quorum {
+    leader: Node,
+    /// Without the leader.
+    voters: Vec<Node>,
+    /// What lies in their region; none in PD.
+    register: Option<u32>,
+}
 
 impl Faults {
     /// A store applies late. Often it is given leaders then: they have in their logs what
@@ -40,14 +54,17 @@ impl Faults {
     fn give_leaders_to(&self, node: Node) {
         let Some(server) = self.cluster.pd_server() else { return };
         for route in server.scan_regions(b"", b"", 0) {
-            let is_there =
-                |peer: &&meta::Peer| self.cluster.node_of_store(peer.store_id) == Some(node);
-            let Some(target) = route.region.peers.iter().find(is_there) else { continue };
-            let router = route.leader.and_then(|leader| self.router_of(&leader));
-            if let Some(router) = router {
-                // A full mailbox refuses: nothing is moved then.
-                let _ = router.transfer_leader(RegionId(route.region.id), target.id);
-            }
+            self.hand_over(&route.region, route.leader, node);
+        }
+    }
+
+    /// Asks the leader of a region to let this process lead, if it has a replica.
+    fn hand_over(&self, region: &meta::Region, leader: Option<meta::Peer>, node: Node) {
+        let is_there = |peer: &&meta::Peer| self.cluster.node_of_store(peer.store_id) == Some(node);
+        let Some(target) = region.peers.iter().find(is_there) else { return };
+        if let Some(router) = leader.and_then(|leader| self.router_of(&leader)) {
+            // A full mailbox refuses: nothing is moved then.
+            let _ = router.transfer_leader(RegionId(region.id), target.id);
         }
     }
 
@@ -56,23 +73,30 @@ impl Faults {
     }
 
     /// A register that all sessions work on for the rest of the scenario.
-    fn focus(&self, until: Instant) -> Bytes {
+    fn focus(&self, reads_only: bool, until: Instant) -> u32 {
         let registers = self.cluster.plan.keys;
         let register = self.cluster.world.roll(Dice::Faults, |rng| rng.random_range(0..registers));
-        self.workloads.focus(register, until);
-        register_key(register)
+        let registers = register..register + 1;
+        self.workloads.focus(Focus { registers, reads_only, until });
+        register
     }
 
-    /// The process of the leader of a region that everybody works on from now on, and those
-    /// of its other voters; sometimes PD's.
-    fn leader_and_voters(&self, until: Instant) -> Option<(Node, Vec<Node>)> {
+    /// The leader of a region that everybody works on from now on, and its other voters;
+    /// sometimes PD's.
+    fn any_quorum(&self, reads_only: bool, until: Instant) -> Option<Quorum> {
         let members = self.cluster.members();
         if members.len() > 1 && self.cluster.world.roll(Dice::Faults, |rng| rng.random_bool(0.2)) {
             let leader = self.cluster.pd_leader()?;
             let others = members.iter().map(|member| member.node);
-            return Some((leader, others.filter(|node| *node != leader).collect()));
+            let voters = others.filter(|node| *node != leader).collect();
+            return Some(Quorum { leader, voters, register: None });
         }
-        let route = self.cluster.pd_server()?.get_region(&self.focus(until)).ok()?;
+        self.quorum_of(self.focus(reads_only, until))
+    }
+
+    /// The leader of the register's region, and its other voters.
+    fn quorum_of(&self, register: u32) -> Option<Quorum> {
+        let route = self.cluster.pd_server()?.get_region(&register_key(register)).ok()?;
         let (region, leader) = (route.region, route.leader?);
         let others = region
             .peers
@@ -80,16 +104,22 @@ impl Faults {
             .filter(|peer| peer.id != leader.id && peer.role() == PeerRole::Voter)
             .filter_map(|peer| self.cluster.node_of_store(peer.store_id))
             .collect();
-        Some((self.cluster.node_of_store(leader.store_id)?, others))
+        let leader = self.cluster.node_of_store(leader.store_id)?;
+        Some(Quorum { leader, voters: others, register: Some(register) })
     }
 
-    /// The links of its like to this process, and those of some SQL nodes.
-    fn links_around(&self, node: Node) -> Vec<(Node, Node)> {
+    /// The links of its like to this process.
+    fn links_to_its_like(&self, node: Node) -> Vec<(Node, Node)> {
         let is_like = |other: &Node| {
             *other != node && std::mem::discriminant(other) == std::mem::discriminant(&node)
         };
         let others = self.cluster.world.nodes().filter(is_like);
-        let links = others.flat_map(|other| [(node, other), (other, node)]);
+        others.flat_map(|other| [(node, other), (other, node)]).collect()
+    }
+
+    /// The links of its like to this process, and those of some SQL nodes.
+    fn links_around(&self, node: Node) -> Vec<(Node, Node)> {
+        let links = self.links_to_its_like(node).into_iter();
         links.chain(self.links_of_some_clients(node)).collect()
     }
 
@@ -112,7 +142,7 @@ impl Faults {
 
     /// A leader that does not hear that there is another one, while clients ask both.
     pub(super) async fn cut_off_leader(&self, until: Instant) {
-        let Some((leader, _)) = self.leader_and_voters(until) else { return };
+        let Some(Quorum { leader, .. }) = self.any_quorum(false, until) else { return };
         // Nothing else is elected earlier.
         let lasting = self.cluster.world.millis(Dice::Faults, 1_000, 3_000);
         let links = self.links_around(leader);
@@ -123,7 +153,7 @@ impl Faults {
     /// Clients of its own wait for it; others have found the new one.
     pub(super) async fn stop_leader(&self, until: Instant) {
         let world = &self.cluster.world;
-        let Some((leader, _)) = self.leader_and_voters(until) else { return };
+        let Some(Quorum { leader, .. }) = self.any_quorum(false, until) else { return };
         let host = world.host(leader).clone();
         let links = self.links_of_some_clients(leader);
         let stop = async {
@@ -138,24 +168,51 @@ impl Faults {
 
     /// One follower wants to be elected and cannot, because the other one hears its leader.
     /// That one dies, is back within the leader's lease, and hears nobody but the candidate.
+    ///
+    /// The region is only read before: a candidate that misses a single entry is refused for
+    /// its log, whatever else the voter forgot.
     pub(super) async fn restart_voter(&self, until: Instant) {
         let world = &self.cluster.world;
-        let Some((leader, mut voters)) = self.leader_and_voters(until) else { return };
+        let Some(quorum) = self.any_quorum(true, until) else { return };
+        let Quorum { leader, mut voters, register } = quorum;
         world.roll(Dice::Faults, |rng| voters.shuffle(rng));
         let [candidate, voter, ..] = voters[..] else { return };
-        let links = self.links_around(leader);
+        // Writes under way come to their end.
+        sleep(world.millis(Dice::Faults, 200, 600)).await;
+        let links = self.links_to_its_like(leader);
         let (rest, first): (Vec<_>, Vec<_>) =
             links.into_iter().partition(|(a, b)| *a == voter || *b == voter);
         world.note(format_args!("{voter} is to forget {leader} and meet {candidate}"));
         let network = &world.network;
         first.iter().for_each(|(from, to)| network.cut(*from, *to));
-        sleep(world.millis(Dice::Faults, 1_000, 2_500)).await;
+        // A silence so long makes a candidate, which repeats its first candidacies soon.
+        sleep(world.millis(Dice::Faults, 1_100, 2_200)).await;
         rest.iter().for_each(|(from, to)| network.cut(*from, *to));
         if Instant::now() < until {
-            self.cluster.crash_for(voter, world.millis(Dice::Faults, 1, 100));
+            self.cluster.crash_for(voter, world.millis(Dice::Faults, 1, 30));
+        }
+        // Clients with a warm cache go on with reading at the leader they know.
+        if let Some(register) = register {
+            // It goes on until then.
+            let _ = timeout_at(until, self.write_elsewhere(register, leader)).await;
         }
         sleep_until(until).await;
         first.iter().chain(&rest).for_each(|(from, to)| network.mend(*from, *to));
+    }
+
+    /// Writes a register once its region is led elsewhere, as a SQL node that has just come
+    /// up does it: its cache knows no older leader.
+    async fn write_elsewhere(&self, register: u32, old: Node) {
+        let world = &self.cluster.world;
+        while self.quorum_of(register).is_none_or(|quorum| quorum.leader == old) {
+            sleep(POLL).await;
+        }
+        let client = client::connect(&self.cluster, self.admin);
+        loop {
+            // What failed was noted.
+            let _ = self.workloads.write(&client, register).await;
+            sleep(world.millis(Dice::Faults, 1, 20)).await;
+        }
     }
 
     /// A replica comes by a Raft snapshot while a SQL node stands still amid its
@@ -242,7 +299,7 @@ impl Faults {
     /// when the new regions have long begun a life of their own.
     pub(super) async fn split_cut_off(&self, until: Instant) {
         let world = &self.cluster.world;
-        let key = self.focus(until);
+        let key = register_key(self.focus(false, until));
         let Some(server) = self.cluster.pd_server() else { return };
         let leader = server.get_region(&key).ok().and_then(|route| route.leader);
         let node = leader.and_then(|leader| self.cluster.node_of_store(leader.store_id));
@@ -262,6 +319,88 @@ impl Faults {
         let lasting = world.millis(Dice::Faults, 1_500, 4_000);
         self.cut(&links, until.min(Instant::now() + lasting)).await;
         process.disk.set_slow_apply_ms(0);
+    }
+
+    /// A follower applies a split and hears no more of the leader, which has yet to apply it
+    /// and takes writes of the old shape meanwhile. Then that follower leads the new region,
+    /// without any of what the old one's log holds behind the split.
+    pub(super) async fn split_behind(&self, until: Instant) {
+        let world = &self.cluster.world;
+        let registers = self.cluster.plan.keys;
+        let first = world.roll(Dice::Faults, |rng| rng.random_range(0..registers));
+        let Some(Quorum { leader, mut voters, .. }) = self.quorum_of(first) else { return };
+        world.roll(Dice::Faults, |rng| voters.shuffle(rng));
+        let [behind, other, ..] = voters[..] else { return };
+        let Some(process) = self.cluster.store(leader) else { return };
+        // A later write of a register would hide that an earlier one is missing.
+        self.workloads.focus(Focus { registers: first..registers, reads_only: true, until });
+        let split_key = self.key_before(first);
+        world.note(format_args!("{leader} applies a split at {split_key:?} after {behind}"));
+        let slow_ms = world.roll(Dice::Faults, |rng| rng.random_range(400..2_000));
+        process.disk.set_slow_apply_ms(slow_ms);
+        let admin = client::connect(&self.cluster, self.admin);
+        let keys = vec![split_key.clone()];
+        let split =
+            timeout(CHANGE_TIMEOUT, async move { admin.split_regions(keys, CHANGE_TIMEOUT).await });
+        tokio::spawn(split);
+        if self.holds_region_from(behind, &split_key, until).await {
+            let links = [(leader, behind), (behind, leader)];
+            let goes_on = async {
+                let client = client::connect(&self.cluster, self.admin);
+                let writes = (first..registers).map(|number| self.workloads.write(&client, number));
+                // What failed was noted.
+                let _ = timeout_at(until, futures::future::join_all(writes)).await;
+                process.disk.set_slow_apply_ms(0);
+                for node in [other, behind] {
+                    self.lead(first, node, until).await;
+                }
+            };
+            tokio::join!(goes_on, self.cut(&links, until));
+        }
+        process.disk.set_slow_apply_ms(0);
+    }
+
+    /// A key right before a register's: regions begin there seldom.
+    fn key_before(&self, register: u32) -> Bytes {
+        let suffix = self.cluster.world.roll(Dice::Faults, |rng| rng.random_range(0..1_000));
+        // '+' comes before every digit.
+        match register.checked_sub(1).map(register_key) {
+            Some(left) => Bytes::from([&left[..], format!("+{suffix:03}").as_bytes()].concat()),
+            None => Bytes::from(format!("r+{suffix:03}")),
+        }
+    }
+
+    /// Whether the store holds a region that begins at the key before the time is over.
+    async fn holds_region_from(&self, node: Node, start_key: &Bytes, until: Instant) -> bool {
+        let Some(process) = self.cluster.store(node) else { return false };
+        while Instant::now() < until {
+            let view = process.disk.engine().snapshot();
+            let begins_there = |local: &RegionLocalState| {
+                local.region.as_ref().is_some_and(|region| region.start_key == *start_key)
+            };
+            if load_regions(view.as_ref()).is_ok_and(|all| all.iter().any(begins_there)) {
+                return true;
+            }
+            sleep(POLL).await;
+        }
+        false
+    }
+
+    /// Has a process lead the register's region, if it can be brought about in time.
+    async fn lead(&self, register: u32, node: Node, until: Instant) {
+        let world = &self.cluster.world;
+        while Instant::now() < until {
+            let server = self.cluster.pd_server();
+            let route = server.and_then(|server| server.get_region(&register_key(register)).ok());
+            if let Some(route) = route {
+                let store_id = route.leader.map_or(0, |leader| leader.store_id);
+                if self.cluster.node_of_store(store_id) == Some(node) {
+                    return;
+                }
+                self.hand_over(&route.region, route.leader, node);
+            }
+            sleep(world.millis(Dice::Faults, 20, 100)).await;
+        }
     }
 
     /// Timestamps of the near future are given out, and their giver dies: only what it made

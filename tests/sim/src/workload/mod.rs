@@ -9,6 +9,7 @@ mod counter;
 mod queue;
 mod register;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,11 +52,16 @@ impl Outcome {
     }
 }
 
-/// What all sessions work on.
-#[derive(Clone, Copy)]
-struct Focus {
-    register: u32,
-    until: Instant,
+/// What all sessions work on for a while, as fast as they can: what two leaders of its region
+/// answer within some hundred milliseconds is then many answers.
+#[derive(Clone, Debug)]
+pub struct Focus {
+    /// Any of these.
+    pub registers: Range<u32>,
+    /// Nobody writes: what a log lacks stays what it lacks.
+    pub reads_only: bool,
+    /// When everybody goes on with other work.
+    pub until: Instant,
 }
 
 /// The memories of all clients.
@@ -98,15 +104,19 @@ impl Workloads {
         self.bank.open(client).await
     }
 
-    /// All sessions work on one register for a while, as fast as they can: what two leaders
-    /// of its region answer within some hundred milliseconds is then many answers.
-    pub fn focus(&self, register: u32, until: Instant) {
-        *self.focus.lock() = Some(Focus { register, until });
+    /// From now on all sessions work on this.
+    pub fn focus(&self, focus: Focus) {
+        *self.focus.lock() = Some(focus);
     }
 
-    fn focused(&self) -> Option<u32> {
-        let focus = self.focus.lock();
-        focus.filter(|focus| Instant::now() < focus.until).map(|focus| focus.register)
+    fn focused(&self) -> Option<Focus> {
+        self.focus.lock().clone().filter(|focus| Instant::now() < focus.until)
+    }
+
+    /// Writes a register, whatever the sessions do.
+    pub async fn write(&self, client: &Arc<KvClient>, register: u32) -> Result<(), KvError> {
+        let _active = self.floors.enter();
+        self.registers.write(&self.world, client, register).await
     }
 
     /// One operation.
@@ -116,8 +126,8 @@ impl Workloads {
             choice.map_or(WorkloadKind::Register, |(kind, _)| *kind)
         });
         let _active = self.floors.enter();
-        if let Some(register) = self.focused() {
-            return self.registers.act_on(&self.world, client, register).await;
+        if let Some(focus) = self.focused() {
+            return self.registers.act_in(&self.world, client, focus).await;
         }
         match kind {
             WorkloadKind::Register => self.registers.act(&self.world, client).await,

@@ -7,7 +7,7 @@ use cairn_kv_client::{KvClient, KvError};
 use parking_lot::Mutex;
 use rand::Rng;
 
-use super::{Outcome, number, some_view};
+use super::{Focus, Outcome, number, some_view};
 use crate::check::linearizable::{self, Action, Op, Verdict};
 use crate::world::{Dice, World};
 
@@ -45,12 +45,20 @@ impl Registers {
     /// Reads or writes a register.
     pub async fn act(&self, world: &World, client: &Arc<KvClient>) {
         let key = world.roll(Dice::Workload, |rng| rng.random_range(0..self.keys));
-        self.act_on(world, client, key).await;
+        self.act_on(world, client, key, false).await;
     }
 
-    /// Reads or writes this one.
-    pub async fn act_on(&self, world: &World, client: &Arc<KvClient>, key: u32) {
-        let reads = world.roll(Dice::Workload, |rng| rng.random_bool(0.55));
+    /// Does to one of these registers what the focus allows.
+    pub async fn act_in(&self, world: &World, client: &Arc<KvClient>, focus: Focus) {
+        let key = match focus.registers.len() {
+            1 => focus.registers.start,
+            _ => world.roll(Dice::Workload, |rng| rng.random_range(focus.registers)),
+        };
+        self.act_on(world, client, key, focus.reads_only).await;
+    }
+
+    async fn act_on(&self, world: &World, client: &Arc<KvClient>, key: u32, reads_only: bool) {
+        let reads = reads_only || world.roll(Dice::Workload, |rng| rng.random_bool(0.55));
         // What failed was noted; the next operation is another one.
         let _ = match reads {
             true => self.read(world, client, key).await,
@@ -79,7 +87,13 @@ impl Registers {
         Ok(())
     }
 
-    async fn write(&self, world: &World, client: &Arc<KvClient>, key: u32) -> Result<(), KvError> {
+    /// Writes this one.
+    pub async fn write(
+        &self,
+        world: &World,
+        client: &Arc<KvClient>,
+        key: u32,
+    ) -> Result<(), KvError> {
         let value = {
             let mut inner = self.inner.lock();
             inner.next_value += 1;
