@@ -27,9 +27,7 @@ async fn cluster(layout: Layout) -> Result<(Playground, Conn), HarnessError> {
 }
 
 async fn connect(cluster: &Playground) -> Conn {
-    let mut conn = playground::connect(cluster.port(), "").await.expect("the playground serves");
-    conn.query_drop("SET tidb_txn_mode = 'pessimistic'").await.expect("a mode");
-    conn
+    playground::connect(cluster.port(), "").await.expect("the playground serves")
 }
 
 fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
@@ -131,7 +129,7 @@ async fn raise_by_many(layout: Layout, clients: usize, rounds: usize) -> Result<
         tokio::spawn(async move {
             let mut conn = playground::connect(port, "locks").await?;
             for _ in 0..rounds {
-                conn.query_drop("BEGIN PESSIMISTIC").await?;
+                conn.query_drop("BEGIN").await?;
                 conn.query_drop("UPDATE t SET n = n + 1 WHERE id = 1").await?;
                 // By an index that moves under everybody, too.
                 conn.exec_drop(
@@ -218,7 +216,7 @@ async fn killed_and_departed_waiters_leave_nothing() -> Result<(), HarnessError>
 /// deadlock. Any other error is a failure.
 async fn transfer(conn: &mut Conn, from: u32, to: u32) -> Result<bool, Error> {
     let moves = async {
-        conn.query_drop("BEGIN PESSIMISTIC").await?;
+        conn.query_drop("BEGIN").await?;
         let lock = "SELECT n FROM t WHERE id = ? FOR UPDATE";
         let first: Option<i64> = conn.exec_first(lock, (from,)).await?;
         let second: Option<i64> = conn.exec_first(lock, (to,)).await?;
@@ -297,7 +295,7 @@ async fn a_queue_is_drained_without_waiting() -> Result<(), HarnessError> {
             let mut conn = playground::connect(port, "locks").await?;
             let mut done = Vec::new();
             loop {
-                conn.query_drop("BEGIN PESSIMISTIC").await?;
+                conn.query_drop("BEGIN").await?;
                 let next = "SELECT id FROM jobs ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED";
                 let job: Option<u32> = conn.query_first(next).await?;
                 if let Some(id) = job {

@@ -5,6 +5,10 @@
 //! is locked with the row. Hidden row ids are never given twice, so that new rows need none. A
 //! duplicate that a statement met is locked before the statement says so: its holder may be about
 //! to remove it.
+//!
+//! **Entries that stay.** A pessimistic transaction changes rows as they are when it locks them,
+//! and reads indexes as they were when it began. So the buffer holds *all* entries of the rows it
+//! changed: those that a change leaves as they are, are noted (`execution::own_rows` reads them).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -39,6 +43,8 @@ pub struct TableWriter {
     encoder: RowEncoder,
     /// Look for duplicates when a row is written (else only at prewrite).
     eager: bool,
+    /// Note the entries of changed rows that stay as they are.
+    notes_entries: bool,
     /// The session's: TIMESTAMPs of rows given and taken are in it.
     zone: TimeZone,
 }
@@ -53,7 +59,9 @@ impl TableWriter {
     ) -> Self {
         let transaction = Arc::clone(&statement.transaction);
         let locking = statement.locking.clone();
-        Self { table, transaction, locking, encoder: RowEncoder::new(), eager, zone }
+        let notes_entries = transaction.is_pessimistic() && statement.is_followed();
+        let encoder = RowEncoder::new();
+        Self { table, transaction, locking, encoder, eager, notes_entries, zone }
     }
 
     /// The statement found a row and leaves it as it is: it locks it all the same.
@@ -243,7 +251,15 @@ impl TableWriter {
         Ok(self.transaction.delete(entry.key)?)
     }
 
-    /// Changes a row; only entries that differ are touched. A row whose handle changes is
+    /// An entry of a changed row stays as it is. Indexes that nobody reads yet may lack it.
+    fn keep_entry(&self, entry: IndexEntry, index: &IndexInfo) -> Result<()> {
+        if self.notes_entries && index.state == SchemaState::Public {
+            self.transaction.note(entry.key, entry.value)?;
+        }
+        Ok(())
+    }
+
+    /// Changes a row; only entries that differ are written. A row whose handle changes is
     /// removed and added.
     pub async fn update(
         &mut self,
@@ -277,6 +293,7 @@ impl TableWriter {
             let old_entry = record::index_entry(&table, index, old, handle)?;
             let new_entry = record::index_entry(&table, index, new, handle)?;
             if old_entry == new_entry {
+                self.keep_entry(new_entry, index)?;
                 continue;
             }
             if old_entry.key == new_entry.key && index.state.is_writable() {

@@ -9,6 +9,7 @@
 
 pub mod builder;
 mod locking;
+pub mod own_rows;
 pub mod point;
 pub mod reader;
 pub mod source;

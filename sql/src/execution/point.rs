@@ -19,6 +19,7 @@ use cairn_types::{Chunk, Datum, Handle, TimeStamp};
 use futures::StreamExt;
 
 use super::builder::BuildContext;
+use super::own_rows::OwnRows;
 use super::view::ReadView;
 use super::{column_definitions, slots};
 use crate::error::{Result, SqlError};
@@ -89,7 +90,16 @@ pub async fn find_row(
     let handle = match key {
         PointKey::Row(handle) => handle.clone(),
         PointKey::Index(index_key) => {
-            let Some(entry) = view.get(index_key).await? else { return Ok(None) };
+            let own_rows =
+                access.index.as_ref().and_then(|index| OwnRows::of(view, &access.table, index));
+            let entry = match own_rows {
+                Some(own_rows) => {
+                    let key = Bytes::copy_from_slice(index_key);
+                    own_rows.entries(std::slice::from_ref(&key)).await?.remove(&key)
+                }
+                None => view.get(index_key).await?,
+            };
+            let Some(entry) = entry else { return Ok(None) };
             record::handle_of_unique_entry(&access.table, &entry)?
         }
     };

@@ -18,6 +18,7 @@ use futures::StreamExt;
 
 use super::builder::BuildContext;
 use super::kv_error;
+use super::own_rows::OwnRows;
 use super::source::TransactionSource;
 use super::view::client_range;
 
@@ -46,7 +47,10 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
     let table_range = cairn_types::keys::table_range(reader.table.id);
     let table_range = KeyRange::new(table_range.0, table_range.1);
     if context.view.is_dirty(&table_range) || (looks_up && reader.keep_order) {
-        let source: Arc<dyn KvSource> = Arc::new(TransactionSource::new(context.view.clone()));
+        let index = reader.index.as_deref();
+        let own_rows = index.and_then(|index| OwnRows::of(&context.view, &reader.table, index));
+        let source: Arc<dyn KvSource> =
+            Arc::new(TransactionSource::new(context.view.clone(), own_rows));
         return cairn_executor::build_fragment(&fragment, ranges, source, context.exec.clone());
     }
     let types = fragment.validate()?;

@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_executor::{KeyRange, KvBatch, KvScan, KvSource, RowRead};
 use cairn_kv_client::txn::BufferedPair;
-use cairn_kv_client::{ScanOptions, SnapshotScan};
+use cairn_kv_client::{KvMap, ScanOptions, SnapshotScan};
+use cairn_types::keys::is_index_key;
 
 use super::kv_error;
+use super::own_rows::OwnRows;
 use super::view::{ReadView, client_range};
 
 /// Pairs asked of the stores, and of the buffer, at a time.
@@ -20,12 +22,26 @@ type Result<T> = cairn_executor::Result<T>;
 /// [`KvSource`] over a [`ReadView`].
 pub struct TransactionSource {
     view: ReadView,
+    own_rows: Option<OwnRows>,
 }
 
 impl TransactionSource {
-    /// A source that reads `view`.
-    pub fn new(view: ReadView) -> Self {
-        Self { view }
+    /// A source that reads `view`; `own_rows` of the index whose entries are scanned.
+    pub fn new(view: ReadView, own_rows: Option<OwnRows>) -> Self {
+        Self { view, own_rows }
+    }
+
+    async fn found(&self, keys: &[Bytes]) -> Result<KvMap> {
+        if let Some(own_rows) = &self.own_rows
+            && keys.first().is_some_and(|key| is_index_key(key))
+        {
+            return own_rows.entries(keys).await;
+        }
+        let found = match &self.view {
+            ReadView::Snapshot(snapshot) => snapshot.batch_get(keys).await,
+            ReadView::Transaction(transaction) => transaction.batch_get(keys).await,
+        };
+        found.map_err(kv_error)
     }
 }
 
@@ -37,6 +53,7 @@ impl KvSource for TransactionSource {
         let committed = self.view.snapshot().scan(client_range(&range), options);
         Ok(Box::new(MergedScan {
             view: self.view.clone(),
+            own_rows: self.own_rows.clone(),
             committed,
             committed_pairs: Vec::new().into_iter().peekable(),
             committed_done: false,
@@ -47,11 +64,7 @@ impl KvSource for TransactionSource {
     }
 
     async fn batch_get(&self, keys: &[Bytes]) -> Result<Vec<RowRead>> {
-        let found = match &self.view {
-            ReadView::Snapshot(snapshot) => snapshot.batch_get(keys).await,
-            ReadView::Transaction(transaction) => transaction.batch_get(keys).await,
-        };
-        let found = found.map_err(kv_error)?;
+        let found = self.found(keys).await?;
         let read = |key| match found.get(key) {
             Some(value) => RowRead::Found(Bytes::clone(value)),
             None => RowRead::Missing,
@@ -60,9 +73,12 @@ impl KvSource for TransactionSource {
     }
 }
 
-/// Two sorted streams merged; on equal keys the transaction's own write counts.
+/// Two sorted streams merged; on equal keys the transaction's own write counts. Under
+/// [`OwnRows`] the entry's row decides: a key of a unique index may come twice then, of a row
+/// that had it when the transaction began and of the one that the transaction gave it to.
 struct MergedScan {
     view: ReadView,
+    own_rows: Option<OwnRows>,
     committed: SnapshotScan,
     committed_pairs: std::iter::Peekable<std::vec::IntoIter<(Bytes, Bytes)>>,
     committed_done: bool,
@@ -102,6 +118,14 @@ impl MergedScan {
         KeyRange { start: KeyRange::point(key).end, end: range.end }
     }
 
+    /// Whether the transaction hides a committed pair; `is_own`: it has the key too.
+    fn hides(&self, (key, value): &(Bytes, Bytes), is_own: bool) -> Result<bool> {
+        match &self.own_rows {
+            Some(own_rows) => own_rows.replace(key, value),
+            None => Ok(is_own),
+        }
+    }
+
     /// The order of the next committed pair against the next own one.
     fn next_side(&mut self) -> Option<std::cmp::Ordering> {
         use std::cmp::Ordering;
@@ -122,14 +146,14 @@ impl KvScan for MergedScan {
         while out.len() < limit {
             self.refill().await?;
             let Some(side) = self.next_side() else { return Ok(false) };
-            let committed =
-                if side == Ordering::Greater { None } else { self.committed_pairs.next() };
-            let own = if side == Ordering::Less { None } else { self.own_pairs.next() };
-            match (own, committed) {
-                (Some(BufferedPair { key, value: Some(value) }), _) => out.push(&key, &value),
-                (Some(_), _) => {}
-                (None, Some((key, value))) => out.push(&key, &value),
-                (None, None) => return Ok(false),
+            if side == Ordering::Greater {
+                if let Some(BufferedPair { key, value: Some(value) }) = self.own_pairs.next() {
+                    out.push(&key, &value);
+                }
+            } else if let Some(pair) = self.committed_pairs.next()
+                && !self.hides(&pair, side == Ordering::Equal)?
+            {
+                out.push(&pair.0, &pair.1);
             }
         }
         Ok(true)

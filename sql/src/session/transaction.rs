@@ -123,6 +123,11 @@ impl StatementTransaction {
     pub fn is_eager(&self) -> bool {
         self.checkpoint.is_some()
     }
+
+    /// Whether later statements of the transaction may read what this one writes.
+    pub fn is_followed(&self) -> bool {
+        !self.stands_alone
+    }
 }
 
 impl Session {

@@ -290,7 +290,7 @@ pub const DEFINITIONS: &[Definition] = &[
     bool_var("tidb_opt_agg_push_down", Both, true),
     bool_var("tidb_opt_push_down", Both, true),
     enum_var("tidb_scatter_region", Both, "", &["", "table", "global"]),
-    enum_var("tidb_txn_mode", Both, "optimistic", &["optimistic", "pessimistic"]),
+    enum_var("tidb_txn_mode", Both, "pessimistic", &["optimistic", "pessimistic"]),
     bool_var("tidb_wait_split_region_finish", Both, true),
     int_var("tidb_wait_split_region_timeout", Both, "300", 1, I31),
     text_var("time_format", ReadOnly, "%H:%i:%s"),

@@ -442,8 +442,10 @@ fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
             (MutationOp::OpCheckNotExists, Bytes::new())
         }
         (BufferedValue::Delete, _) => (MutationOp::OpDelete, Bytes::new()),
-        (BufferedValue::Untouched, flags) if flags.locked => (MutationOp::OpLock, Bytes::new()),
-        (BufferedValue::Untouched, _) => return None,
+        (BufferedValue::Untouched | BufferedValue::Unchanged(_), flags) if flags.locked => {
+            (MutationOp::OpLock, Bytes::new())
+        }
+        (BufferedValue::Untouched | BufferedValue::Unchanged(_), _) => return None,
     };
     Some(Mutation { op: op.into(), key: key.clone(), value, is_locked: false })
 }

@@ -5,8 +5,8 @@
 //! [`MemBuffer::rollback_to`] or [`MemBuffer::release`] behind it. Checkpoints
 //! nest (statements within savepoints).
 //!
-//! **Invariants.** `size_bytes` is the sum of keys and values in the map and never
-//! exceeds the limit. Without an open checkpoint the undo log is empty.
+//! **Invariants.** `size_bytes` is the sum of keys that are written or locked, and of their
+//! values, and never exceeds the limit. Without an open checkpoint the undo log is empty.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -22,6 +22,8 @@ pub enum BufferedValue {
     /// Nothing is written; the entry only carries flags.
     #[default]
     Untouched,
+    /// It keeps this value, which need not be what the read view shows below. Nothing is written.
+    Unchanged(Bytes),
     /// It gets the value.
     Put(Bytes),
     /// It is removed.
@@ -49,6 +51,8 @@ pub struct Entry {
 impl Entry {
     fn size_bytes(&self, key: &Bytes) -> u64 {
         let value_bytes = match &self.value {
+            // What users may write is limited by what they write.
+            BufferedValue::Unchanged(_) => return 0,
             BufferedValue::Put(value) => value.len(),
             BufferedValue::Untouched | BufferedValue::Delete => 0,
         };
@@ -114,6 +118,15 @@ impl MemBuffer {
     pub fn delete(&mut self, key: Bytes) -> Result<(), KvError> {
         let flags = self.flags(&key);
         self.put(key, Entry { value: BufferedValue::Delete, flags })
+    }
+
+    /// Notes a value that a key keeps. What the transaction did to the key itself goes before.
+    pub fn note(&mut self, key: Bytes, value: Bytes) -> Result<(), KvError> {
+        if self.get(&key).is_some_and(|entry| entry.value != BufferedValue::Untouched) {
+            return Ok(());
+        }
+        let flags = self.flags(&key);
+        self.put(key, Entry { value: BufferedValue::Unchanged(value), flags })
     }
 
     /// Marks a key as locked.
@@ -213,12 +226,12 @@ impl MemBuffer {
         self.entries.len()
     }
 
-    /// Whether nothing was written or locked.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Bytes of keys and values.
+    /// Bytes of keys written or locked, and of their values.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
@@ -239,6 +252,7 @@ mod tests {
         Set(u8, u8),
         Insert(u8, u8),
         Delete(u8),
+        Note(u8, u8),
         Lock(u8),
         Checkpoint,
         Rollback,
@@ -250,6 +264,7 @@ mod tests {
             4 => (0..12u8, 0..9u8).prop_map(|(key, len)| Step::Set(key, len)),
             2 => (0..12u8, 0..9u8).prop_map(|(key, len)| Step::Insert(key, len)),
             3 => (0..12u8).prop_map(Step::Delete),
+            2 => (0..12u8, 0..9u8).prop_map(|(key, len)| Step::Note(key, len)),
             1 => (0..12u8).prop_map(Step::Lock),
             2 => Just(Step::Checkpoint),
             1 => Just(Step::Rollback),
@@ -273,6 +288,9 @@ mod tests {
                         buffer.insert(key(k), Bytes::from(vec![1; len as usize])).expect("small");
                     }
                     Step::Delete(k) => buffer.delete(key(k)).expect("small"),
+                    Step::Note(k, len) => {
+                        buffer.note(key(k), Bytes::from(vec![2; len as usize])).expect("small");
+                    }
                     Step::Lock(k) => buffer.lock(key(k)).expect("small"),
                     Step::Checkpoint => {
                         open.push((buffer.entries.clone(), buffer.checkpoint()));
@@ -318,6 +336,25 @@ mod tests {
         buffer.insert("n".into(), "v".into()).expect("small");
         buffer.delete("n".into()).expect("small");
         assert!(buffer.flags(b"n").presume_not_exists);
+    }
+
+    #[test]
+    fn notes_give_way_to_writes_and_cost_nothing() {
+        let mut buffer = MemBuffer::new(BufferLimits { size_bytes_max: 2, entry_bytes_max: 2 });
+        let value = |buffer: &MemBuffer| buffer.get(b"k").map(|entry| entry.value.clone());
+        buffer.note("k".into(), "as it is".into()).expect("unlimited");
+        assert_eq!(value(&buffer), Some(BufferedValue::Unchanged("as it is".into())));
+        assert_eq!(buffer.size_bytes(), 0);
+        let statement = buffer.checkpoint();
+        buffer.set("k".into(), "v".into()).expect("fits");
+        buffer.note("k".into(), "as it is".into()).expect("unlimited");
+        assert_eq!(value(&buffer), Some(BufferedValue::Put("v".into())));
+        buffer.delete("k".into()).expect("fits");
+        buffer.note("k".into(), "as it is".into()).expect("unlimited");
+        assert_eq!(value(&buffer), Some(BufferedValue::Delete));
+        buffer.rollback_to(statement);
+        assert_eq!(value(&buffer), Some(BufferedValue::Unchanged("as it is".into())));
+        assert_eq!(buffer.size_bytes(), 0);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct CommitInfo {
     pub one_pc: bool,
 }
 
-/// One entry of a transaction's own writes.
+/// One entry of a transaction's buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BufferedPair {
     /// The key.
@@ -155,12 +155,14 @@ impl Transaction {
         Ok(found)
     }
 
-    /// The transaction's own write to a key: `None` when it wrote nothing,
-    /// `Some(None)` when it removed the key.
+    /// What the transaction's buffer says of a key: `None` when nothing, `Some(None)` when it
+    /// removed the key, else the value that it wrote or noted.
     pub fn buffered(&self, key: &[u8]) -> Option<Option<Bytes>> {
         match &self.buffer.read().get(key)?.value {
             BufferedValue::Untouched => None,
-            BufferedValue::Put(value) => Some(Some(value.clone())),
+            BufferedValue::Put(value) | BufferedValue::Unchanged(value) => {
+                Some(Some(value.clone()))
+            }
             BufferedValue::Delete => Some(None),
         }
     }
@@ -170,8 +172,8 @@ impl Transaction {
         self.buffer.read().get(key).map(|entry| entry.flags).unwrap_or_default()
     }
 
-    /// The transaction's own writes of a range in key order (`reverse`: from its
-    /// end), at most `limit`. To go on, ask again behind the last key.
+    /// What [`Transaction::buffered`] says of the keys of a range, in key order (`reverse`: from
+    /// its end), at most `limit`. To go on, ask again behind the last key.
     pub fn buffered_range(
         &self,
         range: &KeyRange,
@@ -182,7 +184,7 @@ impl Transaction {
         let pair = |(key, entry): (&Bytes, &membuffer::Entry)| {
             let value = match &entry.value {
                 BufferedValue::Untouched => return None,
-                BufferedValue::Put(value) => Some(value.clone()),
+                BufferedValue::Put(value) | BufferedValue::Unchanged(value) => Some(value.clone()),
                 BufferedValue::Delete => None,
             };
             Some(BufferedPair { key: key.clone(), value })
@@ -209,6 +211,12 @@ impl Transaction {
     /// Removes a key.
     pub fn delete(&self, key: Bytes) -> Result<(), KvError> {
         self.change()?.delete(key)
+    }
+
+    /// Notes that a key holds a value and keeps it: reads of the transaction find it, whatever
+    /// its view shows below; commit neither writes nor checks it. Writes to the key go before.
+    pub fn note(&self, key: Bytes, value: Bytes) -> Result<(), KvError> {
+        self.change()?.note(key, value)
     }
 
     /// Guards keys against other writers until the end, without writing them.
@@ -239,12 +247,12 @@ impl Transaction {
         self.buffer.write().release(checkpoint);
     }
 
-    /// Whether nothing was written or locked.
+    /// Whether nothing was written, noted or locked.
     pub fn is_read_only(&self) -> bool {
         self.buffer.read().is_empty()
     }
 
-    /// Number of keys written or locked.
+    /// Number of keys written, noted or locked.
     pub fn len(&self) -> usize {
         self.buffer.read().len()
     }
@@ -254,7 +262,7 @@ impl Transaction {
         self.is_read_only()
     }
 
-    /// Bytes of keys and values written.
+    /// Bytes of keys written or locked, and of values written.
     pub fn size_bytes(&self) -> u64 {
         self.buffer.read().size_bytes()
     }

@@ -284,3 +284,24 @@ async fn faults_on_the_way_lose_no_lock_and_leave_none() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_noted_is_read_and_neither_written_nor_locked() {
+    let cluster = Cluster::split_at(&["f", "p"]);
+    let client = cluster.client();
+    let txn = begin(&client).await;
+    raise(&client, &txn, "m").await.expect("nobody else is there");
+    txn.note("a".into(), "noted".into()).expect("unlimited");
+    txn.note("x".into(), "noted".into()).expect("unlimited");
+    assert_eq!(txn.get(b"a").await, Ok(Some("noted".into())));
+    let own = txn.buffered_range(&crate::KeyRange::default(), false, 10);
+    assert_eq!(own.iter().map(|pair| &pair.key[..]).collect::<Vec<_>>(), [b"a", b"m", b"x"]);
+    // Somebody else may write what the transaction leaves alone.
+    cluster.put("a", "theirs");
+    let info = txn.commit().await.expect("nothing is in its way");
+    assert!(info.one_pc, "only one region is written to");
+    settle(&client).await;
+    assert!(cluster.locked_keys().is_empty());
+    assert_eq!(cluster.value("a"), Some("theirs".into()));
+    assert_eq!(cluster.value("x"), None);
+}
