@@ -6,10 +6,12 @@
 //! request arrived or after it was carried out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::Rng;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::world::{Dice, Node, World};
@@ -40,6 +42,8 @@ struct Links {
     cut: BTreeMap<(Node, Node), u32>,
     /// Extra delay of everything a process sends or receives.
     slow: BTreeMap<Node, u64>,
+    /// Told when the process asks for a vote.
+    candidates: BTreeMap<Node, Arc<Notify>>,
 }
 
 /// All links.
@@ -90,6 +94,19 @@ impl Network {
         let mut links = self.links.lock();
         links.cut.clear();
         links.slow.clear();
+    }
+
+    /// A process asks another one for its vote.
+    pub fn note_candidate(&self, node: Node) {
+        if let Some(asks) = self.links.lock().candidates.get(&node) {
+            asks.notify_waiters();
+        }
+    }
+
+    /// Waits until the process asks another one for its vote.
+    pub async fn asked_for_votes(&self, node: Node) {
+        let asks = self.links.lock().candidates.entry(node).or_default().clone();
+        asks.notified().await;
     }
 
     /// Whether messages arrive.

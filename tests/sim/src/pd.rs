@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cluster::Cluster;
 use crate::disk::{Disk, DiskLog};
+use crate::store::asks_for_vote;
 use crate::world::{Dice, Node, World};
 
 /// A call takes that long at most, with all its attempts.
@@ -42,12 +43,9 @@ pub struct PdProcess {
     pub disk: Arc<Disk>,
     /// Identity and snapshots; written whole and synced, so they outlive crashes.
     files: Arc<MemoryFiles>,
-    running: Mutex<Option<Running>>,
-}
-
-struct Running {
-    log: Arc<DiskLog>,
-    server: Arc<PdServer>,
+    /// Of the process that runs, or is about to.
+    log: Mutex<Option<Arc<DiskLog>>>,
+    server: Mutex<Option<Arc<PdServer>>>,
 }
 
 impl PdProcess {
@@ -57,24 +55,32 @@ impl PdProcess {
             node,
             disk: Arc::default(),
             files: Arc::new(MemoryFiles::new()),
-            running: Mutex::new(None),
+            log: Mutex::new(None),
+            server: Mutex::new(None),
         }
     }
 
     /// The server, when it runs.
     pub fn server(&self) -> Option<Arc<PdServer>> {
-        self.running.lock().as_ref().map(|running| running.server.clone())
+        self.server.lock().clone()
     }
 
     /// The process dies where it stands.
     pub fn crash(&self, world: &World) {
-        let running = self.running.lock().take();
         world.host(self.node).kill();
-        if let Some(running) = running {
-            running.log.watcher().close();
-            running.server.stopping().cancel();
-        }
+        self.let_go();
         self.disk.crash(world);
+    }
+
+    /// A server that was still opening has begun to work in tasks of its own: without its log
+    /// it ends, before the next one opens what it writes.
+    fn let_go(&self) {
+        if let Some(log) = self.log.lock().take() {
+            log.watcher().close();
+        }
+        if let Some(server) = self.server.lock().take() {
+            server.stopping().cancel();
+        }
     }
 }
 
@@ -86,7 +92,9 @@ pub fn start(cluster: &Arc<Cluster>, process: &Arc<PdProcess>) {
         let world = cluster.world.clone();
         let node = process.node;
         sleep(world.millis(Dice::Machine, 1, 50)).await;
+        process.let_go();
         let log = process.disk.open_log(false);
+        *process.log.lock() = Some(log.clone());
         let mut config = PdConfig::in_memory(node.to_string());
         config.seed = Some(world.roll(Dice::Machine, |rng| rng.random()));
         config.addr = address_of(node);
@@ -97,7 +105,7 @@ pub fn start(cluster: &Arc<Cluster>, process: &Arc<PdProcess>) {
             config.initial_cluster = members.iter().map(named).collect();
         }
         let parts = PdParts {
-            log: log.clone(),
+            log,
             files: process.files.clone(),
             clock: world.host(node).clone(),
             transport: Arc::new(SimTransport { cluster: cluster.clone(), node }),
@@ -105,7 +113,7 @@ pub fn start(cluster: &Arc<Cluster>, process: &Arc<PdProcess>) {
         };
         match PdServer::open_with(config, parts).await {
             Ok(server) => {
-                *process.running.lock() = Some(Running { log, server });
+                *process.server.lock() = Some(server);
                 world.note(format_args!("{node} runs"));
             }
             Err(error) => world.fail(format!("{node} cannot open its data: {error}")),
@@ -132,6 +140,9 @@ impl Transport for SimTransport {
         let world = &self.cluster.world;
         let Some((receiver, _)) = self.cluster.pd_inbox(to) else { return };
         for message in messages {
+            if asks_for_vote(&message) {
+                world.network.note_candidate(self.node);
+            }
             for delay in world.network.datagram(world, self.node, receiver) {
                 let (cluster, from) = (self.cluster.clone(), self.node);
                 let message = message.clone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use cairn_kv::raftstore::RaftStoreConfig;
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, IteratorRandom};
 
 use crate::network::Weather;
 
@@ -223,6 +223,12 @@ impl Plan {
 
 fn draw_faults(rng: &mut SmallRng) -> Vec<(FaultKind, u32)> {
     let mut faults = Vec::new();
+    // One scenario again and again: most of its attempts fail by some milliseconds.
+    if rng.random_bool(0.3) {
+        let scenarios = FaultKind::ALL.into_iter().filter(|kind| kind.needs_elections());
+        faults.extend(scenarios.choose(rng).map(|kind| (kind, 1)));
+        return faults;
+    }
     // Many at a time, or one of a few again and again.
     let share = *[0.4, 0.08].choose(rng).unwrap_or(&0.4);
     for kind in FaultKind::ALL {

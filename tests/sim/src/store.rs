@@ -21,6 +21,8 @@ use cairn_kv::{NodeError, StoreService};
 use cairn_pd_client::PdClient;
 use cairn_proto::{kv, meta};
 use parking_lot::Mutex;
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
 use rand::Rng;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -332,6 +334,13 @@ impl Transport for SimTransport {
                 from.unreachable(message.region_id, peer_id);
                 continue;
             };
+            // Region 0 is the stores' own talk.
+            if message.region_id != 0
+                && Message::parse_from_bytes(&message.message)
+                    .is_ok_and(|raft| asks_for_vote(&raft))
+            {
+                world.network.note_candidate(self.node);
+            }
             let arrivals = world.network.datagram(world, self.node, to);
             if arrivals.is_empty() {
                 if world.roll(Dice::Network, |rng| rng.random_bool(0.3)) {
@@ -370,6 +379,11 @@ impl Transport for SimTransport {
             from.snapshot_sent(region_id, peer_id, sent);
         });
     }
+}
+
+/// Whether its sender stands for election, or would like to.
+pub fn asks_for_vote(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
 }
 
 fn deliver(cluster: &Cluster, from: Node, to: Node, message: kv::RaftMessage) {

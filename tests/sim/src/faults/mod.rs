@@ -55,6 +55,10 @@ impl Faults {
         while Instant::now() < end {
             let pause_ms = faults.cluster.plan.fault_pause_ms_max;
             sleep(world.millis(Dice::Faults, 10, pause_ms)).await;
+            if Instant::now() >= end {
+                // What begins when all faults end would stay.
+                break;
+            }
             let kind = world.roll(Dice::Faults, |rng| {
                 let choice = faults.cluster.plan.faults.choose_weighted(rng, |(_, weight)| *weight);
                 choice.map_or(FaultKind::CrashStore, |(kind, _)| *kind)

@@ -9,6 +9,7 @@ use cairn_engine::KvEngine;
 use cairn_kv::raftstore::state::{RegionLocalState, load_regions};
 use cairn_kv::raftstore::{ConfChangeKind, PeerChange, RaftRouter, RegionError, RegionId};
 use cairn_proto::meta::{self, PeerRole};
+use cairn_types::TimeStamp;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -185,16 +186,22 @@ impl Faults {
         world.note(format_args!("{voter} is to forget {leader} and meet {candidate}"));
         let network = &world.network;
         first.iter().for_each(|(from, to)| network.cut(*from, *to));
-        // A silence so long makes a candidate, which repeats its first candidacies soon.
-        sleep(world.millis(Dice::Faults, 1_100, 2_200)).await;
+        // A silence so long makes a candidate, which repeats its first candidacies soon: the
+        // voter is to be back for one of them.
+        sleep(world.millis(Dice::Faults, 900, 1_500)).await;
+        let asked = world.network.asked_for_votes(candidate);
+        let _ = timeout_at(until, asked).await;
+        sleep(world.millis(Dice::Faults, 150, 350)).await;
         rest.iter().for_each(|(from, to)| network.cut(*from, *to));
         if Instant::now() < until {
             self.cluster.crash_for(voter, world.millis(Dice::Faults, 1, 30));
         }
         // Clients with a warm cache go on with reading at the leader they know.
         if let Some(register) = register {
-            // It goes on until then.
-            let _ = timeout_at(until, self.write_elsewhere(register, leader)).await;
+            // One may be held up by a late message.
+            let writers = [(); 3].map(|()| self.write_elsewhere(register, leader));
+            // They go on until then.
+            let _ = timeout_at(until, futures::future::join_all(writers)).await;
         }
         sleep_until(until).await;
         first.iter().chain(&rest).for_each(|(from, to)| network.mend(*from, *to));
@@ -321,43 +328,56 @@ impl Faults {
         process.disk.set_slow_apply_ms(0);
     }
 
-    /// A follower applies a split and hears no more of the leader, which has yet to apply it
-    /// and takes writes of the old shape meanwhile. Then that follower leads the new region,
-    /// without any of what the old one's log holds behind the split.
+    /// A new leader waits for PD's time before its first one-phase commits, and proposes a
+    /// split meanwhile: they come behind it in the log. A follower applies the split and hears
+    /// no more of that leader; then it leads the new region, without what came behind.
     pub(super) async fn split_behind(&self, until: Instant) {
         let world = &self.cluster.world;
         let registers = self.cluster.plan.keys;
-        let first = world.roll(Dice::Faults, |rng| rng.random_range(0..registers));
-        let Some(Quorum { leader, mut voters, .. }) = self.quorum_of(first) else { return };
-        world.roll(Dice::Faults, |rng| voters.shuffle(rng));
-        let [behind, other, ..] = voters[..] else { return };
-        let Some(process) = self.cluster.store(leader) else { return };
+        let first = world.roll(Dice::Faults, |rng| rng.random_range(0..registers.div_ceil(2)));
         // A later write of a register would hide that an earlier one is missing.
         self.workloads.focus(Focus { registers: first..registers, reads_only: true, until });
+        let Some(Quorum { leader: old, mut voters, .. }) = self.quorum_of(first) else { return };
+        world.roll(Dice::Faults, |rng| voters.shuffle(rng));
+        let [leader, behind, ..] = voters[..] else { return };
+        self.lead(first, leader, until).await;
+        let client = client::connect(&self.cluster, self.admin);
+        // Its cache is warm then.
+        let _ = client.snapshot(TimeStamp::MAX).get(&register_key(first)).await;
+
         let split_key = self.key_before(first);
-        world.note(format_args!("{leader} applies a split at {split_key:?} after {behind}"));
-        let slow_ms = world.roll(Dice::Faults, |rng| rng.random_range(400..2_000));
-        process.disk.set_slow_apply_ms(slow_ms);
-        let admin = client::connect(&self.cluster, self.admin);
-        let keys = vec![split_key.clone()];
+        let far_ms = world.roll(Dice::Faults, |rng| rng.random_range(10..100));
+        world.note(format_args!("{leader}, {far_ms} ms away, splits at {split_key:?}"));
+        world.network.slow_down(leader, far_ms);
+        let (admin, keys) = (client.clone(), vec![split_key.clone()]);
         let split =
             timeout(CHANGE_TIMEOUT, async move { admin.split_regions(keys, CHANGE_TIMEOUT).await });
         tokio::spawn(split);
-        if self.holds_region_from(behind, &split_key, until).await {
-            let links = [(leader, behind), (behind, leader)];
-            let goes_on = async {
-                let client = client::connect(&self.cluster, self.admin);
-                let writes = (first..registers).map(|number| self.workloads.write(&client, number));
+        let writes = futures::future::join_all((first..registers).map(|register| {
+            let client = &client;
+            async move {
+                sleep(world.millis(Dice::Faults, 0, 2 * far_ms)).await;
                 // What failed was noted.
-                let _ = timeout_at(until, futures::future::join_all(writes)).await;
-                process.disk.set_slow_apply_ms(0);
-                for node in [other, behind] {
+                let _ = self.workloads.write(client, register).await;
+            }
+        }));
+        let change = async {
+            let is_split = self.holds_region_from(behind, &split_key, until).await;
+            let cut = async {
+                if is_split {
+                    self.cut(&[(leader, behind), (behind, leader)], until).await;
+                }
+            };
+            let lead = async {
+                world.network.slow_down(leader, 0);
+                for node in [old, behind] {
                     self.lead(first, node, until).await;
                 }
             };
-            tokio::join!(goes_on, self.cut(&links, until));
-        }
-        process.disk.set_slow_apply_ms(0);
+            tokio::join!(cut, lead);
+        };
+        // Some writes may wait for what was cut off.
+        let _ = tokio::join!(timeout_at(until, writes), change);
     }
 
     /// A key right before a register's: regions begin there seldom.
