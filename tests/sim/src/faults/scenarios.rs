@@ -333,19 +333,22 @@ impl Faults {
     /// no more of that leader; then it leads the new region, without what came behind.
     pub(super) async fn split_behind(&self, until: Instant) {
         let world = &self.cluster.world;
-        let registers = self.cluster.plan.keys;
-        let first = world.roll(Dice::Faults, |rng| rng.random_range(0..registers.div_ceil(2)));
+        let all = self.cluster.plan.keys;
+        // The new region is the one on the left.
+        let last = world.roll(Dice::Faults, |rng| rng.random_range(all / 2..all));
+        let registers = 0..last + 1;
         // A later write of a register would hide that an earlier one is missing.
-        self.workloads.focus(Focus { registers: first..registers, reads_only: true, until });
-        let Some(Quorum { leader: old, mut voters, .. }) = self.quorum_of(first) else { return };
+        let focus = Focus { registers: registers.clone(), reads_only: true, until };
+        self.workloads.focus(focus);
+        let Some(Quorum { leader: old, mut voters, .. }) = self.quorum_of(last) else { return };
         world.roll(Dice::Faults, |rng| voters.shuffle(rng));
         let [leader, behind, ..] = voters[..] else { return };
-        self.lead(first, leader, until).await;
+        self.lead(last, leader, until).await;
         let client = client::connect(&self.cluster, self.admin);
         // Its cache is warm then.
-        let _ = client.snapshot(TimeStamp::MAX).get(&register_key(first)).await;
+        let _ = client.snapshot(TimeStamp::MAX).get(&register_key(last)).await;
 
-        let split_key = self.key_before(first);
+        let split_key = self.key_behind(last);
         let far_ms = world.roll(Dice::Faults, |rng| rng.random_range(10..100));
         world.note(format_args!("{leader}, {far_ms} ms away, splits at {split_key:?}"));
         world.network.slow_down(leader, far_ms);
@@ -353,7 +356,7 @@ impl Faults {
         let split =
             timeout(CHANGE_TIMEOUT, async move { admin.split_regions(keys, CHANGE_TIMEOUT).await });
         tokio::spawn(split);
-        let writes = futures::future::join_all((first..registers).map(|register| {
+        let writes = futures::future::join_all(registers.map(|register| {
             let client = &client;
             async move {
                 sleep(world.millis(Dice::Faults, 0, 2 * far_ms)).await;
@@ -371,7 +374,7 @@ impl Faults {
             let lead = async {
                 world.network.slow_down(leader, 0);
                 for node in [old, behind] {
-                    self.lead(first, node, until).await;
+                    self.lead(last, node, until).await;
                 }
             };
             tokio::join!(cut, lead);
@@ -380,14 +383,11 @@ impl Faults {
         let _ = tokio::join!(timeout_at(until, writes), change);
     }
 
-    /// A key right before a register's: regions begin there seldom.
-    fn key_before(&self, register: u32) -> Bytes {
+    /// A key right behind a register's: regions begin there seldom.
+    fn key_behind(&self, register: u32) -> Bytes {
         let suffix = self.cluster.world.roll(Dice::Faults, |rng| rng.random_range(0..1_000));
         // '+' comes before every digit.
-        match register.checked_sub(1).map(register_key) {
-            Some(left) => Bytes::from([&left[..], format!("+{suffix:03}").as_bytes()].concat()),
-            None => Bytes::from(format!("r+{suffix:03}")),
-        }
+        Bytes::from([&register_key(register)[..], format!("+{suffix:03}").as_bytes()].concat())
     }
 
     /// Whether the store holds a region that begins at the key before the time is over.
