@@ -26,7 +26,7 @@ const KIND_PREPARE_MERGE: u8 = 0x04;
 const KIND_COMMIT_MERGE: u8 = 0x05;
 const KIND_ROLLBACK_MERGE: u8 = 0x06;
 
-/// Splits a region at keys; the region keeps the leftmost part.
+/// Splits a region at keys; the region keeps the rightmost part.
 #[derive(Clone, PartialEq, Message)]
 pub struct SplitCommand {
     /// Epoch the proposer saw.

@@ -141,6 +141,11 @@ impl Scheduler {
             // Before latches are taken: who waits here holds up nobody.
             let wait = self.kv.admit_data(bytes as u64)?;
             if !wait.is_zero() {
+                let end = self.clock.now().plus(wait);
+                if context.deadline.is_some_and(|deadline| deadline.has_passed(end)) {
+                    // Said now it is certain that nothing was done.
+                    return Err(RegionError::busy("the caller cannot wait for the engine"));
+                }
                 tokio::time::sleep(wait).await;
             }
         }
