@@ -77,6 +77,8 @@ struct Inner {
     page_faults: VecDeque<usize>,
     /// Regions as PD still believes them to be, for so many answers.
     old_news: (u32, Vec<(Region, u64)>),
+    /// PD has no leader: it gives no timestamps.
+    pd_is_away: bool,
     calls: Vec<String>,
 }
 
@@ -140,6 +142,11 @@ impl Cluster {
     pub fn delay_pd(&self, answers: u32) {
         let mut inner = self.inner.lock();
         inner.old_news = (answers, inner.regions.clone());
+    }
+
+    /// PD gives timestamps or does not.
+    pub fn set_pd_away(&self, is_away: bool) {
+        self.inner.lock().pd_is_away = is_away;
     }
 
     /// The next coprocessor stream breaks behind so many pages.
@@ -540,7 +547,7 @@ impl Inner {
             Request::DetectDeadlock(detect) => {
                 Response::DetectDeadlock(self.detect_deadlock(detect))
             }
-            Request::TxnHeartBeat(_) => Response::TxnHeartBeat(TxnHeartBeatResponse::default()),
+            Request::TxnHeartBeat(beat) => Response::TxnHeartBeat(self.heart_beat(beat)),
             Request::SplitRegion(split) => {
                 for key in &split.keys {
                     self.split(key);
@@ -792,6 +799,9 @@ impl PdClient for MockPd {
     }
 
     async fn get_ts(&self) -> Result<TimeStamp, PdError> {
+        if self.0.inner.lock().pd_is_away {
+            return Err(PdError::Unavailable("no leader".into()));
+        }
         Ok(self.0.ts())
     }
 

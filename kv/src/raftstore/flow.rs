@@ -41,7 +41,7 @@ const AVERAGE_WEIGHT: f64 = 0.2;
 /// the locks of their transactions must not expire meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// When those who are sent away should come back.
-const BACKOFF: Duration = Duration::from_millis(500);
+const BACKOFF_MS: u32 = 500;
 /// Largest write that goes by the lane of small ones.
 const SMALL_WRITE_BYTES: u64 = 16 * 1024;
 
@@ -134,8 +134,7 @@ impl FlowControl {
 
     fn refuse(&self) -> Busy {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        let backoff_ms = BACKOFF.as_millis() as u32;
-        Busy { reason: "the engine's compaction is behind".to_owned(), backoff_ms }
+        Busy { reason: "the engine's compaction is behind".to_owned(), backoff_ms: BACKOFF_MS }
     }
 
     /// Name and value of its counters, for exposition.

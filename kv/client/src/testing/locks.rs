@@ -59,6 +59,15 @@ impl Inner {
         PessimisticRollbackResponse::default()
     }
 
+    pub(super) fn heart_beat(&mut self, request: &TxnHeartBeatRequest) -> TxnHeartBeatResponse {
+        if let Some(lock) = self.locks.get_mut(&request.primary)
+            && lock.start_ts == request.start_ts
+        {
+            lock.ttl_ms = lock.ttl_ms.max(request.advise_ttl_ms);
+        }
+        TxnHeartBeatResponse::default()
+    }
+
     /// Circles of two: enough for the client.
     pub(super) fn detect_deadlock(
         &mut self,

@@ -16,7 +16,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
@@ -27,6 +26,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::CommitInfo;
 use super::batches::{Mutations, Run};
+use super::keep_alive::keep_alive;
 use super::membuffer::{BufferedValue, Entry, MemBuffer};
 use super::pessimistic::Locks;
 use crate::backoff::Retrier;
@@ -122,27 +122,37 @@ impl Committer {
 
     /// Commits; see [`super::Transaction::commit`] for what the errors mean.
     pub async fn run(self: Arc<Committer>) -> Result<CommitInfo, KvError> {
-        let terms = self.terms().await?;
-        let work = self.clone().commit(terms);
+        let now = match self.client.current_ts().await {
+            Ok(now) => now,
+            Err(error) => {
+                let is_locked = !self.for_update_ts.is_zero();
+                if is_locked {
+                    self.rollback_in_background().await;
+                }
+                return Err(error);
+            }
+        };
+        let open_ms = now.physical_ms().saturating_sub(self.start_ts.physical_ms());
+        let work = self.clone().commit(self.terms(now, open_ms));
         tokio::pin!(work);
-        // No task of its own: most commits are over before the first heartbeat.
+        // No task of its own: most commits are over before the first heart beat.
+        let primary = self.primary_key();
         tokio::select! {
             biased;
             result = &mut work => result,
-            never = self.heartbeat(terms.lock_ttl_ms) => match never {},
+            // It has become too old.
+            () = keep_alive(&self.client, self.start_ts, &primary, open_ms) => work.await,
         }
     }
 
     /// A commit must be ordered behind everything its caller has seen, also when
-    /// the store picks the timestamp: hence the question to PD.
-    async fn terms(&self) -> Result<PrewriteTerms, KvError> {
-        let now = self.client.current_ts().await?;
-        let open_ms = now.physical_ms().saturating_sub(self.start_ts.physical_ms());
+    /// the store picks the timestamp: hence `now`, which PD was asked for.
+    fn terms(&self, now: TimeStamp, open_ms: u64) -> PrewriteTerms {
         let size_mib = self.size_bytes as f64 / f64::from(1 << 20);
         let for_size_ms = (LOCK_TTL_PER_SQRT_MIB_MS * size_mib.sqrt()) as u64;
         let ttl_ms = (LOCK_TTL_BASE_MS + for_size_ms).min(LOCK_TTL_MAX_MS);
         // TTLs count from start_ts.
-        Ok(PrewriteTerms { lock_ttl_ms: open_ms + ttl_ms, min_commit_ts: now.next() })
+        PrewriteTerms { lock_ttl_ms: open_ms + ttl_ms, min_commit_ts: now.next() }
     }
 
     pub(super) fn primary_key(&self) -> Bytes {
@@ -401,21 +411,6 @@ impl Committer {
             start_ts: self.start_ts.0,
             commit_ts: commit_ts.0,
         })
-    }
-
-    /// Keeps the primary's lock alive for as long as the commit takes.
-    async fn heartbeat(&self, lock_ttl_ms: u64) -> std::convert::Infallible {
-        let primary = self.primary_key();
-        let every = Duration::from_millis(LOCK_TTL_BASE_MS / 2);
-        let mut advise_ttl_ms = lock_ttl_ms;
-        loop {
-            tokio::time::sleep(every).await;
-            advise_ttl_ms += LOCK_TTL_BASE_MS / 2;
-            let sent = self.client.extend_lock(&primary, self.start_ts, advise_ttl_ms, every);
-            if let Err(error) = sent.await {
-                tracing::debug!(%error, "heartbeat of a transaction failed");
-            }
-        }
     }
 }
 

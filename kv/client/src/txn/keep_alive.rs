@@ -1,5 +1,5 @@
-//! Heart beats of a transaction, and those of one that holds pessimistic locks: while its client
-//! lives, nobody rolls it back for its age.
+//! Heart beats of a transaction that holds locks: while its client lives, nobody rolls it back
+//! for its age.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cairn_proto::kv::TxnHeartBeatRequest;
 use cairn_types::TimeStamp;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::backoff::Deadline;
 use crate::client::KvClient;
@@ -15,10 +16,13 @@ use crate::error::KvError;
 use crate::request::{Cmd, RequestOptions, expect_response};
 
 /// Life of a pessimistic lock without a heart beat: so long others wait for a transaction whose
-/// client died.
-pub(super) const LOCK_TTL_MS: u64 = 12_000;
-/// Two of three may be lost.
-const HEART_BEAT_EVERY: Duration = Duration::from_millis(LOCK_TTL_MS / 3);
+/// client died. Longer than a region or PD is without a leader when theirs dies (two seconds or
+/// three), for nobody can beat then.
+pub(super) const LOCK_TTL_MS: u64 = 5_000;
+/// One may be lost, and another be late.
+const HEART_BEAT_EVERY: Duration = Duration::from_millis(LOCK_TTL_MS / 5);
+/// How long a beat waits for PD's time; behind it, our own clock has to do.
+const CLOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// A transaction that is open for longer is given up.
 const TXN_AGE_MAX_MS: u64 = 3_600_000;
 
@@ -26,19 +30,15 @@ const TXN_AGE_MAX_MS: u64 = 3_600_000;
 pub(super) struct KeepAlive(AbortHandle);
 
 impl KeepAlive {
-    /// Keeps the transaction's primary lock alive.
-    pub fn start(client: Arc<KvClient>, start_ts: TimeStamp, primary: Bytes) -> KeepAlive {
-        let beating = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(HEART_BEAT_EVERY).await;
-                match beat(&client, start_ts, &primary).await {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => tracing::debug!(%error, "heart beat of a transaction failed"),
-                }
-            }
-        });
-        KeepAlive(beating.abort_handle())
+    /// As [`keep_alive`], in a task of its own.
+    pub fn start(
+        client: Arc<KvClient>,
+        start_ts: TimeStamp,
+        primary: Bytes,
+        open_ms: u64,
+    ) -> KeepAlive {
+        let beating = async move { keep_alive(&client, start_ts, &primary, open_ms).await };
+        KeepAlive(tokio::spawn(beating).abort_handle())
     }
 }
 
@@ -48,31 +48,65 @@ impl Drop for KeepAlive {
     }
 }
 
-/// Whether the transaction lives.
-async fn beat(
-    client: &Arc<KvClient>,
+/// Keeps the lock of a transaction's primary alive until the transaction is too old. It has been
+/// open for `open_ms` by PD's clock.
+pub(super) async fn keep_alive(
+    client: &KvClient,
     start_ts: TimeStamp,
     primary: &Bytes,
-) -> Result<bool, KvError> {
-    let now = client.current_ts().await?;
-    let open_ms = now.physical_ms().saturating_sub(start_ts.physical_ms());
-    if open_ms > TXN_AGE_MAX_MS {
-        tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
-        return Ok(false);
+    open_ms: u64,
+) {
+    let mut age = Age { start_ts, open_ms, at: Instant::now() };
+    loop {
+        tokio::time::sleep(HEART_BEAT_EVERY).await;
+        let open_ms = age.read(client).await;
+        if open_ms > TXN_AGE_MAX_MS {
+            tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
+            return;
+        }
+        let ttl_ms = open_ms + LOCK_TTL_MS;
+        if let Err(error) = client.extend_lock(primary, start_ts, ttl_ms, HEART_BEAT_EVERY).await {
+            tracing::debug!(%error, "heart beat of a transaction failed");
+        }
     }
-    client.extend_lock(primary, start_ts, open_ms + LOCK_TTL_MS, HEART_BEAT_EVERY).await
+}
+
+/// How long a transaction has been open, by PD's clock.
+struct Age {
+    start_ts: TimeStamp,
+    open_ms: u64,
+    /// When that was so.
+    at: Instant,
+}
+
+impl Age {
+    /// Does not depend on PD: who waits for its next leader keeps his locks.
+    async fn read(&mut self, client: &KvClient) -> u64 {
+        match tokio::time::timeout(CLOCK_PATIENCE, client.current_ts()).await {
+            Ok(Ok(now)) => {
+                self.open_ms = now.physical_ms().saturating_sub(self.start_ts.physical_ms());
+                self.at = Instant::now();
+                self.open_ms
+            }
+            Ok(Err(_)) | Err(_) => {
+                let since_ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.open_ms.saturating_add(since_ms)
+            }
+        }
+    }
 }
 
 impl KvClient {
     /// One heart beat, tried for `patience`: the primary lock lives at least `ttl_ms`, counted from
-    /// `start_ts`. Answers whether it is there.
-    pub(super) async fn extend_lock(
+    /// `start_ts`. A lock that is not there may yet come (it is under way), or was removed by
+    /// others, which the commit will find out.
+    async fn extend_lock(
         &self,
         primary: &Bytes,
         start_ts: TimeStamp,
         ttl_ms: u64,
         patience: Duration,
-    ) -> Result<bool, KvError> {
+    ) -> Result<(), KvError> {
         let build = || {
             Cmd::TxnHeartBeat(TxnHeartBeatRequest {
                 primary: primary.clone(),
@@ -83,6 +117,6 @@ impl KvClient {
         let options = RequestOptions::default();
         let mut retrier = self.retrier_until(Deadline::after(patience));
         let sent = self.cache.send_to_key(primary, &options, &mut retrier, &build).await?;
-        Ok(expect_response!(sent, TxnHeartBeat)?.error.is_none())
+        expect_response!(sent, TxnHeartBeat).map(drop)
     }
 }

@@ -219,11 +219,16 @@ impl Locks {
         skipped
     }
 
+    fn now_ms(&self) -> u64 {
+        self.0.lock().now_ms()
+    }
+}
+
+impl State {
     /// About now, by PD's clock.
     fn now_ms(&self) -> u64 {
-        let state = self.0.lock();
-        let since = u64::try_from(state.fresh_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        state.for_update_ts.physical_ms().saturating_add(since)
+        let since = u64::try_from(self.fresh_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.for_update_ts.physical_ms().saturating_add(since)
     }
 }
 
@@ -398,7 +403,8 @@ impl LockPass<'_> {
         let mut state = self.locks.0.lock();
         if state.keep_alive.is_none() {
             let (client, start_ts) = (self.txn.client.clone(), self.txn.start_ts);
-            state.keep_alive = Some(KeepAlive::start(client, start_ts, primary.clone()));
+            let open_ms = state.now_ms().saturating_sub(start_ts.physical_ms());
+            state.keep_alive = Some(KeepAlive::start(client, start_ts, primary.clone(), open_ms));
         }
     }
 

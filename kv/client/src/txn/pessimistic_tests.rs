@@ -239,6 +239,37 @@ async fn locks_of_the_dead_do_not_hold_anybody_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn locks_outlive_a_time_without_pd() {
+    let cluster = Cluster::split_at(&["f"]);
+    let client = cluster.client();
+    let txn = begin(&client).await;
+    raise(&client, &txn, "m").await.expect("free");
+    cluster.set_pd_away(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    cluster.advance_ms(30_000);
+    cluster.set_pd_away(false);
+    let other = begin(&client).await;
+    let error = other.lock_now(keys(&["m"]), &options(LockWait::NoWait)).await;
+    assert!(matches!(error, Err(KvError::LockNotAvailable { .. })), "{error:?}");
+    txn.commit().await.expect("its locks are alive");
+    assert_eq!(cluster.value("m"), Some("1".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_without_pd_gives_the_locks_back() {
+    let cluster = Cluster::split_at(&["f"]);
+    let client = cluster.client();
+    let txn = begin(&client).await;
+    raise(&client, &txn, "a").await.expect("free");
+    raise(&client, &txn, "m").await.expect("free");
+    cluster.set_pd_away(true);
+    let error = txn.commit().await.expect_err("nobody says when");
+    assert!(matches!(error, KvError::Pd(_)), "{error}");
+    settle(&client).await;
+    assert!(cluster.locked_keys().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_optimistic_transaction_gives_way_to_a_lock() {
     let cluster = Cluster::new();
     let client = cluster.client();
