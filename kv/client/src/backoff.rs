@@ -4,7 +4,8 @@
 //! a second, a busy store wants longer pauses, a lock is usually gone within
 //! milliseconds. The series share the request's deadline. Repeats that cause load
 //! on a store in trouble are paid from the client's [`RetryBudget`]; waiting for
-//! a lock or following a leader hint is ordinary work and free.
+//! a lock or following a leader hint is ordinary work and free. Requests that took long
+//! are logged with what they waited for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,16 @@ pub enum BackoffKind {
     Pd,
 }
 
-const KINDS: usize = 6;
+const KINDS: [BackoffKind; 6] = [
+    BackoffKind::NoLeader,
+    BackoffKind::StaleRoute,
+    BackoffKind::ServerBusy,
+    BackoffKind::Transport,
+    BackoffKind::Lock,
+    BackoffKind::Pd,
+];
+/// A request with failed attempts that takes longer is logged.
+const SLOW_REQUEST: Duration = Duration::from_secs(3);
 
 impl BackoffKind {
     /// First and longest delay, in milliseconds.
@@ -87,7 +97,9 @@ pub struct Retrier {
     scope: RequestScope,
     budget: Arc<RetryBudget>,
     seed: u64,
-    series: [Option<Backoff>; KINDS],
+    series: [Option<Backoff>; KINDS.len()],
+    waited: [Duration; KINDS.len()],
+    begun_at: Instant,
     failures: u32,
     maybe_executed: bool,
 }
@@ -102,6 +114,8 @@ impl Retrier {
             budget,
             seed,
             series: Default::default(),
+            waited: Default::default(),
+            begun_at: Instant::now(),
             failures: 0,
             maybe_executed: false,
         }
@@ -176,7 +190,20 @@ impl Retrier {
         if pays && !self.budget.spend() && !first {
             return Err(exhausted(kind, format!("retry budget is spent: {}", reason())));
         }
+        self.waited[kind as usize] += delay;
         self.scope.run(tokio::time::sleep(delay)).await
+    }
+}
+
+impl Drop for Retrier {
+    fn drop(&mut self) {
+        let took = self.begun_at.elapsed();
+        if self.failures == 0 || took < SLOW_REQUEST {
+            return;
+        }
+        let waited = KINDS.iter().zip(&self.waited).filter(|(_, waited)| !waited.is_zero());
+        let waited: Vec<_> = waited.collect();
+        tracing::warn!(?took, failures = self.failures, ?waited, "slow request to the stores");
     }
 }
 

@@ -356,6 +356,10 @@ async fn finish_bootstrap(
     Ok(())
 }
 
+/// How long a one-phase commit waits for PD, with the latches of its keys; then it takes two
+/// phases.
+const TSO_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Timestamps of PD, for one-phase commits.
 pub struct PdTso(pub Arc<dyn PdClient>);
 
@@ -364,7 +368,7 @@ impl TsoSource for PdTso {
     async fn timestamp(&self) -> Option<TimeStamp> {
         match self.0.try_get_ts() {
             Some(ts) => Some(ts),
-            None => self.0.get_ts().await.ok(),
+            None => tokio::time::timeout(TSO_PATIENCE, self.0.get_ts()).await.ok()?.ok(),
         }
     }
 }

@@ -63,6 +63,8 @@ use super::state::find_peer;
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 /// Append messages on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// A successor lacks that many entries at most: about what is on its way to it.
+const SUCCESSOR_LAG_ENTRIES_MAX: u64 = 1024;
 /// Entries of a leader that are not committed.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Entries handed to apply at one time.
@@ -277,7 +279,8 @@ impl Peer {
         }
     }
 
-    /// The voter on a good store that has most of the log, if leadership can go there now.
+    /// The voter on a good store that has most of the log, if leadership can go there now: to
+    /// one that must catch up first nothing can be written for as long as that takes.
     pub fn best_successor(&self, is_good: &dyn Fn(u64) -> bool) -> Option<u64> {
         if !self.is_leader() || self.node.raft.lead_transferee.is_some() {
             return None;
@@ -288,8 +291,12 @@ impl Peer {
                 && is_good(member.store_id)
         });
         let progress = |member: &meta::Peer| self.node.raft.prs().get(member.id);
+        let last_index = self.node.raft.raft_log.last_index();
+        let is_close = |progress: &raft::Progress| {
+            progress.recent_active && progress.matched + SUCCESSOR_LAG_ENTRIES_MAX >= last_index
+        };
         voters
-            .filter(|member| progress(member).is_some_and(|progress| progress.recent_active))
+            .filter(|member| progress(member).is_some_and(is_close))
             .max_by_key(|member| progress(member).map_or(0, |progress| progress.matched))
             .map(|member| member.id)
     }

@@ -85,10 +85,20 @@ impl Peer {
                 self.proposals.push_back(Proposal { index, term, deadline, callback });
             }
             Ok(()) => callback.fail(RegionError::busy("raft took no proposal")),
-            Err(error) => {
-                let reason = format!("raft refused the proposal: {error}");
-                callback.fail(RegionError::busy(reason));
-            }
+            Err(error) => callback.fail(self.refusal(&error)),
+        }
+    }
+
+    /// Why Raft took no proposal: what has a new leader soon is not busy, and nobody should
+    /// wait for it as if it were.
+    fn refusal(&self, error: &raft::Error) -> RegionError {
+        let heir = self.node.raft.lead_transferee.and_then(|id| find_peer(self.region(), id));
+        match heir {
+            Some(heir) => RegionError::NotLeader {
+                region_id: RegionId(self.region_id),
+                leader: Some(heir.clone()),
+            },
+            None => RegionError::busy(format!("raft refused the proposal: {error}")),
         }
     }
 

@@ -4,20 +4,25 @@
 //! drives all regions of a store; a follower's slow sync holds nobody up, since the other
 //! two are a majority. So only leaders matter, and of them only those with traffic: regions
 //! that rest are handed over when they wake. Stores tell each other their score with every
-//! beat; nothing moves when no other store is known to be better.
+//! beat; nothing moves when no other store is known to be better, and between one wave of
+//! transfers and the next there is time to write where the first was in vain: Raft takes no
+//! proposal meanwhile.
 //!
 //! **Stop.** Every leader with another voter is handed over while the store still serves, so
 //! that its clients are told where to go and nobody waits for an election.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::StoreCore;
 use crate::raftstore::clock::MonotonicTime;
 
-/// Leaders handed over in one tick because of a slow disk.
-const SLOW_HAND_OVERS_PER_TICK: usize = 32;
+/// Leaders handed over in one wave because of a slow disk.
+const SLOW_HAND_OVERS_PER_WAVE: usize = 256;
+/// Between waves. A transfer that is not accepted ends after an election's time, a second.
+const SLOW_WAVE_EVERY: Duration = Duration::from_secs(3);
 /// Leaders handed over in one tick because the store stops.
 const LEAVE_HAND_OVERS_PER_TICK: usize = 512;
 
@@ -36,9 +41,12 @@ impl StoreCore {
         }
         if self.leaving.is_some() {
             self.leave_step();
-        } else if self.slow_score.is_slow() {
+        } else if self.slow_score.is_slow() && self.next_slow_wave.has_passed(now) {
             let leaders = self.awake.intersection(&self.led).copied().collect();
-            let moved = self.hand_over_some(leaders, SLOW_HAND_OVERS_PER_TICK, true);
+            let moved = self.hand_over_some(leaders, SLOW_HAND_OVERS_PER_WAVE, true);
+            if moved > 0 {
+                self.next_slow_wave = now.plus(SLOW_WAVE_EVERY);
+            }
             self.metrics.slow_hand_overs.fetch_add(moved as u64, Ordering::Relaxed);
         }
     }

@@ -80,6 +80,8 @@ pub struct StoreCore {
     /// Other stores.
     links: Links,
     slow_score: SlowScore,
+    /// When leaders leave a slow disk next.
+    next_slow_wave: MonotonicTime,
     /// The store is about to stop; who waits for its leaders to be elsewhere.
     leaving: Option<Option<tokio::sync::oneshot::Sender<()>>>,
     /// When resting regions are reported next.
@@ -147,6 +149,7 @@ impl StoreCore {
             elections_from: 0,
             led: BTreeSet::new(),
             slow_score: SlowScore::new(),
+            next_slow_wave: MonotonicTime(0),
             leaving: None,
             idle_reports: BTreeSet::new(),
             destroying: BTreeSet::new(),

@@ -56,6 +56,27 @@ fn writes_reach_every_store() {
 }
 
 #[test]
+fn while_leadership_moves_writers_are_sent_to_the_heir() {
+    let (mut cluster, region, leader) = three();
+    let heir = region.peers.iter().find(|peer| peer.store_id != leader).unwrap();
+    cluster.isolate(heir.store_id);
+    cluster.put(leader, &region, "a", "1");
+    cluster.tell(leader, StoreMessage::TransferLeader { region_id: 1, peer_id: heir.id });
+    let mut refused = cluster.propose(leader, &region, "b", "1");
+    cluster.settle();
+    match refused.try_recv().unwrap() {
+        Err(RegionError::NotLeader { leader: Some(peer), .. }) => assert_eq!(peer.id, heir.id),
+        other => panic!("{other:?}"),
+    }
+    // It does not come to pass: the leader goes on.
+    cluster.run_until("writes", |cluster| {
+        let mut answered = cluster.propose(leader, &region, "b", "1");
+        cluster.settle();
+        matches!(answered.try_recv(), Ok(Ok(())))
+    });
+}
+
+#[test]
 fn one_sync_for_many_proposals() {
     let (mut cluster, region, leader) = three();
     use cairn_engine::RaftLog;

@@ -1,7 +1,8 @@
 //! Stores in other processes: one gRPC stream per pair of stores and direction.
 //!
 //! Messages that wait together leave together. A stream that breaks is opened again, with
-//! the address asked of PD anew; what waits meanwhile is dropped, as Raft expects.
+//! the address asked of PD anew, or the last known one if PD does not answer soon: elections
+//! need no PD. What waits meanwhile is dropped, as Raft expects.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const STREAM_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Raft messages and chunks may be that large on the wire.
 pub const WIRE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long PD is waited for to say where a store is.
+const PD_PATIENCE: Duration = Duration::from_millis(500);
 /// A store that went silent is noticed after these two together. Until then messages wait in
 /// a connection whose next attempt to send may be many seconds away when the network is
 /// whole again; a new connection carries them at once.
@@ -94,8 +97,16 @@ impl Transport for GrpcTransport {
 }
 
 pub(crate) async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
+    dial(&address_of(pd, store_id).await?).await
+}
+
+async fn address_of(pd: &dyn PdClient, store_id: u64) -> Result<String, String> {
     let store = pd.get_store(store_id).await.map_err(|error| error.to_string())?;
-    let endpoint = Endpoint::from_shared(format!("http://{}", store.address))
+    Ok(store.address)
+}
+
+async fn dial(address: &str) -> Result<KvClient<Channel>, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -114,8 +125,17 @@ async fn run_link(
     mut queue: mpsc::Receiver<Vec<kv::RaftMessage>>,
     from: Mailbox,
 ) {
+    let mut address = Err("its address is not known yet".to_owned());
     while let Some(first) = queue.recv().await {
-        let lost = match connect(pd.as_ref(), store_id).await {
+        let asked = tokio::time::timeout(PD_PATIENCE, address_of(pd.as_ref(), store_id)).await;
+        if let Ok(Ok(answer)) = asked {
+            address = Ok(answer);
+        }
+        let client = match &address {
+            Ok(address) => dial(address).await,
+            Err(reason) => Err(reason.clone()),
+        };
+        let lost = match client {
             Ok(client) => run_stream(client, first, &mut queue).await,
             Err(error) => {
                 tracing::debug!(store = store_id, error, "store is unreachable");
