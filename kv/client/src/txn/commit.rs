@@ -26,7 +26,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::CommitInfo;
 use super::batches::{Mutations, Run};
-use super::keep_alive::keep_alive;
+use super::keep_alive::{LOCK_TTL_MS, keep_alive};
 use super::membuffer::{BufferedValue, Entry, MemBuffer};
 use super::pessimistic::Locks;
 use crate::backoff::Retrier;
@@ -40,7 +40,7 @@ use crate::scope::RequestScope;
 const LOCK_TTL_BASE_MS: u64 = 3_000;
 /// A transaction of one MiB gets twice that; growth is by the square root.
 const LOCK_TTL_PER_SQRT_MIB_MS: f64 = 3_000.0;
-/// Longest life a lock is given at once; heartbeats add to it.
+/// Longest life a lock is given at once; heart beats renew it.
 const LOCK_TTL_MAX_MS: u64 = 20_000;
 /// Commit timestamps asked for before giving up against readers that push.
 const COMMIT_TS_ATTEMPTS_MAX: u32 = 16;
@@ -133,15 +133,16 @@ impl Committer {
             }
         };
         let open_ms = now.physical_ms().saturating_sub(self.start_ts.physical_ms());
-        let work = self.clone().commit(self.terms(now, open_ms));
+        let terms = self.terms(now, open_ms);
+        let life_ms = LOCK_TTL_MS.max(terms.lock_ttl_ms - open_ms);
+        let work = self.clone().commit(terms);
         tokio::pin!(work);
         // No task of its own: most commits are over before the first heart beat.
         let primary = self.primary_key();
         tokio::select! {
             biased;
             result = &mut work => result,
-            // It has become too old.
-            () = keep_alive(&self.client, self.start_ts, &primary, open_ms) => work.await,
+            never = keep_alive(&self.client, self.start_ts, &primary, open_ms, life_ms) => match never {},
         }
     }
 

@@ -1,6 +1,7 @@
 //! Heart beats of a transaction that holds locks: while its client lives, nobody rolls it back
 //! for its age.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,28 +17,35 @@ use crate::error::KvError;
 use crate::request::{Cmd, RequestOptions, expect_response};
 
 /// Life of a pessimistic lock without a heart beat: so long others wait for a transaction whose
-/// client died. Longer than a region or PD is without a leader when theirs dies (two seconds or
-/// three), for nobody can beat then.
-pub(super) const LOCK_TTL_MS: u64 = 5_000;
-/// One may be lost, and another be late.
-const HEART_BEAT_EVERY: Duration = Duration::from_millis(LOCK_TTL_MS / 5);
+/// client died. Longer than a region is without a leader when its own dies (two seconds), for
+/// nobody can beat then, and than a new leader of PD may be ahead of the last one (three seconds).
+pub(super) const LOCK_TTL_MS: u64 = 6_000;
+const HEART_BEAT_EVERY: Duration = Duration::from_secs(1);
+/// Between one that failed and the next.
+const REPEAT_EVERY: Duration = Duration::from_millis(200);
 /// How long a beat waits for PD's time; behind it, our own clock has to do.
 const CLOCK_PATIENCE: Duration = Duration::from_millis(200);
-/// A transaction that is open for longer is given up.
+/// A transaction that is open for longer is given up, unless it is about to commit.
 const TXN_AGE_MAX_MS: u64 = 3_600_000;
 
 /// Heart beats until dropped.
 pub(super) struct KeepAlive(AbortHandle);
 
 impl KeepAlive {
-    /// As [`keep_alive`], in a task of its own.
+    /// Keeps the locks of an open transaction alive, as [`keep_alive`] does.
     pub fn start(
         client: Arc<KvClient>,
         start_ts: TimeStamp,
         primary: Bytes,
         open_ms: u64,
     ) -> KeepAlive {
-        let beating = async move { keep_alive(&client, start_ts, &primary, open_ms).await };
+        let left_ms = TXN_AGE_MAX_MS.saturating_sub(open_ms);
+        let beating = async move {
+            let beating = keep_alive(&client, start_ts, &primary, open_ms, LOCK_TTL_MS);
+            if tokio::time::timeout(Duration::from_millis(left_ms), beating).await.is_err() {
+                tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
+            }
+        };
         KeepAlive(tokio::spawn(beating).abort_handle())
     }
 }
@@ -48,26 +56,29 @@ impl Drop for KeepAlive {
     }
 }
 
-/// Keeps the lock of a transaction's primary alive until the transaction is too old. It has been
-/// open for `open_ms` by PD's clock.
+/// Keeps the lock of a transaction's primary alive, for `life_ms` at a time. The transaction has
+/// been open for `open_ms` by PD's clock.
 pub(super) async fn keep_alive(
     client: &KvClient,
     start_ts: TimeStamp,
     primary: &Bytes,
     open_ms: u64,
-) {
+    life_ms: u64,
+) -> Infallible {
     let mut age = Age { start_ts, open_ms, at: Instant::now() };
+    let mut pause = HEART_BEAT_EVERY;
     loop {
-        tokio::time::sleep(HEART_BEAT_EVERY).await;
-        let open_ms = age.read(client).await;
-        if open_ms > TXN_AGE_MAX_MS {
-            tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
-            return;
-        }
-        let ttl_ms = open_ms + LOCK_TTL_MS;
-        if let Err(error) = client.extend_lock(primary, start_ts, ttl_ms, HEART_BEAT_EVERY).await {
-            tracing::debug!(%error, "heart beat of a transaction failed");
-        }
+        tokio::time::sleep(pause).await;
+        let ttl_ms = age.read(client).await.saturating_add(life_ms);
+        let beat = client.extend_lock(primary, start_ts, ttl_ms, HEART_BEAT_EVERY);
+        pause = match tokio::time::timeout(HEART_BEAT_EVERY, beat).await {
+            Ok(Ok(())) => HEART_BEAT_EVERY,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "heart beat of a transaction failed");
+                REPEAT_EVERY
+            }
+            Err(_) => REPEAT_EVERY,
+        };
     }
 }
 

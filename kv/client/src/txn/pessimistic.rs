@@ -222,6 +222,11 @@ impl Locks {
     fn now_ms(&self) -> u64 {
         self.0.lock().now_ms()
     }
+
+    /// How long the transaction has been open.
+    fn open_ms(&self, start_ts: TimeStamp) -> u64 {
+        self.now_ms().saturating_sub(start_ts.physical_ms())
+    }
 }
 
 impl State {
@@ -437,6 +442,8 @@ impl LockPass<'_> {
             let build = |piece: &Run| {
                 Cmd::PessimisticLock(PessimisticLockRequest {
                     keys: keys.keys(piece),
+                    // Of now: an attempt may follow the first one seconds later.
+                    lock_ttl_ms: self.locks.open_ms(self.txn.start_ts) + LOCK_TTL_MS,
                     ..request.clone()
                 })
             };
@@ -465,17 +472,15 @@ impl LockPass<'_> {
         }
     }
 
-    /// A request without its keys.
+    /// A request without its keys and the life of its locks.
     fn request(&self, primary: &Bytes, checked_holder: u64) -> PessimisticLockRequest {
         let wait = self.deadline.remaining().min(WAIT_SLICE);
-        let start_ts = self.txn.start_ts;
-        let open_ms = self.locks.now_ms().saturating_sub(start_ts.physical_ms());
         PessimisticLockRequest {
             keys: Vec::new(),
             primary: primary.clone(),
-            start_ts: start_ts.0,
+            start_ts: self.txn.start_ts.0,
             for_update_ts: self.locks.for_update_ts().0,
-            lock_ttl_ms: open_ms + LOCK_TTL_MS,
+            lock_ttl_ms: 0,
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
             checked_holder,
             may_deadlock: self.locks.holds_any(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::keep_alive::LOCK_TTL_MS;
 use super::pessimistic::{LockOptions, LockWait};
 use crate::testing::{Cluster, Fault};
 use crate::txn::Transaction;
@@ -245,14 +246,37 @@ async fn locks_outlive_a_time_without_pd() {
     let txn = begin(&client).await;
     raise(&client, &txn, "m").await.expect("free");
     cluster.set_pd_away(true);
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    cluster.advance_ms(30_000);
+    for _ in 0..300 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        cluster.advance_ms(100);
+    }
     cluster.set_pd_away(false);
     let other = begin(&client).await;
     let error = other.lock_now(keys(&["m"]), &options(LockWait::NoWait)).await;
     assert!(matches!(error, Err(KvError::LockNotAvailable { .. })), "{error:?}");
     txn.commit().await.expect("its locks are alive");
     assert_eq!(cluster.value("m"), Some("1".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_comes_late_lives_as_long() {
+    use cairn_proto::kv::NotLeader;
+    use cairn_proto::kv::region_error::Kind;
+    let cluster = Cluster::new();
+    let client = cluster.client();
+    let txn = begin(&client).await;
+    for _ in 0..30 {
+        let no_leader = Kind::NotLeader(NotLeader::default());
+        cluster.fault("pessimistic_lock", Fault::Region(no_leader));
+    }
+    let begun_at = tokio::time::Instant::now();
+    txn.lock_now(keys(&["a"]), &patient()).await.expect("a leader in the end");
+    let took_ms = u64::try_from(begun_at.elapsed().as_millis()).unwrap();
+    assert!(took_ms > LOCK_TTL_MS, "{took_ms}");
+    cluster.advance_ms(took_ms);
+    let other = begin(&client).await;
+    let error = other.lock_now(keys(&["a"]), &options(LockWait::NoWait)).await;
+    assert!(matches!(error, Err(KvError::LockNotAvailable { .. })), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,10 +94,9 @@ impl Peer {
     fn refusal(&self, error: &raft::Error) -> RegionError {
         let heir = self.node.raft.lead_transferee.and_then(|id| find_peer(self.region(), id));
         match heir {
-            Some(heir) => RegionError::NotLeader {
-                region_id: RegionId(self.region_id),
-                leader: Some(heir.clone()),
-            },
+            Some(heir) => {
+                RegionError::NotLeader { region_id: RegionId(self.region_id), leader: Some(*heir) }
+            }
             None => RegionError::busy(format!("raft refused the proposal: {error}")),
         }
     }

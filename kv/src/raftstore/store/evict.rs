@@ -41,13 +41,17 @@ impl StoreCore {
         }
         if self.leaving.is_some() {
             self.leave_step();
-        } else if self.slow_score.is_slow() && self.next_slow_wave.has_passed(now) {
-            let leaders = self.awake.intersection(&self.led).copied().collect();
+        } else if self.slow_score.is_slow() && now >= self.next_slow_wave {
+            let mut leaders: Vec<u64> = self.awake.intersection(&self.led).copied().collect();
+            // Those behind the last wave first: it may have been in vain.
+            let turn = leaders.partition_point(|region_id| *region_id <= self.slow_wave_end);
+            leaders.rotate_left(turn);
             let moved = self.hand_over_some(leaders, SLOW_HAND_OVERS_PER_WAVE, true);
-            if moved > 0 {
+            if let Some(last) = moved.last() {
+                self.slow_wave_end = *last;
                 self.next_slow_wave = now.plus(SLOW_WAVE_EVERY);
             }
-            self.metrics.slow_hand_overs.fetch_add(moved as u64, Ordering::Relaxed);
+            self.metrics.slow_hand_overs.fetch_add(moved.len() as u64, Ordering::Relaxed);
         }
     }
 
@@ -69,10 +73,16 @@ impl StoreCore {
         }
     }
 
-    fn hand_over_some(&mut self, leaders: Vec<u64>, count_max: usize, only_healthy: bool) -> usize {
-        let mut moved = 0;
+    /// Answers the regions whose leadership is on its way.
+    fn hand_over_some(
+        &mut self,
+        leaders: Vec<u64>,
+        count_max: usize,
+        only_healthy: bool,
+    ) -> Vec<u64> {
+        let mut moved = Vec::new();
         for region_id in leaders {
-            if moved == count_max {
+            if moved.len() == count_max {
                 break;
             }
             let links = &self.links;
@@ -82,7 +92,7 @@ impl StoreCore {
             if let Some(target) = target.or_else(any) {
                 peer.transfer_leader(target);
                 self.dirty.insert(region_id);
-                moved += 1;
+                moved.push(region_id);
             }
         }
         moved

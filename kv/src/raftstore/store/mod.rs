@@ -82,6 +82,8 @@ pub struct StoreCore {
     slow_score: SlowScore,
     /// When leaders leave a slow disk next.
     next_slow_wave: MonotonicTime,
+    /// The last region of the wave before.
+    slow_wave_end: u64,
     /// The store is about to stop; who waits for its leaders to be elsewhere.
     leaving: Option<Option<tokio::sync::oneshot::Sender<()>>>,
     /// When resting regions are reported next.
@@ -150,6 +152,7 @@ impl StoreCore {
             led: BTreeSet::new(),
             slow_score: SlowScore::new(),
             next_slow_wave: MonotonicTime(0),
+            slow_wave_end: 0,
             leaving: None,
             idle_reports: BTreeSet::new(),
             destroying: BTreeSet::new(),

@@ -97,12 +97,8 @@ impl Transport for GrpcTransport {
 }
 
 pub(crate) async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
-    dial(&address_of(pd, store_id).await?).await
-}
-
-async fn address_of(pd: &dyn PdClient, store_id: u64) -> Result<String, String> {
     let store = pd.get_store(store_id).await.map_err(|error| error.to_string())?;
-    Ok(store.address)
+    dial(&store.address).await
 }
 
 async fn dial(address: &str) -> Result<KvClient<Channel>, String> {
@@ -127,9 +123,11 @@ async fn run_link(
 ) {
     let mut address = Err("its address is not known yet".to_owned());
     while let Some(first) = queue.recv().await {
-        let asked = tokio::time::timeout(PD_PATIENCE, address_of(pd.as_ref(), store_id)).await;
-        if let Ok(Ok(answer)) = asked {
-            address = Ok(answer);
+        match tokio::time::timeout(PD_PATIENCE, pd.get_store(store_id)).await {
+            Ok(Ok(store)) => address = Ok(store.address),
+            // Removed, for one.
+            Ok(Err(error)) if !error.is_retryable() => address = Err(error.to_string()),
+            Ok(Err(_)) | Err(_) => {}
         }
         let client = match &address {
             Ok(address) => dial(address).await,
