@@ -270,6 +270,12 @@ async fn strangers_are_told_why() {
     let reason = |outcome: Result<(), crate::replication::transport::Refusal>| {
         PdError::from(outcome.expect_err("refused")).to_string()
     };
+    let learnt = async {
+        while other.server.cluster_id() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, learnt).await.expect("the leader says which cluster this is");
     // One that joined while this one was away.
     assert_eq!(admit(head.clone()), Ok(()));
     let elsewhere = cairn_proto::pd::RaftHead { to: 8, ..head.clone() };
