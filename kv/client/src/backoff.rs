@@ -42,7 +42,7 @@ const KINDS: [BackoffKind; 6] = [
     BackoffKind::Lock,
     BackoffKind::Pd,
 ];
-/// A request with failed attempts that takes longer is logged.
+/// A request that goes on for longer after its first failed attempt is logged.
 const SLOW_REQUEST: Duration = Duration::from_secs(3);
 
 impl BackoffKind {
@@ -99,7 +99,8 @@ pub struct Retrier {
     seed: u64,
     series: [Option<Backoff>; KINDS.len()],
     waited: [Duration; KINDS.len()],
-    begun_at: Instant,
+    /// When the first attempt failed; without a failure no clock is read.
+    failed_at: Option<Instant>,
     failures: u32,
     maybe_executed: bool,
 }
@@ -115,7 +116,7 @@ impl Retrier {
             seed,
             series: Default::default(),
             waited: Default::default(),
-            begun_at: Instant::now(),
+            failed_at: None,
             failures: 0,
             maybe_executed: false,
         }
@@ -146,6 +147,7 @@ impl Retrier {
 
     /// Counts a failed attempt; answers how many there were.
     pub fn count_failure(&mut self) -> u32 {
+        self.failed_at.get_or_insert_with(Instant::now);
         self.failures = self.failures.saturating_add(1);
         self.failures
     }
@@ -197,8 +199,8 @@ impl Retrier {
 
 impl Drop for Retrier {
     fn drop(&mut self) {
-        let took = self.begun_at.elapsed();
-        if self.failures == 0 || took < SLOW_REQUEST {
+        let took = self.failed_at.map(|at| at.elapsed()).unwrap_or_default();
+        if took < SLOW_REQUEST {
             return;
         }
         let waited = KINDS.iter().zip(&self.waited).filter(|(_, waited)| !waited.is_zero());

@@ -93,10 +93,19 @@ impl RegionCache {
         key: &[u8],
         retrier: &mut Retrier,
     ) -> Result<Arc<CachedRegion>, KvError> {
+        if let Some(region) = self.cached(key) {
+            return Ok(region);
+        }
         loop {
-            match retrier.scope().run(self.locate(key)).await? {
-                Ok(region) => return Ok(region),
-                Err(error) => wait_for_pd(error, retrier).await?,
+            let left = retrier.deadline().remaining();
+            let located = tokio::time::timeout(left, self.locate(key));
+            match retrier.scope().run(located).await? {
+                Ok(Ok(region)) => return Ok(region),
+                Ok(Err(error)) => wait_for_pd(error, retrier).await?,
+                Err(_) => {
+                    let reason = "PD did not tell the region in time".into();
+                    return Err(KvError::RegionUnavailable { reason });
+                }
             }
         }
     }

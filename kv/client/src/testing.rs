@@ -229,23 +229,24 @@ impl Inner {
         region_of(&self.regions, key)
     }
 
+    /// The region keeps the right part, as in the stores.
     fn split(&mut self, key: &[u8]) {
         let at = self.region_of(key);
         self.next_id += 10;
         let id = self.next_id;
-        let (left, leader) = &mut self.regions[at];
-        if let Some(epoch) = &mut left.epoch {
+        let (parent, leader) = &mut self.regions[at];
+        if let Some(epoch) = &mut parent.epoch {
             epoch.version += 1;
         }
-        let right = Region {
+        let left = Region {
             id,
-            start_key: Bytes::copy_from_slice(key),
-            end_key: std::mem::replace(&mut left.end_key, Bytes::copy_from_slice(key)),
-            epoch: left.epoch,
+            start_key: std::mem::replace(&mut parent.start_key, Bytes::copy_from_slice(key)),
+            end_key: Bytes::copy_from_slice(key),
+            epoch: parent.epoch,
             peers: peers(id),
         };
         let leader = *leader;
-        self.regions.insert(at + 1, (right, leader));
+        self.regions.insert(at, (left, leader));
     }
 
     /// The region error of a request that came to the wrong place.

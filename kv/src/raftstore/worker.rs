@@ -206,12 +206,7 @@ pub(super) fn run_apply(
         match applier.run(round) {
             Ok(reports) if reports.is_empty() => {}
             Ok(reports) => mailbox.answer(StoreMessage::Applied(reports)),
-            Err(error) => {
-                // The engine cannot take data: going on would only lose more.
-                threads::on_engine_failure(on_failure, "apply", &error);
-                mailbox.answer(StoreMessage::Stop { at_once: true });
-                return;
-            }
+            Err(error) => return stop_store("apply", &error, on_failure, mailbox),
         }
     }
 }
@@ -227,14 +222,21 @@ pub(super) fn run_background(
     while let Ok(job) = jobs.recv() {
         match run_job(job, kv.as_ref(), log.as_ref()) {
             Ok(answer) => answer.into_iter().for_each(|answer| mailbox.answer(answer)),
-            Err(error) => {
-                // After a sync that failed nobody knows what the disk holds.
-                threads::on_engine_failure(on_failure, "background", &error);
-                mailbox.answer(StoreMessage::Stop { at_once: true });
-                return;
-            }
+            Err(error) => return stop_store("background", &error, on_failure, mailbox),
         }
     }
+}
+
+/// The engine cannot take data, or nobody knows what the disk holds after a sync that failed:
+/// going on would only lose more.
+fn stop_store(
+    thread: &str,
+    error: &RaftStoreError,
+    on_failure: OnEngineFailure,
+    mailbox: &Mailbox,
+) {
+    threads::on_engine_failure(on_failure, thread, error);
+    mailbox.answer(StoreMessage::Stop { at_once: true });
 }
 
 /// One job; also how tests run them. An error means that the store cannot go on.

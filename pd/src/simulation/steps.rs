@@ -37,6 +37,7 @@ impl World {
         }
     }
 
+    /// The region keeps the right part, as in the stores.
     fn split(&mut self, id: u64, keys: &[Bytes]) {
         let one = self.regions.get_mut(&id).expect("it is there");
         let middle = [one.region.start_key.clone(), Bytes::from_static(b"m")].concat().into();
@@ -46,9 +47,9 @@ impl World {
             *load /= 2;
         }
         let mut new = one.clone();
-        one.region.end_key = key.clone();
+        one.region.start_key = key.clone();
         new.region.id = self.next_id;
-        new.region.start_key = key;
+        new.region.end_key = key;
         for (peer, id) in new.region.peers.iter_mut().zip(self.next_id + 1..) {
             peer.id = id;
         }
@@ -59,7 +60,7 @@ impl World {
             .find(|peer| peer.store_id == one.leader.store_id)
             .expect("the same stores");
         self.next_id += 1 + new.region.peers.len() as u64;
-        let (left, right) = (one.region.clone(), new.region.clone());
+        let (left, right) = (new.region.clone(), one.region.clone());
         self.regions.insert(new.region.id, new);
         self.state.apply(Command::put_regions(vec![left, right])).expect("valid");
     }

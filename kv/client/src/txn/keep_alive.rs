@@ -70,14 +70,13 @@ pub(super) async fn keep_alive(
     loop {
         tokio::time::sleep(pause).await;
         let ttl_ms = age.read(client).await.saturating_add(life_ms);
-        let beat = client.extend_lock(primary, start_ts, ttl_ms, HEART_BEAT_EVERY);
-        pause = match tokio::time::timeout(HEART_BEAT_EVERY, beat).await {
-            Ok(Ok(())) => HEART_BEAT_EVERY,
-            Ok(Err(error)) => {
+        let beat = client.extend_lock(primary, start_ts, ttl_ms);
+        pause = match beat.await {
+            Ok(()) => HEART_BEAT_EVERY,
+            Err(error) => {
                 tracing::debug!(%error, "heart beat of a transaction failed");
                 REPEAT_EVERY
             }
-            Err(_) => REPEAT_EVERY,
         };
     }
 }
@@ -108,15 +107,14 @@ impl Age {
 }
 
 impl KvClient {
-    /// One heart beat, tried for `patience`: the primary lock lives at least `ttl_ms`, counted from
-    /// `start_ts`. A lock that is not there may yet come (it is under way), or was removed by
-    /// others, which the commit will find out.
+    /// One heart beat, tried until the next is due: the primary lock lives at least `ttl_ms`,
+    /// counted from `start_ts`. A lock that is not there may yet come (it is under way), or was
+    /// removed by others, which the commit will find out.
     async fn extend_lock(
         &self,
         primary: &Bytes,
         start_ts: TimeStamp,
         ttl_ms: u64,
-        patience: Duration,
     ) -> Result<(), KvError> {
         let build = || {
             Cmd::TxnHeartBeat(TxnHeartBeatRequest {
@@ -126,7 +124,7 @@ impl KvClient {
             })
         };
         let options = RequestOptions::default();
-        let mut retrier = self.retrier_until(Deadline::after(patience));
+        let mut retrier = self.retrier_until(Deadline::after(HEART_BEAT_EVERY));
         let sent = self.cache.send_to_key(primary, &options, &mut retrier, &build).await?;
         expect_response!(sent, TxnHeartBeat).map(drop)
     }

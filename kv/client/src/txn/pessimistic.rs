@@ -223,9 +223,8 @@ impl Locks {
         self.0.lock().now_ms()
     }
 
-    /// How long the transaction has been open.
     fn open_ms(&self, start_ts: TimeStamp) -> u64 {
-        self.now_ms().saturating_sub(start_ts.physical_ms())
+        self.0.lock().open_ms(start_ts)
     }
 }
 
@@ -234,6 +233,11 @@ impl State {
     fn now_ms(&self) -> u64 {
         let since = u64::try_from(self.fresh_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.for_update_ts.physical_ms().saturating_add(since)
+    }
+
+    /// How long the transaction has been open.
+    fn open_ms(&self, start_ts: TimeStamp) -> u64 {
+        self.now_ms().saturating_sub(start_ts.physical_ms())
     }
 }
 
@@ -408,7 +412,7 @@ impl LockPass<'_> {
         let mut state = self.locks.0.lock();
         if state.keep_alive.is_none() {
             let (client, start_ts) = (self.txn.client.clone(), self.txn.start_ts);
-            let open_ms = state.now_ms().saturating_sub(start_ts.physical_ms());
+            let open_ms = state.open_ms(start_ts);
             state.keep_alive = Some(KeepAlive::start(client, start_ts, primary.clone(), open_ms));
         }
     }
@@ -438,13 +442,20 @@ impl LockPass<'_> {
         let mut checked_holder = 0;
         let mut maybe_locked = false;
         loop {
-            let request = self.request(primary, checked_holder);
+            let may_deadlock = self.locks.holds_any();
+            // An attempt may follow the first one seconds later: life and wait are of now.
             let build = |piece: &Run| {
+                let wait = self.deadline.remaining().min(WAIT_SLICE);
                 Cmd::PessimisticLock(PessimisticLockRequest {
                     keys: keys.keys(piece),
-                    // Of now: an attempt may follow the first one seconds later.
+                    primary: primary.clone(),
+                    start_ts: self.txn.start_ts.0,
+                    for_update_ts: self.locks.for_update_ts().0,
                     lock_ttl_ms: self.locks.open_ms(self.txn.start_ts) + LOCK_TTL_MS,
-                    ..request.clone()
+                    wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                    checked_holder,
+                    may_deadlock,
+                    skip_locked: self.wait == LockWait::Skip,
                 })
             };
             self.locks.asked_for(&keys.keys(run), primary);
@@ -469,22 +480,6 @@ impl LockPass<'_> {
                 self.locks.refused(&keys.keys(run));
             }
             checked_holder = self.blocked(outcome?, checked_holder).await?;
-        }
-    }
-
-    /// A request without its keys and the life of its locks.
-    fn request(&self, primary: &Bytes, checked_holder: u64) -> PessimisticLockRequest {
-        let wait = self.deadline.remaining().min(WAIT_SLICE);
-        PessimisticLockRequest {
-            keys: Vec::new(),
-            primary: primary.clone(),
-            start_ts: self.txn.start_ts.0,
-            for_update_ts: self.locks.for_update_ts().0,
-            lock_ttl_ms: 0,
-            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-            checked_holder,
-            may_deadlock: self.locks.holds_any(),
-            skip_locked: self.wait == LockWait::Skip,
         }
     }
 

@@ -266,39 +266,51 @@ impl Peer {
 
     /// Hands leadership over, to a voter that stays one.
     pub fn transfer_leader(&mut self, peer_id: u64) {
-        let can_lead = |peer: &meta::Peer| {
-            matches!(peer.role(), meta::PeerRole::Voter | meta::PeerRole::IncomingVoter)
-        };
-        if self.is_leader()
-            && peer_id != self.peer_id
-            && find_peer(self.region(), peer_id).is_some_and(can_lead)
-        {
+        if self.is_leader() && self.heirs().any(|(heir, _)| heir.id == peer_id) {
             self.lease.withdraw();
             self.publish();
             self.node.transfer_leader(peer_id);
         }
     }
 
-    /// The voter on a good store that has most of the log, if leadership can go there now: to
-    /// one that must catch up first nothing can be written for as long as that takes.
+    /// Hands leadership to the voter that has most of the log, however far behind it is: this
+    /// peer cannot go on leading.
+    pub fn hand_over(&mut self) {
+        let most =
+            self.heirs().max_by_key(|(_, progress)| (progress.recent_active, progress.matched));
+        if let Some(heir_id) = most.map(|(heir, _)| heir.id) {
+            self.transfer_leader(heir_id);
+        }
+    }
+
+    /// The voter on a good store that has most of the log, if leadership can go there now.
     pub fn best_successor(&self, is_good: &dyn Fn(u64) -> bool) -> Option<u64> {
         if !self.is_leader() || self.node.raft.lead_transferee.is_some() {
             return None;
         }
-        let voters = self.region().peers.iter().filter(|member| {
-            member.role() == meta::PeerRole::Voter
-                && member.id != self.peer_id
-                && is_good(member.store_id)
-        });
-        let progress = |member: &meta::Peer| self.node.raft.prs().get(member.id);
+        let good = self.heirs().filter(|(heir, _)| is_good(heir.store_id));
+        good.filter(|(_, progress)| self.is_close(progress))
+            .max_by_key(|(_, progress)| progress.matched)
+            .map(|(heir, _)| heir.id)
+    }
+
+    /// Whether that voter could lead at once: while one catches up first, nothing can be written.
+    pub fn could_lead_now(&self, peer_id: u64) -> bool {
+        self.heirs().any(|(heir, progress)| heir.id == peer_id && self.is_close(progress))
+    }
+
+    fn is_close(&self, progress: &raft::Progress) -> bool {
         let last_index = self.node.raft.raft_log.last_index();
-        let is_close = |progress: &raft::Progress| {
-            progress.recent_active && progress.matched + SUCCESSOR_LAG_ENTRIES_MAX >= last_index
+        progress.recent_active && progress.matched + SUCCESSOR_LAG_ENTRIES_MAX >= last_index
+    }
+
+    /// Other voters that stay voters, and what this leader knows of their logs.
+    fn heirs(&self) -> impl Iterator<Item = (&meta::Peer, &raft::Progress)> {
+        let stays = |peer: &&meta::Peer| {
+            matches!(peer.role(), meta::PeerRole::Voter | meta::PeerRole::IncomingVoter)
         };
-        voters
-            .filter(|member| progress(member).is_some_and(is_close))
-            .max_by_key(|member| progress(member).map_or(0, |progress| progress.matched))
-            .map(|member| member.id)
+        let others = self.region().peers.iter().filter(|peer| peer.id != self.peer_id);
+        others.filter(stays).filter_map(|peer| Some((peer, self.node.raft.prs().get(peer.id)?)))
     }
 
     /// Apply reported progress.

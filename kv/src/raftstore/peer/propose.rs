@@ -171,23 +171,6 @@ impl Peer {
         Ok(())
     }
 
-    /// Hands leadership to the voter that has most of the log, for good voters only: not
-    /// to one that is being demoted.
-    pub fn hand_over(&mut self) {
-        let stays = |role| matches!(role, meta::PeerRole::Voter | meta::PeerRole::IncomingVoter);
-        let region = self.region().clone();
-        let best = region
-            .peers
-            .iter()
-            .filter(|member| member.id != self.peer_id && stays(member.role()))
-            .filter_map(|member| Some((member.id, self.node.raft.prs().get(member.id)?)))
-            .max_by_key(|(_, progress)| (progress.recent_active, progress.matched))
-            .map(|(id, _)| id);
-        if let Some(best) = best {
-            self.transfer_leader(best);
-        }
-    }
-
     /// Who leads, for those who asked the wrong peer.
     pub fn not_leader(&self) -> RegionError {
         let leader = find_peer(self.region(), self.node.raft.leader_id).cloned();

@@ -194,7 +194,8 @@ impl StoreCore {
                 self.change_peers(response.region_id, &step.changes, now);
             }
             Some(pd::region_heartbeat_response::Step::TransferLeader(transfer)) => {
-                if let Some(target) = transfer.peer {
+                // To one that is behind PD asks again.
+                if let Some(target) = transfer.peer.filter(|to| peer.could_lead_now(to.id)) {
                     peer.transfer_leader(target.id);
                     self.dirty.insert(response.region_id);
                 }

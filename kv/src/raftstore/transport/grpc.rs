@@ -32,8 +32,10 @@ const STREAM_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Raft messages and chunks may be that large on the wire.
 pub const WIRE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long PD is waited for to say where a store is.
+/// How long PD is waited for to say where a store is that an address is known of.
 const PD_PATIENCE: Duration = Duration::from_millis(500);
+/// The same, where there is nothing to go on with.
+const PD_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A store that went silent is noticed after these two together. Until then messages wait in
 /// a connection whose next attempt to send may be many seconds away when the network is
 /// whole again; a new connection carries them at once.
@@ -96,9 +98,11 @@ impl Transport for GrpcTransport {
     }
 }
 
+/// A connection to a store, at the address PD knows.
 pub(crate) async fn connect(pd: &dyn PdClient, store_id: u64) -> Result<KvClient<Channel>, String> {
-    let store = pd.get_store(store_id).await.map_err(|error| error.to_string())?;
-    dial(&store.address).await
+    let asked = tokio::time::timeout(PD_CALL_TIMEOUT, pd.get_store(store_id)).await;
+    let store = asked.map_err(|_| "PD does not tell where the store is".to_owned())?;
+    dial(&store.map_err(|error| error.to_string())?.address).await
 }
 
 async fn dial(address: &str) -> Result<KvClient<Channel>, String> {
