@@ -214,7 +214,8 @@ pub trait KvEngine: Send + Sync + 'static {
     }
 }
 
-/// A file of the engine whose content does not match its checksums.
+/// A file of the engine whose content does not match its checksums. Of a file of long values
+/// the keys are those of one value that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedFile {
     /// Its column family.

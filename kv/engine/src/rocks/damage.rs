@@ -1,7 +1,8 @@
 //! Remembers which files turned out to be damaged, whoever came upon them.
 //!
 //! RocksDB names the file in the text of its error only. The file's range of keys tells
-//! whose data is gone: see [`crate::KvEngine::take_damage`].
+//! whose data is gone: see [`crate::KvEngine::take_damage`]. Files of long values it does not
+//! name at all: there the key that was read is what is known to be damaged.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -9,26 +10,51 @@ use parking_lot::Mutex;
 use super::Db;
 use crate::{Cf, DamagedFile, EngineError};
 
-/// Files remembered at one time; more are found again by their next readers.
-const FILES_MAX: usize = 64;
+/// Places remembered at one time; more are found again by their next readers.
+const PLACES_MAX: usize = 64;
 const SUFFIX: &str = ".sst";
 
-/// Names of damaged files that nobody has asked for yet.
+/// Where damage was come upon.
+#[derive(PartialEq)]
+enum Place {
+    /// In the file of that name.
+    File(String),
+    /// In the value of that key, which lies in a file apart from the keys that RocksDB does
+    /// not name.
+    Value(Cf, Bytes),
+}
+
+/// Damage that nobody has asked for yet, with what RocksDB said.
 #[derive(Default)]
 pub(super) struct DamageLog {
-    files: Mutex<Vec<(String, String)>>,
+    places: Mutex<Vec<(Place, String)>>,
 }
 
 impl DamageLog {
     /// Passes an error on, and remembers the file if it tells of damage.
     pub(super) fn note(&self, error: rocksdb::Error) -> EngineError {
+        self.note_place(error, || None)
+    }
+
+    /// As [`DamageLog::note`], of a read of one key.
+    pub(super) fn note_read(&self, error: rocksdb::Error, cf: Cf, key: &[u8]) -> EngineError {
+        self.note_place(error, || Some(Place::Value(cf, Bytes::copy_from_slice(key))))
+    }
+
+    fn note_place(
+        &self,
+        error: rocksdb::Error,
+        unnamed: impl FnOnce() -> Option<Place>,
+    ) -> EngineError {
         let error = EngineError::from(error);
-        if let EngineError::Damaged(text) = &error
-            && let Some(name) = file_in(text)
-        {
-            let mut files = self.files.lock();
-            if files.len() < FILES_MAX && files.iter().all(|(known, _)| known != name) {
-                files.push((name.to_owned(), text.clone()));
+        if let EngineError::Damaged(text) = &error {
+            let named = file_in(text).map(|name| Place::File(name.to_owned()));
+            let mut places = self.places.lock();
+            if let Some(place) = named.or_else(unnamed)
+                && places.len() < PLACES_MAX
+                && places.iter().all(|(known, _)| *known != place)
+            {
+                places.push((place, text.clone()));
             }
         }
         error
@@ -37,8 +63,8 @@ impl DamageLog {
     /// What was found since the last call. A file that is no longer there has been
     /// compacted away, damaged block and all.
     pub(super) fn take(&self, db: &Db) -> Vec<DamagedFile> {
-        let named = std::mem::take(&mut *self.files.lock());
-        if named.is_empty() {
+        let places = std::mem::take(&mut *self.places.lock());
+        if places.is_empty() {
             return Vec::new();
         }
         let live = match db.live_files() {
@@ -48,18 +74,19 @@ impl DamageLog {
                 return Vec::new();
             }
         };
-        let find = |(name, text): (String, String)| {
-            let file = live.iter().find(|file| file.name.ends_with(&name))?;
-            let cf = Cf::ALL.into_iter().find(|cf| cf.name() == file.column_family_name)?;
-            let key = |key: &Option<Vec<u8>>| Bytes::from(key.clone().unwrap_or_default());
-            Some(DamagedFile {
-                cf,
-                first_key: key(&file.start_key),
-                last_key: key(&file.end_key),
-                reason: text,
-            })
+        let find = |(place, reason): (Place, String)| match place {
+            Place::Value(cf, key) => {
+                Some(DamagedFile { cf, first_key: key.clone(), last_key: key, reason })
+            }
+            Place::File(name) => {
+                let file = live.iter().find(|file| file.name.ends_with(&name))?;
+                let cf = Cf::ALL.into_iter().find(|cf| cf.name() == file.column_family_name)?;
+                let key = |key: &Option<Vec<u8>>| Bytes::from(key.clone().unwrap_or_default());
+                let (first_key, last_key) = (key(&file.start_key), key(&file.end_key));
+                Some(DamagedFile { cf, first_key, last_key, reason })
+            }
         };
-        named.into_iter().filter_map(find).collect()
+        places.into_iter().filter_map(find).collect()
     }
 }
 

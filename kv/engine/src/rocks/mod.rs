@@ -45,7 +45,7 @@ struct Database {
 impl Database {
     fn get(&self, cf: Cf, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>> {
         let found = self.db.get_pinned_cf_opt(handle(&self.db, cf), key, options);
-        let value = found.map_err(|error| self.damage.note(error))?;
+        let value = found.map_err(|error| self.damage.note_read(error, cf, key))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 }

@@ -12,6 +12,22 @@ fn key(number: u32) -> Vec<u8> {
     key
 }
 
+/// The only file of the folder with that ending.
+fn only_file(dir: &Path, ending: &str) -> PathBuf {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
+    assert_eq!(files.len(), 1);
+    files.remove(0)
+}
+
+fn flip_a_bit(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let third = bytes.len() / 3;
+    bytes[third] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// An engine whose rows lie in one file of CF write; the file.
 fn filled(dir: &Path) -> PathBuf {
     let engine = RocksEngine::open(dir, &RocksOptions::small()).unwrap();
@@ -25,21 +41,14 @@ fn filled(dir: &Path) -> PathBuf {
     engine.write(batch, true).unwrap();
     engine.flush().unwrap();
     drop(engine);
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|end| end == "sst")).collect();
-    assert_eq!(files.len(), 1);
-    files.remove(0)
+    only_file(dir, "sst")
 }
 
 #[test]
 fn a_flipped_bit_is_an_error_and_names_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
-    let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() / 3;
-    bytes[middle] ^= 4;
-    std::fs::write(&path, bytes).unwrap();
+    flip_a_bit(&path);
 
     let engine = RocksEngine::open(dir.path(), &RocksOptions::small()).unwrap();
     assert_eq!(engine.take_damage(), []);
@@ -65,5 +74,42 @@ fn a_flipped_bit_is_an_error_and_names_its_file() {
     assert_eq!(files.len(), 1, "each file once");
     assert_eq!((files[0].cf, &files[0].first_key[..]), (Cf::Write, &key(0)[..]));
     assert_eq!(files[0].last_key, key(ROWS - 1));
+    assert_eq!(engine.take_damage(), []);
+}
+
+#[test]
+fn a_damaged_long_value_is_known_by_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = |number: u32| -> Vec<u8> {
+        (0..64 * 1024u32).map(|at| (at.wrapping_mul(number + 7) >> 3) as u8).collect()
+    };
+    let engine = RocksEngine::open(dir.path(), &RocksOptions::small()).unwrap();
+    let mut batch = WriteBatch::new();
+    (0..10).for_each(|number| batch.put(Cf::Default, key(number), long(number)));
+    engine.write(batch, true).unwrap();
+    engine.flush().unwrap();
+    drop(engine);
+    flip_a_bit(&only_file(dir.path(), "blob"));
+
+    let engine = RocksEngine::open(dir.path(), &RocksOptions::small()).unwrap();
+    let read = |number: u32| engine.get(Cf::Default, &key(number));
+    let damaged: Vec<u32> = (0..10).filter(|number| read(*number).is_err()).collect();
+    assert_eq!(damaged.len(), 1, "one value of several");
+    assert!(read(damaged[0]).is_err_and(|error| error.is_damage()));
+    let files = engine.take_damage();
+    assert_eq!(files.len(), 1, "once");
+    assert_eq!((files[0].cf, &files[0].first_key[..]), (Cf::Default, &key(damaged[0])[..]));
+    assert_eq!(files[0].last_key, key(damaged[0]));
+
+    // As the replica is built anew: the value goes, and compaction does not come upon it.
+    let mut batch = WriteBatch::new();
+    batch.delete_range(Cf::Default, key(damaged[0]), key(damaged[0] + 1));
+    engine.write(batch, true).unwrap();
+    engine.flush().unwrap();
+    engine.compact_range(b"", b"\xff").unwrap();
+    for number in 0..10 {
+        let expected = (number != damaged[0]).then(|| long(number).into());
+        assert_eq!(read(number).unwrap(), expected);
+    }
     assert_eq!(engine.take_damage(), []);
 }
