@@ -86,6 +86,7 @@ pub fn explain(plan: &Plan) -> Vec<ExplainRow> {
                 format!("Output: {}", slots.join(","))
             }
             SubplanKind::Exists => format!("Output: exists ?{}", subplan.slot),
+            SubplanKind::NamedLock(call) => format!("Output: {call:?} lock ?{}", subplan.slot),
         };
         tree.rows.push(ExplainRow {
             id: "ScalarSubQuery".to_string(),

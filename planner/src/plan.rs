@@ -100,6 +100,23 @@ pub enum SubplanKind {
     },
     /// 1 or 0 goes to the slot: whether there is a row. One row is enough to know.
     Exists,
+    /// The only row holds the arguments of a locking function, whose answer goes to the slot.
+    NamedLock(NamedLockCall),
+}
+
+/// What a locking function does with a lock that has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedLockCall {
+    /// `GET_LOCK(name, seconds)`.
+    Get,
+    /// `RELEASE_LOCK(name)`.
+    Release,
+    /// `RELEASE_ALL_LOCKS()`.
+    ReleaseAll,
+    /// `IS_FREE_LOCK(name)`.
+    IsFree,
+    /// `IS_USED_LOCK(name)`.
+    IsUsed,
 }
 
 /// What a statement does with a table.

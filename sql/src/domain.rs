@@ -24,6 +24,7 @@ use crate::error::{Result, SqlError};
 use crate::gc;
 use crate::infoschema;
 use crate::metrics::Metrics;
+use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
 use crate::protocol::auth::PasswordKey;
 use crate::variables::GlobalVariables;
@@ -63,6 +64,8 @@ pub struct Domain {
     pub processes: Arc<Processes>,
     /// AUTO_INCREMENT and hidden row ids.
     pub auto_ids: AutoIds,
+    /// Locks by name of this node's sessions.
+    pub named_locks: NamedLocks,
     /// Plans shared by all sessions.
     pub plans: cairn_planner::cache::PlanCache,
     /// Memory of all statements of the node.
@@ -100,6 +103,7 @@ impl Domain {
             variables: GlobalVariables::new(&config),
             memory: MemoryTracker::root("node", config.memory_limit_bytes),
             auto_ids: AutoIds::default(),
+            named_locks: NamedLocks::default(),
             plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
             schema: Arc::default(),
             accounts: Accounts::default(),
@@ -128,6 +132,7 @@ impl Domain {
         tokio::spawn(Self::publish_versions(Arc::clone(&domain)));
         tokio::spawn(gc::service::keep_reporting(Arc::clone(&domain)));
         tokio::spawn(gc::run(Arc::clone(&domain)));
+        tokio::spawn(NamedLocks::keep_renewing(Arc::clone(&domain)));
         Ok(domain)
     }
 

@@ -38,6 +38,7 @@ pub mod execution;
 pub mod gc;
 pub mod infoschema;
 pub mod metrics;
+pub mod named_locks;
 pub mod pattern;
 pub mod processes;
 pub mod protocol;

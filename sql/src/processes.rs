@@ -157,6 +157,11 @@ impl Processes {
         true
     }
 
+    /// Whether there is such a connection.
+    pub fn is_open(&self, id: ConnectionId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// All connections, by number.
     pub fn list(&self) -> Vec<Arc<Process>> {
         let mut list: Vec<_> = self.by_id.iter().map(|entry| Arc::clone(entry.value())).collect();

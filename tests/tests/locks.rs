@@ -320,3 +320,36 @@ async fn a_queue_is_drained_without_waiting() -> Result<(), HarnessError> {
     assert_eq!(done, (0..JOBS).collect::<Vec<_>>());
     Ok(())
 }
+
+/// `GET_LOCK` by the session; its answer, or the error's code.
+async fn get_lock(conn: &mut Conn, name: &str) -> Result<Option<u8>, u16> {
+    let answer = conn.exec_first("SELECT GET_LOCK(?, 30)", (name,)).await;
+    answer.map(Option::flatten).map_err(|error| code::<()>(Err(error)))
+}
+
+/// Of two sessions that hold a named lock each and want the other's, one is refused; the other
+/// has it once the first one's connection is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_locks_in_a_circle() -> Result<(), HarnessError> {
+    let (cluster, mut conn) = cluster(Layout::OneProcess).await?;
+    let meeting = Arc::new(Barrier::new(2));
+    let sessions = [["left", "right"], ["right", "left"]].map(|[own, wanted]| {
+        let (port, meeting) = (cluster.port(), Arc::clone(&meeting));
+        tokio::spawn(async move {
+            let mut conn = playground::connect(port, "").await.expect("the playground serves");
+            assert_eq!(get_lock(&mut conn, own).await, Ok(Some(1)));
+            meeting.wait().await;
+            // Who is refused leaves, which releases what it has.
+            get_lock(&mut conn, wanted).await
+        })
+    });
+    let both = tokio::time::timeout(PATIENCE, join_all(sessions)).await.expect("nobody waits on");
+    let mut outcomes: Vec<_> = both.into_iter().map(|one| one.expect("no panic")).collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, [Ok(Some(1)), Err(3058)]);
+    let free = "SELECT IS_FREE_LOCK('left') + IS_FREE_LOCK('right')";
+    let all_free =
+        async { while conn.query_first(free).await.expect("it answers") != Some(2i64) {} };
+    tokio::time::timeout(PATIENCE, all_free).await.expect("who is gone holds nothing");
+    Ok(())
+}

@@ -305,6 +305,9 @@ impl<'a> Binder<'a> {
             let name = format!("{schema}.{}", call.name);
             return Err(PlanError::mysql(errno::ER_SP_DOES_NOT_EXIST, &[&"FUNCTION", &name]));
         }
+        if let Some(answer) = self.named_lock(call)? {
+            return Ok(answer);
+        }
         let args = self.exprs(&call.args, env)?;
         // Folded by the session's time zone, which is no part of a cached plan's key.
         if ZONE_FUNCTIONS.contains(&call.name.as_str()) && args.iter().all(Expr::is_constant) {

@@ -26,6 +26,7 @@ mod expr;
 mod from;
 pub(crate) mod insert;
 pub(crate) mod literal;
+mod named_lock;
 mod query;
 mod select;
 mod subquery;

@@ -10,6 +10,7 @@
 //! | `mg{variable}` | value of a global system variable |
 //! | `mr{table id}`, `mr{table id}/{index id}` | dropped, not yet destroyed: how often that was done, decimal text |
 //! | `ml` | who drives garbage collection, as JSON |
+//! | `mn{name}` | who holds the lock of that name, as JSON |
 //!
 //! Ids stand as 16 hexadecimal digits so that keys sort by number. JSON, because people
 //! read it in emergencies and fields are added over time.
@@ -33,6 +34,7 @@ const TABLE_PREFIX: &str = "mt";
 const DROPPED_PREFIX: &str = "mr";
 const ACCOUNT_PREFIX: &str = "mu";
 const VARIABLE_PREFIX: &str = "mg";
+const NAMED_LOCK_PREFIX: &str = "mn";
 /// Entries read per page of a listing.
 const LIST_PAGE: u32 = 1_000;
 
@@ -53,13 +55,20 @@ fn account_key(user: &str, host: &str) -> Bytes {
     format!("{ACCOUNT_PREFIX}{user}\0{host}").into()
 }
 
-fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
+/// Key of a named lock's record.
+pub fn named_lock_key(name: &str) -> Bytes {
+    format!("{NAMED_LOCK_PREFIX}{name}").into()
+}
+
+/// The stored form of a value.
+pub fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
     let text =
         serde_json::to_vec(value).map_err(|error| SqlError::DamagedSchema(error.to_string()))?;
     Ok(Bytes::from(text))
 }
 
-fn from_json<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T> {
+/// A value from its stored form; `key` is for the error.
+pub fn from_json<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T> {
     serde_json::from_slice(value).map_err(|error| {
         SqlError::DamagedSchema(format!("{}: {error}", String::from_utf8_lossy(key)))
     })

@@ -153,12 +153,16 @@ pub async fn build_context(
         mem_tables: crate::infoschema::MemTableRows::new(session),
     };
     for subplan in &plan.subplans {
-        run_subplan(subplan, &mut context).await?;
+        run_subplan(session, subplan, &mut context).await?;
     }
     Ok(context)
 }
 
-async fn run_subplan(subplan: &Subplan, context: &mut BuildContext) -> Result<()> {
+async fn run_subplan(
+    session: &mut Session,
+    subplan: &Subplan,
+    context: &mut BuildContext,
+) -> Result<()> {
     let mut operator = builder::build(&subplan.plan, context)?;
     let mut first: Option<Vec<Datum>> = None;
     'rows: while let Some(chunk) = operator.next().await? {
@@ -184,6 +188,10 @@ async fn run_subplan(subplan: &Subplan, context: &mut BuildContext) -> Result<()
                 let value = first.as_ref().and_then(|row| row.get(at).cloned());
                 slots[subplan.slot + at] = value.unwrap_or(Datum::Null);
             }
+        }
+        SubplanKind::NamedLock(call) => {
+            let args = first.unwrap_or_default();
+            slots[subplan.slot] = crate::named_locks::call(session, call, &args).await?;
         }
     }
     context.exec.eval.params = slots.into();

@@ -32,6 +32,7 @@ use crate::catalog::SchemaSnapshot;
 use crate::clock;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
+use crate::named_locks::SessionLocks;
 use crate::processes::{ConnectionId, Process};
 use crate::protocol::ColumnDefinition;
 use crate::protocol::constants::status;
@@ -85,6 +86,8 @@ pub struct Session {
     pub row_count: i64,
     /// `FOUND_ROWS()`.
     pub found_rows: u64,
+    /// Locks by name that it holds.
+    pub named_locks: SessionLocks,
     /// Rows of `SHOW … WHERE` while its filter runs.
     pub given_rows: Option<Arc<crate::infoschema::Rows>>,
     release: bool,
@@ -115,6 +118,7 @@ impl Session {
             found_rows_wanted,
             row_count: 0,
             found_rows: 0,
+            named_locks: SessionLocks::default(),
             given_rows: None,
             release: false,
             bounds: Bounds::new(token),
@@ -168,6 +172,7 @@ impl Session {
     /// Forgets everything but the login: `RESET CONNECTION`, `COM_CHANGE_USER`.
     pub async fn reset(&mut self) -> Result<()> {
         self.roll_back().await?;
+        self.release_named_locks().await?;
         self.variables = SessionVariables::new(&self.domain.variables.current());
         self.prepared = PreparedStatements::default();
         self.shared = Arc::new(SessionShared::default());
@@ -178,10 +183,13 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session: an open transaction is rolled back.
+    /// Ends the session: an open transaction is rolled back, and locks are released.
     pub async fn close(&mut self) {
         if let Err(error) = self.roll_back().await {
             tracing::debug!(%error, "rollback at the end of a session");
+        }
+        if let Err(error) = self.release_named_locks().await {
+            tracing::debug!(%error, "named locks are left to expire");
         }
     }
 

@@ -33,6 +33,12 @@ const SAVEPOINTS_MAX: usize = 1_000;
 struct Open {
     /// Taken by the first statement.
     started: Option<Started>,
+    modes: TransactionModes,
+}
+
+/// What a transaction was opened as; `AND CHAIN` opens another like it.
+#[derive(Clone, Copy, Debug)]
+pub struct TransactionModes {
     read_only: bool,
     is_pessimistic: bool,
     reads_committed: bool,
@@ -70,7 +76,12 @@ impl TransactionState {
 
     /// The open transaction refuses writes.
     pub fn is_read_only(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.read_only)
+        self.modes().is_some_and(|modes| modes.read_only)
+    }
+
+    /// What the open transaction is.
+    pub fn modes(&self) -> Option<TransactionModes> {
+        self.open.as_ref().map(|open| open.modes)
     }
 
     /// The schema the open transaction, or else the running statement, holds.
@@ -95,7 +106,7 @@ impl TransactionState {
     }
 
     fn reads_committed(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.reads_committed)
+        self.modes().is_some_and(|modes| modes.reads_committed)
     }
 
     fn started(&self) -> Option<&Started> {
@@ -305,8 +316,11 @@ impl Session {
         let reads_committed = settings.reads_committed;
         let reads_committed =
             self.transaction.next_reads_committed.take().unwrap_or(reads_committed);
-        self.transaction.open =
-            Some(Open { started: None, read_only, is_pessimistic, reads_committed });
+        self.open_as(TransactionModes { read_only, is_pessimistic, reads_committed });
+    }
+
+    fn open_as(&mut self, modes: TransactionModes) {
+        self.transaction.open = Some(Open { started: None, modes });
     }
 
     /// Gives the open transaction its timestamp and schema when it has none yet.
@@ -318,7 +332,7 @@ impl Session {
             let hold = hold.unwrap_or_else(|| self.domain.schema.hold());
             let start_ts = self.fresh_ts().await?;
             if let Some(open) = &mut self.transaction.open {
-                let transaction = Arc::new(match open.is_pessimistic {
+                let transaction = Arc::new(match open.modes.is_pessimistic {
                     true => self.domain.kv.begin_pessimistic(start_ts),
                     false => self.domain.kv.begin(start_ts),
                 });
@@ -358,12 +372,15 @@ impl Session {
         Ok(started.transaction.rollback().await?)
     }
 
-    /// `AND CHAIN`, `RELEASE`.
-    pub fn complete(&mut self, completion: &Completion, was_read_only: bool) {
+    /// `AND CHAIN`, `RELEASE`, after a transaction of these modes, if one was open.
+    pub fn complete(&mut self, completion: &Completion, ended: Option<TransactionModes>) {
         let kind = self.variables.get("completion_type").unwrap_or("NO_CHAIN");
         let (chain, release) = (kind == "CHAIN", kind == "RELEASE");
         if completion.chain.unwrap_or(chain) {
-            self.open(Some(was_read_only), None);
+            match ended {
+                Some(modes) => self.open_as(modes),
+                None => self.open(None, None),
+            }
         }
         if completion.release.unwrap_or(release) {
             self.release();

@@ -5,6 +5,7 @@
 //! file of its own here or in `ddl`.
 
 pub mod accounts;
+pub mod check;
 pub mod explain;
 pub mod plan;
 pub mod set;
@@ -114,6 +115,7 @@ pub fn describe(session: &mut Session, statement: &Statement) -> Result<Vec<Colu
         Statement::Explain(explain) => Ok(explain::columns(explain)),
         Statement::Describe(_) => Ok(show::describe_columns()),
         Statement::SplitTable(_) => Ok(regions::split_columns()),
+        Statement::TableMaintenance(of) if of.verb == "CHECK" => Ok(check::columns()),
         _ => Ok(Vec::new()),
     }
 }
@@ -145,6 +147,10 @@ async fn dispatch(
         Statement::Show(show) => show::run(session, show, sink).await,
         Statement::Describe(describe) => show::describe(session, describe, sink).await,
         Statement::SplitTable(split) => regions::split(session, split, sink).await,
+        Statement::TableMaintenance(of) if of.verb == "CHECK" => {
+            session.hold_schema();
+            check::check_tables(session, &of.tables, sink).await
+        }
         Statement::Explain(explain) => match &explain.target {
             ExplainTarget::Statement(target) => {
                 session.bound_statement(target);
@@ -186,15 +192,15 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
     match statement {
         Statement::Begin(begin) => session.begin(begin).await,
         Statement::Commit(completion) => {
-            let read_only = session.transaction.is_read_only();
+            let modes = session.transaction.modes();
             session.commit().await?;
-            session.complete(completion, read_only);
+            session.complete(completion, modes);
             Ok(())
         }
         Statement::Rollback(completion) => {
-            let read_only = session.transaction.is_read_only();
+            let modes = session.transaction.modes();
             session.roll_back().await?;
-            session.complete(completion, read_only);
+            session.complete(completion, modes);
             Ok(())
         }
         Statement::Savepoint(name) => session.savepoint(name).await,
@@ -234,9 +240,12 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
         }
         Statement::Flush(_) => Err(SqlError::not_supported("FLUSH TABLES WITH READ LOCK")),
         Statement::LockTables(_) => Err(SqlError::not_supported("LOCK TABLES")),
-        Statement::Admin(_) => Err(SqlError::not_supported("ADMIN")),
+        Statement::Admin(admin) => {
+            session.hold_schema();
+            check::admin(session, admin).await
+        }
         Statement::TableMaintenance(_) => {
-            Err(SqlError::not_supported("CHECK, OPTIMIZE, REPAIR and CHECKSUM TABLE"))
+            Err(SqlError::not_supported("OPTIMIZE, REPAIR and CHECKSUM TABLE"))
         }
         _ => Err(SqlError::not_supported("this statement")),
     }

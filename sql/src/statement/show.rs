@@ -255,7 +255,7 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
 }
 
 /// A table by name, with its database's name.
-fn find_table(session: &Session, name: &ObjectName) -> Result<(String, Arc<TableInfo>)> {
+pub(super) fn find_table(session: &Session, name: &ObjectName) -> Result<(String, Arc<TableInfo>)> {
     let database = session.database_or_current(name.schema.as_deref())?;
     let schema = session.schema();
     let table = schema.table(database, &name.name);
