@@ -86,11 +86,15 @@ impl PdServer {
         }
         self.tso.raise_bound(bound_ms);
         self.ids.lock().skip(id_bound);
-        let replicas = self.config.max_replicas.max(1);
         let now_ms = self.clock.monotonic_ms();
-        *self.cluster.lock() = Cluster::new(replicas, now_ms);
+        self.forget_heartbeats(now_ms);
         self.led_since_ms.store(now_ms, Ordering::Relaxed);
         self.replication.open_gate(term)
+    }
+
+    /// From now on nobody has reported, and silence counts.
+    pub(crate) fn forget_heartbeats(&self, now_ms: u64) {
+        *self.cluster.lock() = Cluster::new(self.config.max_replicas.max(1), now_ms);
     }
 
     /// This member as it shows itself to the others.

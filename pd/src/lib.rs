@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`server`], [`regions`], [`members`] | every operation, without a network |
+//! | [`server`], [`regions`], [`members`], `recovery` | every operation, without a network |
 //! | [`allocation`], [`tso`] | timestamps and ids below durable bounds |
 //! | [`membership`], [`leadership`] | how a member begins; taking over and giving up |
 //! | [`service`], [`local`], [`status`] | gRPC, direct calls, HTTP pages |
@@ -33,6 +33,7 @@ pub mod members;
 pub(crate) mod membership;
 pub mod operator;
 pub mod placement;
+pub(crate) mod recovery;
 pub mod regions;
 pub mod replication;
 pub mod schedulers;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cairn_pd_client::{Order, PdClient, PdError, RegionRoute};
+use cairn_pd_client::{Order, PdBounds, PdClient, PdError, RegionRoute};
 use cairn_proto::meta::{Region, Store};
 use cairn_proto::pd::{
     ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
@@ -147,6 +147,10 @@ impl PdClient for LocalPdClient {
 
     async fn update_gc_safe_point(&self, safe_point: TimeStamp) -> Result<TimeStamp, PdError> {
         on_leader!(self, server => server.update_gc_safe_point(safe_point).await)
+    }
+
+    async fn bounds(&self) -> Result<PdBounds, PdError> {
+        on_leader!(self, server => Ok(server.bounds()))
     }
 
     async fn get_config(&self, prefix: &str) -> Result<Vec<ConfigEntry>, PdError> {

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use cairn_engine::{MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLog};
-use cairn_pd_client::{PdClient, PdError};
+use cairn_pd_client::{PdBounds, PdClient, PdError};
 use cairn_proto::meta::{Region, Store, StoreState};
 use cairn_proto::pd::{ConfigEntry, StoreStats};
 use cairn_types::TimeStamp;
@@ -383,6 +383,17 @@ impl PdServer {
             self.replication.propose(Kind::GcSafePoint(to.0)).await?;
         }
         Ok(self.gc_safe_point())
+    }
+
+    /// What this driver must never go back below.
+    pub fn bounds(&self) -> PdBounds {
+        let state = self.shared().state().read();
+        PdBounds {
+            id_bound: state.id_bound,
+            tso_bound_ms: state.tso_bound_ms,
+            gc_safe_point: TimeStamp(state.gc_safe_point),
+            schema_version: state.schema_version,
+        }
     }
 
     /// Settings whose key begins with the prefix.

@@ -325,6 +325,22 @@ impl Pd for PdService {
         })
     }
 
+    async fn get_bounds(
+        &self,
+        request: Request<GetBoundsRequest>,
+    ) -> Result<Response<GetBoundsResponse>, Status> {
+        answer!(self, request, GetBoundsResponse, {
+            let bounds = self.server.bounds();
+            Ok(GetBoundsResponse {
+                header: None,
+                id_bound: bounds.id_bound,
+                tso_bound_ms: bounds.tso_bound_ms,
+                gc_safe_point: bounds.gc_safe_point.0,
+                schema_version: bounds.schema_version,
+            })
+        })
+    }
+
     async fn get_config(
         &self,
         request: Request<GetConfigRequest>,

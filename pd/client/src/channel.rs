@@ -94,6 +94,12 @@ impl LeaderChannel {
         self.cluster_id.load(Ordering::Acquire)
     }
 
+    /// The next call looks for a leader and learns which cluster it serves.
+    pub fn forget_cluster(&self) {
+        self.cluster_id.store(0, Ordering::Release);
+        self.leader.store(None);
+    }
+
     /// What every request says of where it belongs.
     pub fn header(&self) -> Option<Header> {
         Some(Header { cluster_id: self.cluster_id(), allow_follower: false })
@@ -336,6 +342,7 @@ answers!(
     ReportSplitResponse,
     GetGcSafePointResponse,
     UpdateGcSafePointResponse,
+    GetBoundsResponse,
     GetConfigResponse,
     PutConfigResponse,
     NotifySchemaResponse,

@@ -65,6 +65,11 @@ impl PdError {
         )
     }
 
+    /// Whether PD says that there is no such store (any more).
+    pub fn denies_store(&self) -> bool {
+        matches!(self, PdError::StoreNotFound(_) | PdError::StoreTombstone(_))
+    }
+
     /// The header's error, if it has one.
     pub fn from_header(header: Option<&ResponseHeader>) -> Result<(), PdError> {
         match header.and_then(|header| header.error.as_ref()) {

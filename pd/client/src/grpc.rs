@@ -18,7 +18,7 @@ use crate::channel::{LeaderChannel, unavailable};
 use crate::error::PdError;
 use crate::order::Order;
 use crate::tso::TsoBatcher;
-use crate::{PdClient, RegionRoute};
+use crate::{PdBounds, PdClient, RegionRoute};
 
 /// Schema version of a watcher that has not heard of any yet.
 const NO_VERSION: i64 = -1;
@@ -118,6 +118,10 @@ impl GrpcPdClient {
 impl PdClient for GrpcPdClient {
     fn cluster_id(&self) -> u64 {
         self.channel.cluster_id()
+    }
+
+    fn forget_cluster(&self) {
+        self.channel.forget_cluster();
     }
 
     async fn get_ts(&self) -> Result<TimeStamp, PdError> {
@@ -232,6 +236,16 @@ impl PdClient for GrpcPdClient {
             UpdateGcSafePointRequest { safe_point: safe_point.0 }
         );
         Ok(TimeStamp(call.await?.new_safe_point))
+    }
+
+    async fn bounds(&self) -> Result<PdBounds, PdError> {
+        let response = unary!(self, get_bounds, GetBoundsRequest {}).await?;
+        Ok(PdBounds {
+            id_bound: response.id_bound,
+            tso_bound_ms: response.tso_bound_ms,
+            gc_safe_point: TimeStamp(response.gc_safe_point),
+            schema_version: response.schema_version,
+        })
     }
 
     async fn get_config(&self, prefix: &str) -> Result<Vec<ConfigEntry>, PdError> {

@@ -33,7 +33,7 @@ use futures::stream::BoxStream;
 
 pub use error::PdError;
 pub use grpc::GrpcPdClient;
-pub use order::Order;
+pub use order::{ClusterRecovery, Order, RecoveredStore};
 
 /// What PD knows of a region: its range, replicas and leader.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,6 +54,31 @@ pub struct RegionRoute {
     pub scattering: bool,
     /// Load within the leader's last report.
     pub flow: RegionFlow,
+}
+
+/// What the placement driver must never go back below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PdBounds {
+    /// Ids up to this one may have been handed out.
+    pub id_bound: u64,
+    /// Timestamps below this physical time may have been handed out.
+    pub tso_bound_ms: u64,
+    /// Versions below it may be collected.
+    pub gc_safe_point: TimeStamp,
+    /// Newest announced schema version.
+    pub schema_version: i64,
+}
+
+impl PdBounds {
+    /// The higher of both in everything.
+    pub fn max(self, other: PdBounds) -> PdBounds {
+        PdBounds {
+            id_bound: self.id_bound.max(other.id_bound),
+            tso_bound_ms: self.tso_bound_ms.max(other.tso_bound_ms),
+            gc_safe_point: self.gc_safe_point.max(other.gc_safe_point),
+            schema_version: self.schema_version.max(other.schema_version),
+        }
+    }
 }
 
 /// What was read and written between two reports of a region's leader.
@@ -111,8 +136,13 @@ impl From<RegionRoute> for GetRegionResponse {
 /// Everything the other tiers ask of the placement driver.
 #[async_trait]
 pub trait PdClient: Send + Sync {
-    /// Identity of the cluster, fixed when PD's data was first created.
+    /// Identity of the cluster, as PD told it first; zero until it did. A client talks to no
+    /// other cluster from then on.
     fn cluster_id(&self) -> u64;
+
+    /// Learns anew with the next call which cluster PD serves: a PD that lost its data and
+    /// has not recovered its cluster yet goes by another identity.
+    fn forget_cluster(&self) {}
 
     /// A timestamp without waiting, when PD shares the process and its window
     /// has room; `None` means: use [`PdClient::get_ts`].
@@ -182,6 +212,11 @@ pub trait PdClient: Send + Sync {
 
     /// Moves the safe point forwards (never back); answers the one in force.
     async fn update_gc_safe_point(&self, safe_point: TimeStamp) -> Result<TimeStamp, PdError>;
+
+    /// What PD must never go back below.
+    async fn bounds(&self) -> Result<PdBounds, PdError> {
+        Err(PdError::Internal("this placement driver tells no bounds".into()))
+    }
 
     /// Cluster-wide configuration entries whose key begins with the prefix.
     async fn get_config(&self, prefix: &str) -> Result<Vec<ConfigEntry>, PdError>;

@@ -4,6 +4,7 @@
 //! list of rows, objects with the same fields in the same order, fit for a table and
 //! for scripts. Names and values are checked by PD, which refuses them by name.
 
+use cairn_proto::meta;
 use serde::{Deserialize, Serialize};
 
 /// A question or an order.
@@ -137,6 +138,72 @@ pub enum Order {
         /// How many at most.
         limit: u32,
     },
+    /// A placement driver without a past takes over a cluster whose own lost everything.
+    RecoverCluster(ClusterRecovery),
+}
+
+/// A cluster as its stores remember it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRecovery {
+    /// Its identity.
+    pub cluster_id: u64,
+    /// The greatest id that any store knows of.
+    pub max_id: u64,
+    /// The greatest timestamp that any store knows of.
+    pub max_ts: u64,
+    /// The GC safe point.
+    pub gc_safe_point: u64,
+    /// The newest schema version that was announced.
+    pub schema_version: i64,
+    /// Its stores.
+    pub stores: Vec<RecoveredStore>,
+}
+
+/// A store as it describes itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveredStore {
+    /// Its id.
+    pub id: u64,
+    /// Where others reach it.
+    pub address: String,
+    /// Where its status is served; empty: nowhere.
+    pub status_address: String,
+    /// Labels it was started with: keys and values.
+    pub labels: Vec<(String, String)>,
+    /// Of its program.
+    pub version: String,
+    /// When it was started; 0: unknown.
+    pub start_timestamp_s: i64,
+}
+
+impl From<meta::Store> for RecoveredStore {
+    fn from(store: meta::Store) -> RecoveredStore {
+        RecoveredStore {
+            id: store.id,
+            address: store.address,
+            status_address: store.status_address,
+            labels: store.labels.into_iter().map(|label| (label.key, label.value)).collect(),
+            version: store.version,
+            start_timestamp_s: store.start_timestamp_s,
+        }
+    }
+}
+
+impl From<RecoveredStore> for meta::Store {
+    fn from(store: RecoveredStore) -> meta::Store {
+        let label = |(key, value)| meta::StoreLabel { key, value };
+        meta::Store {
+            id: store.id,
+            address: store.address,
+            status_address: store.status_address,
+            state: meta::StoreState::Up.into(),
+            labels: store.labels.into_iter().map(label).collect(),
+            version: store.version,
+            start_timestamp_s: store.start_timestamp_s,
+        }
+    }
 }
 
 /// A change of one store.
@@ -286,6 +353,16 @@ mod tests {
             Order::ChangeStore { id: 3, change: StoreChange::Offline { force: false } },
             Order::AddOperator(NewOperator::TransferPeer { region_id: 1, from: 2, to: 3 }),
             Order::TopRegions { by: Measure::Write, limit: 5 },
+            Order::RecoverCluster(ClusterRecovery {
+                cluster_id: u64::MAX >> 1,
+                max_ts: u64::MAX - 1,
+                stores: vec![RecoveredStore {
+                    id: 7,
+                    labels: vec![("zone".into(), "z1".into())],
+                    ..RecoveredStore::default()
+                }],
+                ..ClusterRecovery::default()
+            }),
         ];
         for order in orders {
             let text = serde_json::to_string(&order).expect("plain data");

@@ -9,7 +9,7 @@ use cairn_proto::pd::ConfigEntry;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 30, 31")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 23, 30, 31")]
     pub kind: Option<Kind>,
 }
 
@@ -43,6 +43,9 @@ pub enum Kind {
     /// Announces a schema version.
     #[prost(int64, tag = "9")]
     SchemaVersion(i64),
+    /// The cluster is one whose placement driver lost everything, as its stores remember it.
+    #[prost(message, tag = "10")]
+    Recover(Recovery),
     /// What is known of a member: name, address, token.
     #[prost(message, tag = "20")]
     PutMember(MemberInfo),
@@ -61,6 +64,29 @@ pub enum Kind {
     /// A store that is gone for good is forgotten.
     #[prost(uint64, tag = "31")]
     ForgetStore(u64),
+}
+
+/// A cluster as its stores remember it, with margins on its bounds.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Recovery {
+    /// Its identity.
+    #[prost(uint64, tag = "1")]
+    pub cluster_id: u64,
+    /// Ids up to this one may have been handed out.
+    #[prost(uint64, tag = "2")]
+    pub id_bound: u64,
+    /// Timestamps below this physical time may have been handed out.
+    #[prost(uint64, tag = "3")]
+    pub tso_bound_ms: u64,
+    /// The GC safe point.
+    #[prost(uint64, tag = "4")]
+    pub gc_safe_point: u64,
+    /// Newest announced schema version.
+    #[prost(int64, tag = "5")]
+    pub schema_version: i64,
+    /// Its stores.
+    #[prost(message, repeated, tag = "6")]
+    pub stores: Vec<Store>,
 }
 
 /// What becomes of a store.
@@ -142,6 +168,8 @@ pub(super) struct StateImage {
     pub gc_safe_point: u64,
     #[prost(int64, tag = "9")]
     pub schema_version: i64,
+    #[prost(uint64, tag = "10")]
+    pub provisional_cluster_id: u64,
     #[prost(message, repeated, tag = "20")]
     pub founders: Vec<MemberInfo>,
     #[prost(message, repeated, tag = "21")]

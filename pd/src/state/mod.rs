@@ -21,7 +21,7 @@ use cairn_proto::pd::ConfigEntry;
 use prost::Message;
 
 use command::StateImage;
-pub use command::{Command, Kind, MemberInfo};
+pub use command::{Command, Kind, MemberInfo, Recovery};
 use members::Members;
 use region_tree::RegionTree;
 
@@ -33,6 +33,9 @@ const CONFIG_ENTRIES_MAX: usize = 10_000;
 pub struct State {
     /// Identity of the cluster; zero until the first command.
     pub cluster_id: u64,
+    /// The identity it went by until its own was recovered from its stores; zero: it never
+    /// was.
+    pub provisional_cluster_id: u64,
     /// Members of the placement driver itself.
     pub members: Members,
     /// Whether the first region exists.
@@ -88,6 +91,7 @@ impl State {
             Kind::SchemaVersion(version) => {
                 self.schema_version = self.schema_version.max(version);
             }
+            Kind::Recover(recovery) => self.recover(recovery)?,
             Kind::PutMember(member) => self.members.put(member)?,
             Kind::AddLearner(member) => self.members.add(member)?,
             Kind::PromoteMember(id) => self.members.promote(id)?,
@@ -114,6 +118,34 @@ impl State {
         self.id_bound = self.id_bound.max(used);
         self.put_store(store)?;
         self.regions.insert(region);
+        self.bootstrapped = true;
+        Ok(())
+    }
+
+    /// Only a cluster that has never begun takes another's identity: it must not be a living
+    /// one's.
+    fn recover(&mut self, recovery: Recovery) -> Result<(), PdError> {
+        if self.bootstrapped {
+            // The answer to the first order may have been lost.
+            let same = self.provisional_cluster_id != 0 && self.cluster_id == recovery.cluster_id;
+            return if same { Ok(()) } else { Err(PdError::AlreadyBootstrapped) };
+        }
+        if !self.stores.is_empty() || !self.regions.is_empty() {
+            return Err(PdError::AlreadyBootstrapped);
+        }
+        let nameless = recovery.stores.iter().any(|store| store.id == 0);
+        if recovery.cluster_id == 0 || recovery.stores.is_empty() || nameless {
+            return Err(PdError::InvalidArgument(
+                "a cluster to recover has an identity, and stores with ids".into(),
+            ));
+        }
+        self.provisional_cluster_id = self.cluster_id;
+        self.cluster_id = recovery.cluster_id;
+        self.id_bound = self.id_bound.max(recovery.id_bound);
+        self.tso_bound_ms = self.tso_bound_ms.max(recovery.tso_bound_ms);
+        self.gc_safe_point = self.gc_safe_point.max(recovery.gc_safe_point);
+        self.schema_version = self.schema_version.max(recovery.schema_version);
+        self.stores = recovery.stores.into_iter().map(|store| (store.id, store)).collect();
         self.bootstrapped = true;
         Ok(())
     }
@@ -214,6 +246,7 @@ impl State {
                 .collect(),
             gc_safe_point: self.gc_safe_point,
             schema_version: self.schema_version,
+            provisional_cluster_id: self.provisional_cluster_id,
             founders: self.members.founders().to_vec(),
             members: self.members.iter().cloned().collect(),
             last_member_id: self.members.last_used_id(),
@@ -230,6 +263,7 @@ impl State {
         }
         Ok(State {
             cluster_id: image.cluster_id,
+            provisional_cluster_id: image.provisional_cluster_id,
             bootstrapped: image.bootstrapped,
             id_bound: image.id_bound,
             tso_bound_ms: image.tso_bound_ms,
@@ -306,6 +340,54 @@ mod tests {
             state.apply(with(1, StoreState::Tombstone)),
             Err(PdError::InvalidArgument(_))
         ));
+    }
+
+    #[test]
+    fn only_a_cluster_that_never_began_becomes_another() {
+        let recovery = Recovery {
+            cluster_id: 42,
+            id_bound: 1_000,
+            tso_bound_ms: 5_000,
+            gc_safe_point: 9,
+            schema_version: 3,
+            stores: vec![store(1), store(4)],
+        };
+        let order = || Command::from(Kind::Recover(recovery.clone()));
+        let mut state = State::default();
+        for command in [Kind::InitCluster(7), Kind::IdBound(10), Kind::TsoBound(6_000)] {
+            state.apply(command.into()).expect("valid");
+        }
+        let fresh = state.encode();
+        for bad in [
+            Recovery { cluster_id: 0, ..recovery.clone() },
+            Recovery { stores: Vec::new(), ..recovery.clone() },
+            Recovery { stores: vec![store(0)], ..recovery.clone() },
+        ] {
+            state.apply(Kind::Recover(bad).into()).expect_err("nobody's cluster");
+            assert_eq!(state.encode(), fresh);
+        }
+        // One that has begun stays what it is, whatever it has heard of.
+        for begun in [Command::bootstrap(store(1), first_region()), Command::put_store(store(8))] {
+            let mut living = State::decode(&fresh).expect("own bytes");
+            living.apply(begun).expect("valid");
+            let before = living.encode();
+            assert_eq!(living.apply(order()), Err(PdError::AlreadyBootstrapped));
+            assert_eq!(living.encode(), before);
+        }
+        state.apply(order()).expect("a fresh one");
+        assert_eq!((state.cluster_id, state.provisional_cluster_id), (42, 7));
+        // Bounds never go back.
+        assert_eq!((state.id_bound, state.tso_bound_ms), (1_000, 6_000));
+        assert_eq!((state.gc_safe_point, state.schema_version), (9, 3));
+        assert!(state.bootstrapped && state.stores.len() == 2);
+        assert_eq!(State::decode(&state.encode()).expect("own bytes"), state);
+        state.apply(order()).expect("the same once more");
+        let other = Recovery { cluster_id: 43, ..recovery.clone() };
+        let refused = state.apply(Kind::Recover(other).into());
+        assert_eq!(refused, Err(PdError::AlreadyBootstrapped));
+        // No store begins a cluster here any more.
+        let late = state.apply(Command::bootstrap(store(9), first_region()));
+        assert_eq!(late, Err(PdError::AlreadyBootstrapped));
     }
 
     #[test]

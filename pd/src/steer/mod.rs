@@ -92,6 +92,7 @@ impl PdServer {
             Order::DeleteRuleGroup { id } => self.delete_rule_group(&id).await,
             Order::Hot { writes } => Ok(self.hot_rows(writes)),
             Order::HotHistory { limit } => Ok(self.hot_history(rows_wanted(limit))),
+            Order::RecoverCluster(recovery) => self.recover_cluster(recovery).await,
         }
     }
 

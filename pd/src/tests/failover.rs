@@ -274,3 +274,40 @@ async fn members_go_one_at_a_time_and_never_the_majority() {
     tokio::time::timeout(Duration::from_secs(30), told).await.expect("in time").expect("lives");
     members.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_recovered_cluster_outlives_the_leader_that_took_it_over() {
+    let mut members = Members::start(3).await;
+    let client = members.client();
+    let leader = members.leader().await;
+    // One does not hear of it.
+    let away = (leader + 1) % 3;
+    members.kill(away).await;
+    tokio::time::advance(Duration::from_secs(9)).await;
+    let max_ts = TimeStamp::compose(EPOCH_MS + 3_600_000, 0);
+    let recovery = ClusterRecovery {
+        cluster_id: 42,
+        max_id: 5_000,
+        max_ts: max_ts.0,
+        stores: vec![store(1).into(), store(2).into()],
+        ..ClusterRecovery::default()
+    };
+    client.steer(Order::RecoverCluster(recovery)).await.expect("a fresh cluster");
+    members.open(away).await;
+    let leader = members.leader().await;
+    members.kill(leader).await;
+    members.leader().await;
+    let client = members.client();
+    assert!(client.get_ts().await.expect("serves") > max_ts);
+    assert!(client.alloc_ids(1).await.expect("serves") > 5_000);
+    assert!(client.is_bootstrapped().await.expect("knows"));
+    for server in members.living() {
+        let known = async {
+            while server.cluster_id() != 42 {
+                tokio::time::advance(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), known).await.expect("every member knows");
+    }
+    members.stop().await;
+}

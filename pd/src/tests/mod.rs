@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_engine::MemoryRaftLog;
-use cairn_pd_client::{GrpcPdClient, PdClient, PdError};
+use cairn_pd_client::{ClusterRecovery, GrpcPdClient, Order, PdClient, PdError};
 use cairn_proto::meta::{Peer, PeerRole, Region, RegionEpoch, Store, StoreState};
 use cairn_proto::pd::region_heartbeat_response::Step;
 use cairn_proto::pd::{

@@ -282,6 +282,13 @@ async fn strangers_are_told_why() {
     assert!(reason(admit(elsewhere)).contains("not 8"));
     let foreign = cairn_proto::pd::RaftHead { cluster_id: 1, ..head.clone() };
     assert!(reason(admit(foreign)).contains("cluster"));
+    // One that knows already that the cluster's identity was recovered from its stores.
+    let ahead = cairn_proto::pd::RaftHead {
+        cluster_id: 1,
+        provisional_cluster_id: head.cluster_id,
+        ..head.clone()
+    };
+    assert_eq!(admit(ahead), Ok(()));
     let alien = cairn_proto::pd::RaftHead { cluster_id: 0, founders: 1, ..head.clone() };
     assert!(reason(admit(alien)).contains("began with"));
     // A member that lost its folder: it may have forgotten votes.

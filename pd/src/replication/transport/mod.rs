@@ -101,14 +101,16 @@ impl Inbox {
     /// The head of a stream to another member.
     pub(super) fn head(&self, to: u64) -> RaftHead {
         let own = &self.own;
+        let state = self.shared.state().read();
         RaftHead {
-            cluster_id: self.shared.cluster_id(),
+            cluster_id: state.cluster_id,
+            provisional_cluster_id: state.provisional_cluster_id,
             from: own.identity.member_id,
             to,
             name: own.name.clone(),
             address: own.address.clone(),
             token: own.identity.token,
-            founders: self.shared.state().read().members.founders_checksum(),
+            founders: state.members.founders_checksum(),
         }
     }
 
@@ -121,7 +123,9 @@ impl Inbox {
         }
         let state = self.shared.state().read();
         let (ours, theirs) = (state.cluster_id, head.cluster_id);
-        if ours != 0 && theirs != 0 && ours != theirs {
+        // Whichever of both has not heard yet that the cluster's identity was recovered.
+        let behind = ours == head.provisional_cluster_id || theirs == state.provisional_cluster_id;
+        if ours != 0 && theirs != 0 && ours != theirs && !behind {
             return stranger(format!("this is cluster {ours}, not {theirs}"));
         }
         let members = &state.members;
