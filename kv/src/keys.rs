@@ -5,6 +5,7 @@
 //! z ‖ memcomparable(raw key) [‖ !ts big endian]     row and index data, all CFs
 //! \x01 \x01                                          store identity      (CF default)
 //! \x01 \x03                                          number of starts    (CF default)
+//! \x01 \x04                                          bounds PD told last (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ r               region state        (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ a               apply state         (CF default)
 //! \x01 \x02 ‖ region id big endian ‖ s               snapshot being applied (CF default)
@@ -24,12 +25,16 @@ const LOCAL_PREFIX: u8 = 0x01;
 const STORE_IDENT: u8 = 0x01;
 const REGION_LOCAL: u8 = 0x02;
 const STORE_INCARNATION: u8 = 0x03;
+const PD_BOUNDS: u8 = 0x04;
 
 /// Key of the store's identity.
 pub const STORE_IDENT_KEY: &[u8] = &[LOCAL_PREFIX, STORE_IDENT];
 
 /// Key of the number of the store's starts.
 pub const STORE_INCARNATION_KEY: &[u8] = &[LOCAL_PREFIX, STORE_INCARNATION];
+
+/// Key of what the placement driver must never go back below, as it told last.
+pub const PD_BOUNDS_KEY: &[u8] = &[LOCAL_PREFIX, PD_BOUNDS];
 
 /// What is kept per region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

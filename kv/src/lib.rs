@@ -8,12 +8,14 @@
 //! | [`mvcc`] | versions of keys: records, reads, scans |
 //! | [`gc`] | removal of versions nobody can read |
 //! | [`raftstore`] | regions as Raft groups |
+//! | [`bounds`] | what is kept of the placement driver's state |
 //! | [`keys`] | where things lie in the engine |
 //!
 //! **Invariants.** Above [`raftstore`] nothing knows of Raft beyond its seam
 //! [`raftstore::RaftKv`]; [`mvcc`] knows neither regions nor time; reads take no
 //! latches; every queue is bounded and answers `ServerIsBusy` above it.
 
+pub mod bounds;
 pub mod coprocessor;
 pub mod gc;
 pub mod keys;
@@ -23,4 +25,4 @@ pub mod service;
 pub mod txn;
 
 pub use raftstore::LocalNetwork;
-pub use service::{NodeError, StoreConfig, StoreNode, StoreService};
+pub use service::{NodeError, OpenStore, StoreConfig, StoreNode, StoreService};

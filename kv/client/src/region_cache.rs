@@ -416,7 +416,7 @@ impl RegionCache {
             None => asking.await?,
             Some(known) => match tokio::time::timeout(RECHECK_TIMEOUT, asking).await {
                 Ok(Ok(told)) => told,
-                Ok(Err(error)) if !error.is_retryable() => return Err(error),
+                Ok(Err(error)) if error.denies_store() => return Err(error),
                 // PD is in trouble too: what is known is the best there is.
                 _ => return Ok(known.service.clone()),
             },

@@ -48,6 +48,7 @@ use cairn_proto::meta::Region;
 use cairn_types::TimeStamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounds::KeptBounds;
 use crate::keys::region_data_range;
 use crate::mvcc::MvccError;
 use crate::raftstore::{RaftKv, RaftRouter, RegionError, RegionId};
@@ -73,7 +74,7 @@ enum CollectError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Region(#[from] RegionError),
-    #[error("a compaction was cut off")]
+    #[error("cut off")]
     CutOff,
 }
 
@@ -87,6 +88,8 @@ pub struct Collector {
     pub engine: Arc<dyn KvEngine>,
     /// The engine's filter.
     pub filter: VersionFilter,
+    /// Where the safe point is kept before it counts.
+    pub bounds: Arc<KeptBounds>,
 }
 
 impl Collector {
@@ -101,6 +104,10 @@ impl Collector {
                 tokio::time::sleep(POLL_INTERVAL).await;
                 match self.pd.get_gc_safe_point().await {
                     Ok(safe_point) if safe_point > done => {
+                        if let Err(error) = self.keep(safe_point).await {
+                            tracing::warn!(%error, "the safe point is not kept: nothing is collected");
+                            continue;
+                        }
                         self.filter.raise(safe_point);
                         if self.visit_replicas(safe_point, &mut clean).await {
                             done = safe_point;
@@ -116,6 +123,12 @@ impl Collector {
             () = stop.cancelled() => {}
             () = work => {}
         }
+    }
+
+    async fn keep(&self, safe_point: TimeStamp) -> Result<(), CollectError> {
+        let bounds = Arc::clone(&self.bounds);
+        let keep = move || bounds.raise_safe_point(safe_point);
+        Ok(tokio::task::spawn_blocking(keep).await.map_err(|_| CollectError::CutOff)??)
     }
 
     /// Visits every replica that may hold garbage; `clean` says which do not. Answers whether

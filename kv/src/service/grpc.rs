@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::StoreService;
 use super::consistency::Checker;
+use super::recovery::RecoveryService;
 use crate::raftstore::RaftInbox;
 use crate::raftstore::transport::{serve_raft_stream, serve_snapshot_stream};
 
@@ -113,6 +114,8 @@ impl RaftIngress for Ingress {
 pub struct GrpcService {
     store: Arc<StoreService>,
     raft: Arc<dyn RaftIngress>,
+    /// For the day the placement driver has lost everything.
+    recovery: Option<RecoveryService>,
     /// Ends the streams, which would otherwise keep a stopping server waiting for
     /// as long as their clients live.
     shutdown: CancellationToken,
@@ -121,7 +124,14 @@ pub struct GrpcService {
 impl GrpcService {
     /// A service for the wire.
     pub fn new(store: Arc<StoreService>, raft: Arc<dyn RaftIngress>) -> GrpcService {
-        GrpcService { store, raft, shutdown: CancellationToken::new() }
+        GrpcService { store, raft, recovery: None, shutdown: CancellationToken::new() }
+    }
+
+    /// Tells on the same port what the store knows of its cluster.
+    #[must_use]
+    pub fn with_recovery(mut self, recovery: RecoveryService) -> GrpcService {
+        self.recovery = Some(recovery);
+        self
     }
 
     /// Serves until `shutdown`, and a little longer for answers under way.
@@ -131,6 +141,7 @@ impl GrpcService {
         shutdown: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         self.shutdown = shutdown.clone();
+        let recovery = self.recovery.take().map(RecoveryService::into_server);
         let service = KvServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -147,6 +158,7 @@ impl GrpcService {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_service(service)
+            .add_optional_service(recovery)
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 shutdown.cancelled_owned(),

@@ -14,6 +14,7 @@ pub mod node;
 pub mod read_pool;
 mod read_turns;
 pub mod reads;
+pub mod recovery;
 pub mod status;
 pub mod store;
 
@@ -30,7 +31,7 @@ mod tests;
 
 pub use config::StoreConfig;
 pub use grpc::{GrpcService, Ingress, RaftIngress};
-pub use node::{NodeError, PdTso, StoreNode, take_place};
+pub use node::{NodeError, OpenStore, PdTso, StoreNode, take_place};
 pub use read_pool::ReadPool;
 pub use read_turns::ReadTask;
 pub use store::StoreService;

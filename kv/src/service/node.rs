@@ -9,7 +9,8 @@
 //! since no other peer exists.
 //!
 //! **Identity**: the store's id and the cluster's lie in the data engine; a folder
-//! of another cluster is refused.
+//! of another cluster is refused. If PD has no cluster yet it may be the successor of one that
+//! lost its data ([`super::recovery`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::consistency::Checker;
+use super::recovery::{self, RecoveryService};
 use super::status::StatusState;
 use super::{GrpcService, Ingress, ReadPool, StoreConfig, StoreService, status};
+use crate::bounds::KeptBounds;
 use crate::gc;
 use crate::keys::region_local_range;
 use crate::raftstore::state::{StoreIdent, bootstrap_region, load_store_ident, save_store_ident};
@@ -81,6 +84,7 @@ pub struct StoreNode {
     pool: Arc<ReadPool>,
     checker: Arc<Checker>,
     network: Option<Arc<LocalNetwork>>,
+    recovery: RecoveryService,
     /// Ends background work.
     stop: CancellationToken,
     background: Mutex<Option<JoinHandle<()>>>,
@@ -94,13 +98,24 @@ impl StoreNode {
         pd: Arc<dyn PdClient>,
         network: Option<Arc<LocalNetwork>>,
     ) -> Result<Arc<StoreNode>, NodeError> {
-        let engines = open_engines(config.clone()).await?;
+        OpenStore::open(config).await?.join(pd, network).await
+    }
+
+    async fn start_opened(
+        opened: OpenStore,
+        pd: Arc<dyn PdClient>,
+        network: Option<Arc<LocalNetwork>>,
+    ) -> Result<Arc<StoreNode>, NodeError> {
+        let OpenStore { config, engines, bounds } = opened;
         let engine = Arc::clone(&engines.kv);
         let filter = gc::VersionFilter::default();
         engine.set_garbage_filter(Arc::new(filter.clone()));
-        let store_id = take_place(&config, &*engines.kv, &*pd).await?;
+        let store = take_place(&config, &*engines.kv, &*pd).await?;
+        let store_id = store.id;
         // Before anybody is served: what was collected here, or elsewhere, is known.
-        filter.raise(pd.get_gc_safe_point().await?);
+        let safe_point = pd.get_gc_safe_point().await?;
+        bounds.raise_safe_point(safe_point)?;
+        filter.raise(safe_point);
 
         let runtime = tokio::runtime::Handle::current();
         let grpc: Arc<dyn Transport> =
@@ -144,9 +159,22 @@ impl StoreNode {
             let (checker, stop) = (Arc::clone(&checker), stop.clone());
             async move { checker.run(stop).await }
         });
+        let recovery = RecoveryService {
+            engine: Arc::clone(&engine),
+            bounds: Arc::clone(&bounds),
+            store: store.clone(),
+            service: Some(Arc::clone(&service)),
+        };
+        let following = recovery::follow_pd(Arc::clone(&pd), Arc::clone(&bounds), store);
         let router = Arc::clone(raft.router());
-        let collector = gc::Collector { router, pd, engine, filter };
-        let collection = tokio::spawn(collector.run(stop.clone()));
+        let collector = gc::Collector { router, pd, engine, filter, bounds };
+        let collection = collector.run(stop.clone());
+        let background = tokio::spawn(async move {
+            tokio::select! {
+                () = collection => {}
+                () = following => {}
+            }
+        });
         tracing::info!(store_id, address = config.addr, "store started");
         Ok(Arc::new(StoreNode {
             store_id,
@@ -156,8 +184,9 @@ impl StoreNode {
             pool,
             checker,
             network,
+            recovery,
             stop,
-            background: Mutex::new(Some(collection)),
+            background: Mutex::new(Some(background)),
         }))
     }
 
@@ -184,7 +213,10 @@ impl StoreNode {
     ) -> Result<(), NodeError> {
         let checker = Arc::clone(&self.checker);
         let ingress = Arc::new(Ingress { inbox: self.raft.inbox().clone(), checker });
-        GrpcService::new(Arc::clone(&self.service), ingress).serve(listener, shutdown).await?;
+        GrpcService::new(Arc::clone(&self.service), ingress)
+            .with_recovery(self.recovery.clone())
+            .serve(listener, shutdown)
+            .await?;
         Ok(())
     }
 
@@ -220,7 +252,7 @@ impl StoreNode {
         if let Some(task) = background
             && task.await.is_err()
         {
-            tracing::error!(store_id = self.store_id, "garbage collection panicked");
+            tracing::error!(store_id = self.store_id, "background work panicked");
         }
         if let Some(network) = &self.network {
             network.leave(self.store_id);
@@ -241,6 +273,48 @@ impl Drop for StoreNode {
     }
 }
 
+/// A store whose engines are open and that has no place in a cluster yet.
+pub struct OpenStore {
+    config: StoreConfig,
+    engines: OpenEngines,
+    bounds: Arc<KeptBounds>,
+}
+
+impl OpenStore {
+    /// Opens the engines.
+    pub async fn open(config: StoreConfig) -> Result<OpenStore, NodeError> {
+        let engines = open_engines(config.clone()).await?;
+        let bounds = Arc::new(KeptBounds::open(Arc::clone(&engines.kv))?);
+        Ok(OpenStore { config, engines, bounds })
+    }
+
+    /// Waits while PD has no cluster and this store has one: PD may have lost its data, and
+    /// `cairn ctl recover meta` gives it its cluster back, from what this store tells on
+    /// `listener`.
+    pub async fn wait_for_cluster(
+        &self,
+        pd: &dyn PdClient,
+        listener: TcpListener,
+    ) -> Result<(), NodeError> {
+        let recovery = RecoveryService {
+            engine: Arc::clone(&self.engines.kv),
+            bounds: Arc::clone(&self.bounds),
+            store: recovery::store_of(&self.config, &*self.engines.kv)?,
+            service: None,
+        };
+        recovery::wait_for_cluster(recovery, pd, listener).await
+    }
+
+    /// Takes its place in the cluster and serves, as [`StoreNode::start`].
+    pub async fn join(
+        self,
+        pd: Arc<dyn PdClient>,
+        network: Option<Arc<LocalNetwork>>,
+    ) -> Result<Arc<StoreNode>, NodeError> {
+        StoreNode::start_opened(self, pd, network).await
+    }
+}
+
 struct OpenEngines {
     kv: Arc<dyn KvEngine>,
     log: Arc<dyn RaftLog>,
@@ -257,18 +331,19 @@ async fn open_engines(config: StoreConfig) -> Result<OpenEngines, NodeError> {
     tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?
 }
 
-/// Gives the engine its identity and its place in PD's cluster; answers the store's id.
+/// Gives the engine its identity and its place in PD's cluster; answers the store as
+/// registered.
 pub async fn take_place(
     config: &StoreConfig,
     engine: &dyn KvEngine,
     pd: &dyn PdClient,
-) -> Result<u64, NodeError> {
+) -> Result<meta::Store, NodeError> {
     // A cluster that begins has no id before its leader has spoken.
     let now = pd.get_ts().await?;
     let store_id = claim_identity(engine, pd).await?;
     let store = describe(config, store_id, now);
-    join_cluster(engine, pd, store).await?;
-    Ok(store_id)
+    join_cluster(engine, pd, store.clone()).await?;
+    Ok(store)
 }
 
 /// The store's id: from the folder, or fresh from PD.
@@ -287,7 +362,7 @@ async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64,
 }
 
 /// `now` is by PD's clock, which is the cluster's: a store has none of its own.
-fn describe(config: &StoreConfig, store_id: u64, now: TimeStamp) -> meta::Store {
+pub(super) fn describe(config: &StoreConfig, store_id: u64, now: TimeStamp) -> meta::Store {
     let now_s = now.physical_ms() / 1000;
     let label = |(key, value): &(String, String)| meta::StoreLabel {
         key: key.clone(),

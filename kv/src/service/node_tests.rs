@@ -7,6 +7,11 @@ use cairn_kv_client::{ClientConfig, KeyRange, KvClient, LocalConnector, ScanOpti
 use cairn_proto::kv::{self, kv_request::Cmd, kv_response};
 use cairn_proto::meta;
 
+use cairn_pd_client::PdClient;
+use cairn_proto::kv::recovery_client::RecoveryClient;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
 use super::testing::FakePd;
 use super::*;
 
@@ -173,4 +178,89 @@ async fn transactions_of_the_client_run_end_to_end() {
         assert_eq!(found, expected);
     }
     node.stop().await;
+}
+
+/// What the store on the port tells of its cluster, once somebody listens there.
+async fn description(port: u16) -> kv::DescribeStoreResponse {
+    for _ in 0..10_000 {
+        if let Ok(mut client) = RecoveryClient::connect(format!("http://127.0.0.1:{port}")).await {
+            return client.describe_store(kv::DescribeStoreRequest {}).await.unwrap().into_inner();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    panic!("nobody listens");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_outlives_its_placement_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let pd = FakePd::new(9);
+    let node = start(&folder, &pd).await.unwrap();
+    put(&node, "a", 10).await;
+    let split = kv::SplitRegionRequest { keys: vec!["k".into()] };
+    call(&node, b"a", Cmd::SplitRegion(split)).await;
+    let read_ts = pd.get_ts().await.unwrap().0 + (7 << 18);
+    let read = kv::GetRequest { key: "a".into(), version: read_ts };
+    call(&node, b"a", Cmd::Get(read)).await;
+
+    // While it runs it tells what it knows, a read's timestamp too.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (serving, stop) = (Arc::clone(&node), CancellationToken::new());
+    let served = tokio::spawn({
+        let stop = stop.clone();
+        async move { serving.serve_grpc(listener, stop).await }
+    });
+    let told = description(port).await;
+    assert_eq!((told.cluster_id, told.store.as_ref().unwrap().id), (9, node.store_id()));
+    assert_eq!(told.regions.len(), 2);
+    let ids = told.regions.iter().flat_map(|region| [region.id, region.peers[0].id]);
+    assert!(told.max_id >= ids.max().unwrap());
+    assert_eq!(told.max_ts, read_ts);
+    // A driver that has forgotten it hears of it again.
+    pd.forget_stores();
+    for _ in 0..20_000 {
+        if pd.get_store(node.store_id()).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert_eq!(pd.get_store(node.store_id()).await.unwrap().address, "127.0.0.1:20160");
+    stop.cancel();
+    served.await.unwrap().unwrap();
+    node.stop().await;
+    drop(node);
+
+    // It starts again and finds a driver that knows of nothing: it waits, and tells.
+    let pd = FakePd::new(10);
+    let config = StoreConfig::new(folder.path(), "127.0.0.1:20160");
+    let opened = OpenStore::open(config).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let recovering = async {
+        let after = description(port).await;
+        assert_eq!((after.cluster_id, &after.regions), (9, &told.regions));
+        // Reads are forgotten, what the driver told is not.
+        let noted_ms = cairn_types::TimeStamp(after.max_ts).physical_ms();
+        assert!(after.max_id >= told.max_id && noted_ms >= 1);
+        pd.recover(after);
+    };
+    let (waited, ()) = tokio::join!(opened.wait_for_cluster(&*pd, listener), recovering);
+    waited.unwrap();
+    let node = opened.join(Arc::clone(&pd) as _, None).await.unwrap();
+    assert_eq!(get(&node, "a").await.as_deref(), Some("va"));
+    put(&node, "b", pd.get_ts().await.unwrap().0).await;
+    node.stop().await;
+    drop(node);
+
+    // A living cluster is not waited for.
+    let other = FakePd::new(11);
+    let foreign = tempfile::tempdir().unwrap();
+    let inhabitant = start(&foreign, &other).await.unwrap();
+    let config = StoreConfig::new(folder.path(), "127.0.0.1:20160");
+    let opened = OpenStore::open(config).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused = opened.wait_for_cluster(&*other, listener).await;
+    assert!(matches!(refused, Err(NodeError::WrongCluster { found: 9, expected: 11 })));
+    inhabitant.stop().await;
 }

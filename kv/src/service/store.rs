@@ -27,6 +27,7 @@ pub struct StoreService {
     kv: Arc<dyn RaftKv>,
     clock: Arc<dyn Clock>,
     reads: Reads,
+    max_ts: Arc<MaxTs>,
     scheduler: Arc<Scheduler>,
     endpoint: Endpoint,
     metrics: Arc<Metrics>,
@@ -59,9 +60,14 @@ impl StoreService {
             Arc::clone(&max_ts),
             Arc::clone(&pool),
         );
-        let reads = Reads::new(Arc::clone(&kv), max_ts, pool);
+        let reads = Reads::new(Arc::clone(&kv), Arc::clone(&max_ts), pool);
         let (metrics, deadlocks) = (Arc::default(), Mutex::default());
-        StoreService { kv, clock, reads, scheduler, endpoint, metrics, deadlocks }
+        StoreService { kv, clock, reads, max_ts, scheduler, endpoint, metrics, deadlocks }
+    }
+
+    /// The highest timestamp read at since the store started.
+    pub fn max_read_ts(&self) -> TimeStamp {
+        self.max_ts.get()
     }
 
     /// Counters for the status server.

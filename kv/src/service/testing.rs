@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_engine::{EngineError, KvEngine, MemoryEngine, WriteBatch};
-use cairn_pd_client::{PdClient, PdError, RegionRoute};
+use cairn_pd_client::{PdBounds, PdClient, PdError, RegionRoute};
 use cairn_proto::pd::{
     ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
 };
@@ -164,7 +164,7 @@ impl RaftKv for MemoryKv {
 
 /// As much of PD as one store needs.
 pub struct FakePd {
-    cluster_id: u64,
+    cluster_id: AtomicU64,
     state: Mutex<FakePdState>,
 }
 
@@ -191,7 +191,22 @@ impl FakePdState {
 impl FakePd {
     pub fn new(cluster_id: u64) -> Arc<FakePd> {
         let state = FakePdState { next_id: 1, last_ts: 1 << 18, ..Default::default() };
-        Arc::new(FakePd { cluster_id, state: Mutex::new(state) })
+        Arc::new(FakePd { cluster_id: AtomicU64::new(cluster_id), state: Mutex::new(state) })
+    }
+
+    /// It takes that cluster over, as `cairn ctl recover meta` has it.
+    pub fn recover(&self, told: kv::DescribeStoreResponse) {
+        let mut state = self.state.lock();
+        state.next_id = told.max_id + 1_000;
+        state.last_ts = told.max_ts + 1;
+        state.stores = told.store.into_iter().collect();
+        state.regions = told.regions;
+        self.cluster_id.store(told.cluster_id, Ordering::SeqCst);
+    }
+
+    /// It forgets its stores.
+    pub fn forget_stores(&self) {
+        self.state.lock().stores.clear();
     }
 }
 
@@ -202,7 +217,7 @@ fn unsupported<T>() -> Result<T, PdError> {
 #[async_trait]
 impl PdClient for FakePd {
     fn cluster_id(&self) -> u64 {
-        self.cluster_id
+        self.cluster_id.load(Ordering::SeqCst)
     }
 
     async fn get_ts(&self) -> Result<TimeStamp, PdError> {
@@ -307,6 +322,15 @@ impl PdClient for FakePd {
 
     async fn update_gc_safe_point(&self, safe_point: TimeStamp) -> Result<TimeStamp, PdError> {
         Ok(safe_point)
+    }
+
+    async fn bounds(&self) -> Result<PdBounds, PdError> {
+        let state = self.state.lock();
+        Ok(PdBounds {
+            id_bound: state.next_id - 1,
+            tso_bound_ms: TimeStamp(state.last_ts).physical_ms() + 1,
+            ..PdBounds::default()
+        })
     }
 
     async fn get_config(&self, _: &str) -> Result<Vec<ConfigEntry>, PdError> {

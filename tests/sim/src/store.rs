@@ -124,7 +124,7 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
             Err(error) => Err(error),
         };
         match placed {
-            Ok(store_id) => break store_id,
+            Ok(store) => break store.id,
             Err(error) => {
                 world.note(format_args!("{node} cannot start: {error}"));
                 sleep(world.millis(Dice::Machine, BOOT_RETRY_MS.0, BOOT_RETRY_MS.1)).await;

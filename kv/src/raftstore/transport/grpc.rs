@@ -129,8 +129,8 @@ async fn run_link(
     while let Some(first) = queue.recv().await {
         match tokio::time::timeout(PD_PATIENCE, pd.get_store(store_id)).await {
             Ok(Ok(store)) => address = Ok(store.address),
-            // Removed, for one.
-            Ok(Err(error)) if !error.is_retryable() => address = Err(error.to_string()),
+            Ok(Err(error)) if error.denies_store() => address = Err(error.to_string()),
+            // A PD in trouble does not come between stores that know each other.
             Ok(Err(_)) | Err(_) => {}
         }
         let client = match &address {
