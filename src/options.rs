@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
 use crate::ctl::options::{
-    ConfigAction, HotAction, OperatorAction, RegionAction, RuleAction, SchedulerAction, StoreAction,
+    ConfigAction, HotAction, OperatorAction, RecoverAction, RegionAction, RuleAction,
+    SchedulerAction, StoreAction,
 };
 use crate::error::StartError;
 use crate::logging::LogFormat;
@@ -345,6 +346,12 @@ pub enum CtlCommand {
         /// All of them when absent.
         #[command(subcommand)]
         action: Option<ConfigAction>,
+    },
+    /// Bring back what was lost beyond what a cluster mends by itself: see docs/recovery.md.
+    Recover {
+        /// What was lost.
+        #[command(subcommand)]
+        action: RecoverAction,
     },
 }
 

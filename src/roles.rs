@@ -1,11 +1,12 @@
 //! Starting one role and keeping it until it is told to stop.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_kv::{StoreConfig, StoreNode};
+use cairn_kv::{OpenStore, StoreConfig};
 use cairn_kv_client::{ClientConfig, GrpcConnector, KvClient};
 use cairn_pd::{PdConfig, PdServer};
 use cairn_pd_client::{GrpcPdClient, PdClient, PdError};
@@ -43,6 +44,15 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError::io("no local address", error))
 }
 
+/// The same socket once more, for whoever serves it first.
+fn another_handle(listener: &TcpListener) -> Result<TcpListener, StartError> {
+    let again = || {
+        let owned = listener.as_fd().try_clone_to_owned()?;
+        TcpListener::from_std(std::net::TcpListener::from(owned))
+    };
+    again().map_err(|error| StartError::io("cannot share the socket", error))
+}
+
 /// The placement driver, waiting until it answers.
 pub async fn connect_pd(list: &str) -> Result<GrpcPdClient, StartError> {
     connect_pd_within(list, CLUSTER_TIMEOUT).await
@@ -77,7 +87,13 @@ pub async fn connect_pd_within(list: &str, patience: Duration) -> Result<GrpcPdC
 /// Waits until some store has created the first region.
 pub async fn wait_for_first_store(pd: &dyn PdClient) -> Result<(), StartError> {
     let wait = async {
-        while !matches!(pd.is_bootstrapped().await, Ok(true)) {
+        loop {
+            match pd.is_bootstrapped().await {
+                Ok(true) => return,
+                // It had no cluster before, and has recovered one since.
+                Err(PdError::ClusterMismatch(_)) => pd.forget_cluster(),
+                Ok(false) | Err(_) => {}
+            }
             tokio::time::sleep(CLUSTER_RETRY).await;
         }
     };
@@ -213,7 +229,13 @@ pub async fn run_kv(args: KvArgs) -> Result<(), StartError> {
     }
     let pd: Arc<dyn PdClient> =
         Arc::new(connect_pd(args.pd.as_deref().unwrap_or("127.0.0.1:2379")).await?);
-    let node = StoreNode::start(config, pd, None).await?;
+    let opened = OpenStore::open(config).await?;
+    let while_waiting = another_handle(&listener)?;
+    tokio::select! {
+        waited = opened.wait_for_cluster(&*pd, while_waiting) => waited?,
+        () = signals.wait() => return Ok(()),
+    }
+    let node = opened.join(pd, None).await?;
     let stop = CancellationToken::new();
     if let Some(listener) = status_listener {
         let (node, stop) = (Arc::clone(&node), stop.clone());

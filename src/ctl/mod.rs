@@ -5,6 +5,7 @@
 //! line into orders.
 
 pub mod options;
+mod recover;
 
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use cairn_types::TimeStamp;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use self::options::{ConfigAction, OperatorAction, RegionAction, RuleAction, SchedulerAction};
+use self::options::{
+    ConfigAction, OperatorAction, RecoverAction, RegionAction, RuleAction, SchedulerAction,
+};
 use crate::error::StartError;
 use crate::options::{CtlArgs, CtlCommand, MemberAction, endpoints};
 use crate::roles::{announce, connect_pd, connect_pd_within};
@@ -54,6 +57,11 @@ pub async fn run(args: CtlArgs) -> Result<(), StartError> {
             ask(&pd, action.unwrap_or(RuleAction::List { group: None }).order()?).await?
         }
         CtlCommand::Hot { action } => ask(&pd, action.order()).await?,
+        CtlCommand::Recover { action } => match action {
+            RecoverAction::Meta { stores, allow_missing_stores } => {
+                recover::meta(&pd, &endpoints(&stores), allow_missing_stores).await?
+            }
+        },
         CtlCommand::Tso { timestamp } => timestamp_parts(&pd, timestamp).await?,
         CtlCommand::Config { action } => {
             let shown = ConfigAction::Show { prefix: String::new() };

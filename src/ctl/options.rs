@@ -474,6 +474,22 @@ impl RuleAction {
     }
 }
 
+/// `ctl recover …`.
+#[derive(Debug, Subcommand)]
+pub enum RecoverAction {
+    /// All members of the placement driver lost their data: a fresh one takes the cluster over
+    /// from its stores.
+    Meta {
+        /// Addresses of all stores, separated by commas.
+        #[arg(long)]
+        stores: String,
+        /// Go on although regions have replicas on stores that are not named: those are lost,
+        /// or come later.
+        #[arg(long)]
+        allow_missing_stores: bool,
+    },
+}
+
 /// `ctl hot …`.
 #[derive(Debug, Subcommand)]
 pub enum HotAction {

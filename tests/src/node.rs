@@ -159,12 +159,22 @@ impl Node {
 
     /// Starts the process again with the arguments it had.
     pub async fn restart(&mut self, log: &Path) -> Result<(), HarnessError> {
+        self.restart_with(self.args.clone(), log).await
+    }
+
+    /// As [`Node::restart`], with other arguments.
+    pub async fn restart_with(
+        &mut self,
+        args: Vec<String>,
+        log: &Path,
+    ) -> Result<(), HarnessError> {
         self.kill();
         let gone = || async { (arguments_of(self.pid).as_ref() != Some(&self.args)).then_some(()) };
         eventually(GONE_TIMEOUT, gone).await.ok_or_else(|| HarnessError::NotReady {
             what: format!("process {} was killed but stays, so that its successor", self.pid),
             log: String::new(),
         })?;
+        self.args = args;
         let served = Served::start(&self.args, log).await?;
         self.pid = served.pid();
         self.owned = Some(served);
