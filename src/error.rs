@@ -26,6 +26,9 @@ pub enum StartError {
     /// A SQL node does not start.
     #[error("SQL node: {}", .0.to_mysql().message)]
     Sql(#[from] cairn_sql::SqlError),
+    /// The load generator ends without success.
+    #[error("bench: {0}")]
+    Bench(#[from] cairn_bench::BenchError),
 }
 
 impl StartError {

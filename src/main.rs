@@ -7,8 +7,10 @@
 //! | `playground.rs` | a whole cluster in one process |
 //! | `processes.rs` | a whole cluster of child processes |
 //! | `ctl/` | looking at and steering a running cluster |
+//! | `bench.rs` | putting load on a server and measuring it |
 //! | `logging.rs`, `signals.rs` | structured logs; SIGINT and SIGTERM |
 
+mod bench;
 mod ctl;
 mod error;
 mod logging;
@@ -48,7 +50,7 @@ fn run(options: Options) -> Result<(), StartError> {
     logging::start(
         options.log_level.as_deref(),
         options.log_format,
-        matches!(command, Command::Ctl(_)),
+        matches!(command, Command::Ctl(_) | Command::Bench(_)),
     )?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -66,6 +68,7 @@ fn run(options: Options) -> Result<(), StartError> {
             Command::Kv(args) => roles::run_kv(args).await,
             Command::Sql(args) => roles::run_sql(args).await,
             Command::Ctl(args) => ctl::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
         }
     })
 }

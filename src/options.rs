@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cairn_bench::BenchArgs;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
@@ -59,6 +60,8 @@ pub enum Command {
     Sql(SqlArgs),
     /// Look at and steer a running cluster.
     Ctl(CtlArgs),
+    /// Put load on a server that speaks MySQL, and measure it.
+    Bench(BenchArgs),
 }
 
 /// The file's sections.
@@ -85,6 +88,7 @@ impl Command {
             Command::Kv(args) => Command::Kv(args.or(file.kv)),
             Command::Sql(args) => Command::Sql(args.or(file.sql)),
             Command::Ctl(args) => Command::Ctl(args),
+            Command::Bench(args) => Command::Bench(args),
         })
     }
 }

@@ -27,6 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("sql/parser", &[]),
     ("kv/engine", &[]),
+    // It knows servers by the MySQL protocol alone.
+    ("bench", &[]),
     ("expr", &["types", "proto"]),
     ("executor", &["types", "proto", "expr"]),
     ("planner", &["types", "proto", "expr", "executor", "parser"]),
