@@ -44,67 +44,78 @@ pub struct Client {
     /// Which server comes next, counted around.
     at: usize,
     /// Whether to select the database: it need not be there yet.
-    database: bool,
-    conn: Option<Conn>,
-    statements: HashMap<&'static str, Statement>,
+    selects_database: bool,
+    connection: Option<Connection>,
     in_transaction: bool,
+}
+
+/// A connection with the statements prepared on it.
+#[derive(Debug)]
+struct Connection {
+    conn: Conn,
+    statements: HashMap<&'static str, Statement>,
 }
 
 impl Client {
     /// A client that begins with the n-th server; it connects when it is used.
     pub fn new(target: Arc<Target>, n: usize) -> Self {
-        Self {
-            target,
-            at: n,
-            database: true,
-            conn: None,
-            statements: HashMap::new(),
-            in_transaction: false,
-        }
+        Self { target, at: n, selects_database: true, connection: None, in_transaction: false }
     }
 
     /// As [`Client::new`], without selecting the database.
     pub fn without_database(target: Arc<Target>) -> Self {
-        Self { database: false, ..Self::new(target, 0) }
+        Self { selects_database: false, ..Self::new(target, 0) }
     }
 
-    /// Makes the connection if there is none. After a failure the next server is tried next.
-    pub async fn connect(&mut self) -> Result<&mut Conn, Failure> {
-        if self.conn.is_none() {
-            let (host, port) = &self.target.servers[self.at % self.target.servers.len()];
-            let options = OptsBuilder::default()
-                .ip_or_hostname(host.clone())
-                .tcp_port(*port)
-                .user(Some(self.target.user.clone()))
-                .pass(self.target.password.clone())
-                .db_name(self.database.then(|| self.target.database.clone()))
-                .prefer_socket(false)
-                // Statements are kept here.
-                .stmt_cache_size(0);
-            let connected = match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(options)).await {
-                Ok(connected) => connected.map_err(Failure::from),
-                Err(_) => Err(Failure::Lost(format!("{host}:{port} does not answer"))),
-            };
-            if connected.is_err() {
-                self.at += 1;
+    /// Makes the connection if there is none.
+    pub async fn connect(&mut self) -> Result<(), Failure> {
+        self.connection().await.map(drop)
+    }
+
+    /// The connection, made if there is none. After a failure the next server is tried next.
+    async fn connection(&mut self) -> Result<&mut Connection, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let conn = self.dial().await.inspect_err(|_| self.at += 1)?;
+                Connection { conn, statements: HashMap::new() }
             }
-            self.conn = Some(connected?);
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Connects to the server that is next.
+    async fn dial(&self) -> Result<Conn, Failure> {
+        let (host, port) = &self.target.servers[self.at % self.target.servers.len()];
+        let options = OptsBuilder::default()
+            .ip_or_hostname(host.clone())
+            .tcp_port(*port)
+            .user(Some(self.target.user.clone()))
+            .pass(self.target.password.clone())
+            .db_name(self.selects_database.then(|| self.target.database.clone()))
+            .prefer_socket(false)
+            // Statements are kept here.
+            .stmt_cache_size(0);
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(options));
+        let unreachable = |why| Failure::Unreachable(format!("{host}:{port}: {why}"));
+        match connecting.await.map(|connected| connected.map_err(Failure::from)) {
+            Ok(Err(Failure::Lost(why))) => Err(unreachable(why)),
+            Ok(connected) => connected,
+            Err(_) => Err(unreachable("no answer".to_owned())),
         }
-        self.conn.as_mut().ok_or_else(|| Failure::Lost("not connected".to_owned()))
     }
 
     /// Forgets the connection with all that belongs to it.
     fn drop_connection(&mut self) {
-        self.conn = None;
-        self.statements.clear();
+        self.connection = None;
         self.in_transaction = false;
     }
 
     /// Says goodbye to the server.
     pub async fn close(mut self) {
-        if let Some(conn) = self.conn.take() {
+        if let Some(connection) = self.connection.take() {
             // The work is done: a server that is gone by now harms nobody.
-            let _ = conn.disconnect().await;
+            let _ = connection.conn.disconnect().await;
         }
     }
 
@@ -114,19 +125,16 @@ impl Client {
         sql: &'static str,
         values: Vec<Value>,
     ) -> Result<Vec<Row>, Failure> {
-        if self.target.text {
-            let text = with_values(sql, &values);
-            return Ok(self.connect().await?.query(text).await?);
+        let as_text = self.target.text.then(|| with_values(sql, &values));
+        let Connection { conn, statements } = self.connection().await?;
+        if let Some(text) = as_text {
+            return Ok(conn.query(text).await?);
         }
-        self.connect().await?;
-        let Some(conn) = self.conn.as_mut() else {
-            return Err(Failure::Lost("not connected".to_owned()));
-        };
-        let statement = match self.statements.get(sql) {
+        let statement = match statements.get(sql) {
             Some(statement) => statement.clone(),
             None => {
                 let statement = conn.prep(sql).await?;
-                self.statements.insert(sql, statement.clone());
+                statements.insert(sql, statement.clone());
                 statement
             }
         };
@@ -153,20 +161,19 @@ impl Client {
         row.ok_or_else(|| Failure::Wrong(format!("no row: {sql} with {shown}")))
     }
 
-    /// Changes rows; how many were changed.
-    pub async fn change(&mut self, sql: &'static str, values: Vec<Value>) -> Result<u64, Failure> {
-        self.rows(sql, values).await?;
-        Ok(self.conn.as_ref().map_or(0, Conn::affected_rows))
+    /// Executes a statement that gives no rows.
+    pub async fn change(&mut self, sql: &'static str, values: Vec<Value>) -> Result<(), Failure> {
+        self.rows(sql, values).await.map(drop)
     }
 
     /// Executes a statement that is not worth preparing, as text.
     pub async fn text(&mut self, sql: impl AsRef<str>) -> Result<(), Failure> {
-        Ok(self.connect().await?.query_drop(sql.as_ref()).await?)
+        Ok(self.connection().await?.conn.query_drop(sql.as_ref()).await?)
     }
 
     /// The rows of a query that is not worth preparing, as text.
     pub async fn query<T: FromRow>(&mut self, sql: impl AsRef<str>) -> Result<Vec<T>, Failure> {
-        let rows: Vec<Row> = self.connect().await?.query(sql.as_ref()).await?;
+        let rows: Vec<Row> = self.connection().await?.conn.query(sql.as_ref()).await?;
         rows.into_iter().map(columns).collect()
     }
 
@@ -200,11 +207,10 @@ impl Client {
                     self.drop_connection();
                 }
             }
+            // Connecting moved on to the next server already.
+            Failure::Unreachable(_) => {}
             Failure::Lost(_) | Failure::Driver(_) => {
-                // Not when there was none: connecting moved on already.
-                if self.conn.is_some() {
-                    self.at += 1;
-                }
+                self.at += 1;
                 self.drop_connection();
             }
         }

@@ -2,6 +2,7 @@
 //! program.
 
 use mysql_async::{DriverError, Error};
+use tokio::task::JoinError;
 
 /// Errors of servers that pass: the statement had no effect or its transaction is gone, and
 /// an application tries again.
@@ -27,7 +28,10 @@ pub enum Failure {
         /// The text.
         message: String,
     },
-    /// There is no connection, or it broke: nobody knows what became of the statement.
+    /// No connection could be made: the statement was never sent.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// The connection broke: nobody knows what became of the statement.
     #[error("connection lost: {0}")]
     Lost(String),
     /// The server answered something that no correct server answers: a row is missing, a sum
@@ -44,7 +48,7 @@ impl Failure {
     pub fn is_retryable(&self) -> bool {
         match self {
             Failure::Server { code, .. } => PASSING.contains(code),
-            Failure::Lost(_) => true,
+            Failure::Unreachable(_) | Failure::Lost(_) => true,
             Failure::Wrong(_) | Failure::Driver(_) => false,
         }
     }
@@ -63,6 +67,7 @@ impl Failure {
     pub fn label(&self) -> String {
         match self {
             Failure::Server { code, .. } => code.to_string(),
+            Failure::Unreachable(_) => "no_connection".to_owned(),
             Failure::Lost(_) => "connection_lost".to_owned(),
             Failure::Wrong(_) => "wrong_answer".to_owned(),
             Failure::Driver(_) => "driver".to_owned(),
@@ -83,6 +88,11 @@ impl From<Error> for Failure {
             other => Failure::Driver(other.to_string()),
         }
     }
+}
+
+/// What a task said, where its panic is a failure too.
+pub fn task_outcome(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
+    ended.unwrap_or_else(|error| Err(Failure::Driver(format!("a task ended: {error}"))))
 }
 
 /// Why the program ends without success.
@@ -136,6 +146,7 @@ mod tests {
             assert!(server(code).is_retryable(), "{code}");
         }
         assert!(Failure::Lost(String::new()).is_retryable());
+        assert!(Failure::Unreachable(String::new()).is_retryable());
         for code in [1045, 1054, 1062, 1064, 1146] {
             assert!(!server(code).is_retryable(), "{code}");
         }

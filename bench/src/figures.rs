@@ -106,7 +106,7 @@ impl Recorder {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// The figures of a phase; after the end, those that were measured.
+    /// The figures of a phase; after the end, those of the measurement.
     pub fn figures(&self, phase: Phase) -> &Figures {
         match phase {
             Phase::WarmUp => &self.warm_up,

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, Target};
 use crate::clock;
-use crate::error::{BenchError, Failure};
+use crate::error::{BenchError, Failure, task_outcome};
 use crate::workload::{Condition, Workload};
 
 /// Rows of one INSERT at most.
@@ -142,8 +142,7 @@ pub async fn prepare<W: Workload>(
         tokio::select! {
             finished = loaders.join_next() => match finished {
                 None => break,
-                Some(finished) => loader_outcome(finished)
-                    .map_err(BenchError::failed("loading rows"))?,
+                Some(finished) => task_outcome(finished).map_err(BenchError::failed("loading rows"))?,
             },
             _ = progress.tick() => println!(
                 "[{:>7.1} s] {} rows, {} of {jobs} jobs begun",
@@ -160,13 +159,6 @@ pub async fn prepare<W: Workload>(
         (clock::now() - begin).as_secs_f64()
     );
     Ok(())
-}
-
-/// What a task said, where its panic is an error too.
-pub fn loader_outcome(
-    finished: Result<Result<(), Failure>, tokio::task::JoinError>,
-) -> Result<(), Failure> {
-    finished.unwrap_or_else(|error| Err(Failure::Driver(format!("a task ended: {error}"))))
 }
 
 /// How a condition fared.
@@ -188,11 +180,12 @@ pub async fn check(
     let mut client = Client::new(Arc::clone(target), 0);
     let mut results = Vec::new();
     for Condition { name, meaning, violations } in conditions {
-        let counted: Vec<u64> = client
-            .query(&violations)
-            .await
-            .map_err(BenchError::failed(format!("checking {name}: {meaning}")))?;
-        let violations = counted.first().copied().unwrap_or(0);
+        let counted = client.query::<u64>(&violations).await.and_then(|counts| match counts[..] {
+            [count] => Ok(count),
+            _ => Err(Failure::Wrong(format!("{} rows: {violations}", counts.len()))),
+        });
+        let violations =
+            counted.map_err(BenchError::failed(format!("checking {name}: {meaning}")))?;
         let verdict =
             if violations == 0 { "ok".to_owned() } else { format!("FAILED, {violations} times") };
         println!("check {name}: {verdict} ({meaning})");

@@ -54,9 +54,14 @@ pub struct SharedArgs {
     /// The server: HOST or HOST:PORT; several, separated by commas, share the connections.
     #[arg(long, env = "CAIRN_BENCH_HOST", default_value = "127.0.0.1")]
     pub host: String,
-    /// Port of the servers that are named without one. Default 4000.
-    #[arg(long, env = "CAIRN_BENCH_PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
+    /// Port of the servers that are named without one.
+    #[arg(
+        long,
+        env = "CAIRN_BENCH_PORT",
+        default_value_t = DEFAULT_PORT,
+        value_parser = clap::value_parser!(u16).range(1..),
+    )]
+    pub port: u16,
     /// The account.
     #[arg(long, env = "CAIRN_BENCH_USER", default_value = "root")]
     pub user: String,
@@ -98,10 +103,9 @@ pub struct SharedArgs {
 impl SharedArgs {
     /// Where the servers are; `default_database` is used if none is named.
     pub fn target(&self, default_database: &str) -> Result<Target, BenchError> {
-        let port = self.port.unwrap_or(DEFAULT_PORT);
         let names = self.host.split(',').map(str::trim).filter(|name| !name.is_empty());
         let servers: Vec<_> =
-            names.map(|name| server(name, port)).collect::<Result<_, BenchError>>()?;
+            names.map(|name| server(name, self.port)).collect::<Result<_, BenchError>>()?;
         if servers.is_empty() {
             return Err(BenchError::Options("--host: no server is named".to_owned()));
         }

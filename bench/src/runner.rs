@@ -14,9 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Target};
 use crate::clock;
-use crate::error::{BenchError, Failure};
+use crate::error::{BenchError, Failure, task_outcome};
 use crate::figures::{Counted, Phase, Recorder};
-use crate::load::loader_outcome;
 use crate::random::{Stream, generator};
 use crate::report::{Interval, progress_line};
 use crate::workload::{Session, Workload};
@@ -83,7 +82,7 @@ pub async fn run<W: Workload>(
     let mut clients = JoinSet::new();
     for number in 0..plan.threads {
         let mut client = Client::new(Arc::clone(target), number);
-        clients.spawn(async move { client.connect().await.map(drop).map(|()| (number, client)) });
+        clients.spawn(async move { client.connect().await.map(|()| (number, client)) });
     }
     let mut connected = Vec::with_capacity(plan.threads);
     while let Some(client) = clients.join_next().await {
@@ -105,15 +104,16 @@ pub async fn run<W: Workload>(
     }
     let mut ending = match plan.warmup.is_zero() {
         true => None,
-        false => run.phase(Phase::WarmUp, begin, Some(plan.warmup), stop).await,
+        false => run.phase(Phase::WarmUp, begin, Some(plan.warmup), stop).await.1,
     };
     let begin = clock::now();
     run.recorder.enter(Phase::Measured);
+    let mut counted = run.recorder.figures(Phase::Measured).counted();
     if ending.is_none() {
-        ending = run.phase(Phase::Measured, begin, plan.time, stop).await;
+        (counted, ending) = run.phase(Phase::Measured, begin, plan.time, stop).await;
     }
-    run.recorder.enter(Phase::Over);
     let time = clock::now() - begin;
+    run.recorder.enter(Phase::Over);
     finish.cancel();
     let (unfinished, late_failure) = run.finish_workers().await;
     let interrupted = matches!(ending, Some(Ending::Interrupted));
@@ -122,7 +122,7 @@ pub async fn run<W: Workload>(
         _ => late_failure,
     };
     Ok(Measured {
-        counted: run.recorder.figures(Phase::Over).counted(),
+        counted,
         time,
         intervals: run.intervals,
         unfinished,
@@ -140,14 +140,15 @@ struct Run {
 }
 
 impl Run {
-    /// Lets the workers work for a time and reports each interval.
+    /// Lets the workers work for a time and reports each interval; what was counted in all,
+    /// which is the sum of the intervals, and why it ended early.
     async fn phase(
         &mut self,
         phase: Phase,
         begin: Instant,
         time: Option<Duration>,
         stop: &CancellationToken,
-    ) -> Option<Ending> {
+    ) -> (Counted, Option<Ending>) {
         let end = time.map(|time| begin + time);
         let mut earlier = (begin, Counted::default());
         loop {
@@ -159,25 +160,25 @@ impl Run {
             let ending = tokio::select! {
                 () = until(wake) => None,
                 () = stop.cancelled() => Some(Ending::Interrupted),
-                Some(ended) = self.workers.join_next() => match loader_outcome(ended) {
+                Some(ended) = self.workers.join_next() => match task_outcome(ended) {
                     // Workers end well only when they are told to.
                     Ok(()) => continue,
                     Err(failure) => Some(Ending::Failed(failure)),
                 },
             };
             let now = clock::now();
+            let counted = self.recorder.figures(phase).counted();
             if self.plan.interval.is_some() && now > earlier.0 {
-                let counted = self.recorder.figures(phase).counted();
                 let interval = Interval::new(now - begin, now - earlier.0, &counted, &earlier.1);
                 println!("{}", progress_line(&interval, phase));
                 if phase == Phase::Measured {
                     self.intervals.push(interval);
                 }
-                earlier = (wake.filter(|_| ending.is_none()).unwrap_or(now), counted);
             }
             if ending.is_some() || end.is_some_and(|end| now >= end) {
-                return ending;
+                return (counted, ending);
             }
+            earlier = (wake.unwrap_or(now), counted);
         }
     }
 
@@ -188,7 +189,7 @@ impl Run {
         loop {
             tokio::select! {
                 ended = self.workers.join_next() => match ended {
-                    Some(ended) => failure = failure.or(loader_outcome(ended).err()),
+                    Some(ended) => failure = failure.or(task_outcome(ended).err()),
                     None => return (0, failure),
                 },
                 () = until(Some(deadline)) => {
@@ -261,7 +262,7 @@ impl<S: Session> Worker<S> {
             }
             attempts += 1;
             let pause = match failure {
-                Failure::Lost(_) => RECONNECT_PAUSE,
+                Failure::Unreachable(_) => RECONNECT_PAUSE,
                 _ => self.backoff(attempts),
             };
             self.pause(pause).await;

@@ -322,7 +322,7 @@ impl Session for YcsbSession {
                 match client.change(INSERT_ROW, row).await {
                     // The attempt whose answer was lost had succeeded.
                     Err(failure) if retried && failure.is_duplicate_key() => {}
-                    outcome => drop(outcome?),
+                    outcome => outcome?,
                 }
                 self.ycsb.keys.inserted(*number);
                 Ok(Outcome::Committed)
@@ -332,7 +332,6 @@ impl Session for YcsbSession {
                 found(!rows.is_empty())
             }
             UPDATE => {
-                // Servers differ in whether an equal value counts as changed.
                 client.change(UPDATES[*field], values![&fields[0], key]).await?;
                 Ok(Outcome::Committed)
             }
