@@ -239,8 +239,8 @@ mod tests {
 
     #[test]
     fn values_stand_in_the_text_as_literals() {
-        let text =
-            with_values("UPDATE t SET a = a + ?, b = ? WHERE c = ?", &values![1.25, "o'x", 7]);
+        let values = [Value::from(1.25), Value::from("o'x"), Value::from(7)];
+        let text = with_values("UPDATE t SET a = a + ?, b = ? WHERE c = ?", &values);
         assert_eq!(text, "UPDATE t SET a = a + 1.25, b = 'o\\'x' WHERE c = 7");
     }
 }
