@@ -340,6 +340,12 @@ pub enum CtlCommand {
         #[command(subcommand)]
         action: HotAction,
     },
+    /// Go on after a disaster.
+    Recover {
+        /// What is lost.
+        #[command(subcommand)]
+        action: RecoverAction,
+    },
     /// A timestamp, or what one means.
     Tso {
         /// The timestamp to take apart; a fresh one when absent.
@@ -350,12 +356,6 @@ pub enum CtlCommand {
         /// All of them when absent.
         #[command(subcommand)]
         action: Option<ConfigAction>,
-    },
-    /// Bring back what was lost beyond what a cluster mends by itself: see docs/recovery.md.
-    Recover {
-        /// What was lost.
-        #[command(subcommand)]
-        action: RecoverAction,
     },
 }
 

@@ -88,6 +88,7 @@ impl PdServer {
         self.ids.lock().skip(id_bound);
         let now_ms = self.clock.monotonic_ms();
         self.forget_heartbeats(now_ms);
+        *self.recovery.lock() = None;
         self.led_since_ms.store(now_ms, Ordering::Relaxed);
         self.replication.open_gate(term)
     }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`server`], [`regions`], [`members`], `recovery` | every operation, without a network |
+//! | [`server`], [`regions`], [`members`], `takeover` | every operation, without a network |
 //! | [`allocation`], [`tso`] | timestamps and ids below durable bounds |
 //! | [`membership`], [`leadership`] | how a member begins; taking over and giving up |
 //! | [`service`], [`local`], [`status`] | gRPC, direct calls, HTTP pages |
@@ -11,6 +11,7 @@
 //! | [`cluster`], [`index`], [`hot`] | what heartbeats tell, operators under way |
 //! | [`view`], [`operator`] | what decisions see, what they give |
 //! | [`checkers`], [`schedulers`], [`placement`] | the decisions, pure functions; the rules |
+//! | [`recovery`] | after stores were lost with a majority of some regions |
 //! | [`config`], [`steer`] | what people set, ask and order |
 //! | [`clock`] | injected time |
 //!
@@ -33,7 +34,7 @@ pub mod members;
 pub(crate) mod membership;
 pub mod operator;
 pub mod placement;
-pub(crate) mod recovery;
+pub mod recovery;
 pub mod regions;
 pub mod replication;
 pub mod schedulers;
@@ -44,6 +45,7 @@ mod simulation;
 pub mod state;
 pub mod status;
 pub mod steer;
+pub(crate) mod takeover;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use cairn_pd_client::{Order, PdBounds, PdClient, PdError, RegionRoute};
 use cairn_proto::meta::{Region, Store};
 use cairn_proto::pd::{
-    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
+    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, ReportPeersRequest, SplitId,
+    StoreHeartbeatResponse, StoreStats,
 };
 use cairn_types::TimeStamp;
 use futures::StreamExt;
@@ -105,8 +106,12 @@ impl PdClient for LocalPdClient {
         on_leader!(self, server => Ok(server.get_all_stores()))
     }
 
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<StoreHeartbeatResponse, PdError> {
         on_leader!(self, server => server.store_heartbeat(stats))
+    }
+
+    async fn report_peers(&self, page: ReportPeersRequest) -> Result<(), PdError> {
+        on_leader!(self, server => server.report_peers(page.clone()))
     }
 
     async fn region_heartbeat(

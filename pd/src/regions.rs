@@ -45,7 +45,7 @@ impl PdServer {
         let wanted = {
             let state = self.shared().state().read();
             let mut cluster = self.cluster.lock();
-            if !cluster.region_heartbeat(&request, now) {
+            if !cluster.region_heartbeat(&request, now) || state.running_recovery().is_some() {
                 return Ok(RegionHeartbeatResponse::default());
             }
             match cluster.check(&state, region.id, now) {
@@ -95,6 +95,9 @@ impl PdServer {
     /// One look of schedulers and of the patrol.
     pub(crate) async fn run_schedulers(&self) -> Result<(), PdError> {
         self.cluster.lock().expire(self.now());
+        if self.is_recovering() {
+            return Ok(());
+        }
         for _ in 0..OPERATORS_PER_LOOK_MAX {
             let wanted = {
                 let state = self.shared().state().read();

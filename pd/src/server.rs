@@ -4,10 +4,10 @@
 //! and answered when they are durable. What concerns regions is in
 //! [`crate::regions`], timestamps and ids in [`crate::allocation`], taking over and
 //! giving up leadership in [`crate::leadership`], the members themselves in
-//! [`crate::members`]. A background task of the leader renews the timestamp bound ahead
+//! [`crate::members`], recovery after lost stores in [`crate::recovery`]. A background task of the leader renews the timestamp bound ahead
 //! of need and lets the schedulers run.
 //!
-//! **Invariants.** Locks are taken in the order state → cluster and never held
+//! **Invariants.** Locks are taken in the order state → cluster → recovery and never held
 //! over an await. Only an open gate ([`crate::replication::shared::Gate`]) lets a request
 //! in; who calls an operation here has asked it ([`PdServer::check_leads`]).
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 use cairn_engine::{MemoryRaftLog, RaftEngineLog, RaftEngineOptions, RaftLog};
 use cairn_pd_client::{PdBounds, PdClient, PdError};
 use cairn_proto::meta::{Region, Store, StoreState};
-use cairn_proto::pd::{ConfigEntry, StoreStats};
+use cairn_proto::pd::{ConfigEntry, StoreHeartbeatResponse, StoreStats};
 use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -34,6 +34,7 @@ use crate::cluster::Cluster;
 use crate::error::OpenError;
 use crate::local::LocalPdClient;
 use crate::membership;
+use crate::recovery::Run;
 use crate::replication::transport::NoTransport;
 use crate::replication::{
     DirFiles, Driver, GrpcTransport, Inbox, MemberFiles, MemoryFiles, Replication,
@@ -151,6 +152,8 @@ pub struct PdServer {
     pub(crate) ids: Mutex<Ids>,
     pub(crate) id_renewal: tokio::sync::Mutex<()>,
     pub(crate) cluster: Mutex<Cluster>,
+    /// Of the recovery under way.
+    pub(crate) recovery: Mutex<Option<Run>>,
     /// Drawn once per data folder.
     pub(crate) token: u64,
     pub(crate) rng: Mutex<StdRng>,
@@ -198,6 +201,7 @@ impl PdServer {
             ids: Mutex::new(Ids::default()),
             id_renewal: tokio::sync::Mutex::new(()),
             cluster: Mutex::new(Cluster::new(config.max_replicas.max(1), clock.monotonic_ms())),
+            recovery: Mutex::new(None),
             token: begun.identity.token,
             rng: Mutex::new(rng),
             led_since_ms: AtomicU64::new(0),
@@ -281,6 +285,9 @@ impl PdServer {
             if let Err(error) = self.tend_members().await {
                 tracing::warn!(%error, "tending members");
             }
+            if let Err(error) = self.tend_recovery().await {
+                tracing::warn!(%error, "recovering after the loss of stores");
+            }
             if let Err(error) = self.run_schedulers().await {
                 tracing::warn!(%error, "scheduling");
             }
@@ -354,8 +361,9 @@ impl PdServer {
         present.map(|store| cluster.shown(store, now_ms)).collect()
     }
 
-    /// A store's own report; answers regions whose leaders should report now.
-    pub fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
+    /// A store's own report; answers regions whose leaders should report now, and what a
+    /// recovery wants of it.
+    pub fn store_heartbeat(&self, stats: StoreStats) -> Result<StoreHeartbeatResponse, PdError> {
         let state = self.shared().state().read();
         let id = stats.store_id;
         match state.stores.get(&id).map(Store::state) {
@@ -365,7 +373,9 @@ impl PdServer {
                 let (now_ms, unix_ms) = (self.clock.monotonic_ms(), self.clock.unix_ms());
                 let mut cluster = self.cluster.lock();
                 cluster.store_heartbeat(stats, now_ms, unix_ms);
-                Ok(cluster.wanted_regions(&state, id))
+                let wanted_regions = cluster.wanted_regions(&state, id);
+                let recovery = self.recovery_orders(&state, id);
+                Ok(StoreHeartbeatResponse { header: None, wanted_regions, recovery })
             }
         }
     }

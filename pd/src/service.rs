@@ -239,8 +239,17 @@ impl Pd for PdService {
         request: Request<StoreHeartbeatRequest>,
     ) -> Result<Response<StoreHeartbeatResponse>, Status> {
         answer!(self, request, StoreHeartbeatResponse, {
-            let wanted_regions = self.server.store_heartbeat(request.stats.unwrap_or_default())?;
-            Ok(StoreHeartbeatResponse { header: None, wanted_regions })
+            self.server.store_heartbeat(request.stats.unwrap_or_default())
+        })
+    }
+
+    async fn report_peers(
+        &self,
+        request: Request<ReportPeersRequest>,
+    ) -> Result<Response<ReportPeersResponse>, Status> {
+        answer!(self, request, ReportPeersResponse, {
+            self.server.report_peers(request)?;
+            Ok(ReportPeersResponse::default())
         })
     }
 

@@ -172,11 +172,13 @@ impl Situation {
     }
 }
 
-fn parse<T: std::str::FromStr>(text: impl AsRef<str>) -> Result<T, String> {
+/// A number of a script.
+pub(crate) fn parse<T: std::str::FromStr>(text: impl AsRef<str>) -> Result<T, String> {
     text.as_ref().parse().map_err(|_| format!("bad number {}", text.as_ref()))
 }
 
-fn told_region(id: u64, peers: &str) -> Result<(Region, RegionReport), String> {
+/// A region from its peers in short.
+pub(crate) fn told_region(id: u64, peers: &str) -> Result<(Region, RegionReport), String> {
     let epoch = RegionEpoch { conf_ver: 1, version: 1 };
     let mut region = Region { id, epoch: Some(epoch), ..Region::default() };
     let mut report = RegionReport::none();

@@ -57,11 +57,16 @@ pub async fn run(args: CtlArgs) -> Result<(), StartError> {
             ask(&pd, action.unwrap_or(RuleAction::List { group: None }).order()?).await?
         }
         CtlCommand::Hot { action } => ask(&pd, action.order()).await?,
-        CtlCommand::Recover { action } => match action {
-            RecoverAction::Meta { stores, allow_missing_stores } => {
-                recover::meta(&pd, &endpoints(&stores), allow_missing_stores).await?
-            }
-        },
+        CtlCommand::Recover { action: RecoverAction::Meta { stores, allow_missing_stores } } => {
+            recover::meta(&pd, &endpoints(&stores), allow_missing_stores).await?
+        }
+        CtlCommand::Recover {
+            action: RecoverAction::RemoveFailedStores { stores, accept_data_loss },
+        } => {
+            let accepts_data_loss = accept_data_loss;
+            ask(&pd, Order::RemoveFailedStores { stores, accepts_data_loss }).await?
+        }
+        CtlCommand::Recover { action: RecoverAction::Show } => ask(&pd, Order::Recovery).await?,
         CtlCommand::Tso { timestamp } => timestamp_parts(&pd, timestamp).await?,
         CtlCommand::Config { action } => {
             let shown = ConfigAction::Show { prefix: String::new() };

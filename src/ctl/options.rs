@@ -488,6 +488,18 @@ pub enum RecoverAction {
         #[arg(long)]
         allow_missing_stores: bool,
     },
+    /// Go on without stores that are gone for good: regions that lost most of their voters are
+    /// led by what is left of them.
+    RemoveFailedStores {
+        /// Their ids, separated by commas.
+        #[arg(long, required = true, value_delimiter = ',')]
+        stores: Vec<u64>,
+        /// What only these stores had is lost, and they can never come back.
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
+    /// How far it is, and what may be lost.
+    Show,
 }
 
 /// `ctl hot …`.

@@ -20,7 +20,8 @@ use cairn_proto::kv::region_error::Kind as RegionKind;
 use cairn_proto::kv::*;
 use cairn_proto::meta::{Peer, Region, RegionEpoch, Store};
 use cairn_proto::pd::{
-    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
+    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreHeartbeatResponse,
+    StoreStats,
 };
 use cairn_types::TimeStamp;
 use futures::StreamExt;
@@ -830,7 +831,7 @@ impl PdClient for MockPd {
         Err(unused())
     }
 
-    async fn store_heartbeat(&self, _stats: StoreStats) -> Result<Vec<u64>, PdError> {
+    async fn store_heartbeat(&self, _stats: StoreStats) -> Result<StoreHeartbeatResponse, PdError> {
         Err(unused())
     }
 

@@ -105,7 +105,7 @@ pub struct RollbackMergeCommand {
 }
 
 /// A membership change, as the context of Raft's own entry: one change is simple, several
-/// enter a joint state, none leaves it.
+/// enter a joint state, none leaves it. A forced one names all that are members after it.
 #[derive(Clone, PartialEq, Message)]
 pub struct ConfChangeCommand {
     /// Epoch the proposer saw.
@@ -114,6 +114,10 @@ pub struct ConfChangeCommand {
     /// What is done, all at once.
     #[prost(message, repeated, tag = "2")]
     pub changes: Vec<PeerChange>,
+    /// Not empty: after most voters were lost for good these are the members, whatever the
+    /// region was before; `changes` is empty then.
+    #[prost(message, repeated, tag = "3")]
+    pub forced: Vec<meta::Peer>,
 }
 
 /// A change of one peer.

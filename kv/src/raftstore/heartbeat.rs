@@ -19,6 +19,8 @@ use super::worker::Mailbox;
 
 /// Reports of regions on their way at one time.
 const CONCURRENT_REPORTS: usize = 8;
+/// Peers of one page of a report: well below a message's bound, with long keys too.
+const PEERS_PER_PAGE: usize = 1_000;
 /// PD may take that long for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events that wait for PD.
@@ -26,6 +28,7 @@ pub(super) const EVENTS_MAX: usize = 256;
 
 /// Handles events until the Raft thread ends.
 pub(super) async fn run(
+    store_id: u64,
     pd: Arc<dyn PdClient>,
     mut events: tokio::sync::mpsc::Receiver<PdEvent>,
     mailbox: Mailbox,
@@ -40,12 +43,20 @@ pub(super) async fn run(
                     .await;
             }
             PdEvent::Store(stats) => {
-                let wanted = timed("store heartbeat", pd.store_heartbeat(stats)).await;
-                if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty())
-                    && mailbox.try_send(StoreMessage::ReportRegions(wanted)).is_err()
-                {
-                    tracing::debug!("mailbox is full: PD will ask again");
+                let answer = timed("store heartbeat", pd.store_heartbeat(stats)).await;
+                let pd::StoreHeartbeatResponse { wanted_regions, recovery, .. } =
+                    answer.unwrap_or_default();
+                let wanted = (!wanted_regions.is_empty())
+                    .then_some(StoreMessage::ReportRegions(wanted_regions));
+                let orders = recovery.map(StoreMessage::Recover);
+                for message in wanted.into_iter().chain(orders) {
+                    if mailbox.try_send(message).is_err() {
+                        tracing::debug!("mailbox is full: PD will ask again");
+                    }
                 }
+            }
+            PdEvent::Peers { round, peers } => {
+                report_peers(pd.as_ref(), store_id, round, peers).await;
             }
             PdEvent::AskSplit(context, region, keys) => {
                 ask_split(pd.as_ref(), context, region, keys, &mailbox).await;
@@ -80,6 +91,24 @@ async fn report_region(pd: &dyn PdClient, report: pd::RegionHeartbeatRequest, ma
     };
     if response.step.is_some() && mailbox.try_send(StoreMessage::PdStep(response)).is_err() {
         tracing::debug!("mailbox is full: PD will repeat its step");
+    }
+}
+
+/// Page by page; a page that is lost makes PD ask for the whole report again.
+async fn report_peers(
+    pd: &dyn PdClient,
+    store_id: u64,
+    round: u64,
+    mut peers: Vec<pd::PeerReport>,
+) {
+    for page in 0.. {
+        let rest = peers.split_off(peers.len().min(PEERS_PER_PAGE));
+        let ends = rest.is_empty();
+        let request = pd::ReportPeersRequest { header: None, store_id, round, page, ends, peers };
+        if timed("report of peers", pd.report_peers(request)).await.is_none() || ends {
+            return;
+        }
+        peers = rest;
     }
 }
 

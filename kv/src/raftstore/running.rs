@@ -88,7 +88,7 @@ pub(super) fn assemble(parts: &RaftStoreParts) -> Result<Assembled, RaftStoreErr
     core.load(clock.now())?;
     let pd_events = pd.as_ref().map(|(client, runtime)| {
         let (sender, receiver) = tokio::sync::mpsc::channel(heartbeat::EVENTS_MAX);
-        runtime.spawn(heartbeat::run(client.clone(), receiver, mailbox.clone()));
+        runtime.spawn(heartbeat::run(store_id.0, client.clone(), receiver, mailbox.clone()));
         sender
     });
     let router = Arc::new(RaftRouter {

@@ -33,7 +33,7 @@ use crate::raftstore::state::{
 };
 
 /// Between two looks at the driver's bounds. What it hands out in between is covered by the
-/// margins that a recovery adds (`cairn-pd`'s `recovery`), ten seconds of timestamps.
+/// margins that a recovery adds (`cairn-pd`'s `takeover`), ten seconds of timestamps.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two questions whether the driver serves this store's cluster by now.
 const WAIT_INTERVAL: Duration = Duration::from_millis(500);

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use cairn_engine::{EngineError, KvEngine, MemoryEngine, WriteBatch};
 use cairn_pd_client::{PdBounds, PdClient, PdError, RegionRoute};
 use cairn_proto::pd::{
-    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
+    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreHeartbeatResponse,
+    StoreStats,
 };
 use cairn_proto::{kv, meta};
 use cairn_types::TimeStamp;
@@ -265,8 +266,8 @@ impl PdClient for FakePd {
         Ok(stores.into_iter().map(|store| (store, StoreStats::default())).collect())
     }
 
-    async fn store_heartbeat(&self, _: StoreStats) -> Result<Vec<u64>, PdError> {
-        Ok(Vec::new())
+    async fn store_heartbeat(&self, _: StoreStats) -> Result<StoreHeartbeatResponse, PdError> {
+        Ok(StoreHeartbeatResponse::default())
     }
 
     async fn region_heartbeat(

@@ -339,6 +339,7 @@ answers!(
     GetRegionResponse,
     ScanRegionsResponse,
     AskSplitResponse,
+    ReportPeersResponse,
     ReportSplitResponse,
     GetGcSafePointResponse,
     UpdateGcSafePointResponse,

@@ -166,10 +166,16 @@ impl PdClient for GrpcPdClient {
             .collect())
     }
 
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
-        let answer =
-            unary!(self, store_heartbeat, StoreHeartbeatRequest { stats: Some(stats) }).await?;
-        Ok(answer.wanted_regions)
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<StoreHeartbeatResponse, PdError> {
+        unary!(self, store_heartbeat, StoreHeartbeatRequest { stats: Some(stats) }).await
+    }
+
+    async fn report_peers(&self, page: ReportPeersRequest) -> Result<(), PdError> {
+        let send = move |mut stub: crate::channel::Stub, header| {
+            let page = ReportPeersRequest { header, ..page.clone() };
+            async move { stub.report_peers(page).await }
+        };
+        self.channel.call(send).await.map(drop)
     }
 
     async fn region_heartbeat(

@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use cairn_proto::meta;
 use cairn_proto::pd::{
     ConfigEntry, GetRegionResponse, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse,
-    SplitId, StoreStats,
+    ReportPeersRequest, SplitId, StoreHeartbeatResponse, StoreStats,
 };
 use cairn_types::TimeStamp;
 use futures::stream::BoxStream;
@@ -173,8 +173,14 @@ pub trait PdClient: Send + Sync {
     async fn get_all_stores(&self) -> Result<Vec<(meta::Store, StoreStats)>, PdError>;
 
     /// A store's own report; due every few seconds. Answers regions whose leaders should
-    /// report now.
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError>;
+    /// report now, and what a recovery wants of the store.
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<StoreHeartbeatResponse, PdError>;
+
+    /// A page of the report of all peers that a recovery wants.
+    async fn report_peers(&self, page: ReportPeersRequest) -> Result<(), PdError> {
+        let _ = page;
+        Err(PdError::Internal("this placement driver recovers nothing".into()))
+    }
 
     /// A leader's report of its region; the answer may hold one step to take.
     async fn region_heartbeat(

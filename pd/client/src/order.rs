@@ -140,6 +140,16 @@ pub enum Order {
     },
     /// A placement driver without a past takes over a cluster whose own lost everything.
     RecoverCluster(ClusterRecovery),
+    /// The last recovery after stores were lost.
+    Recovery,
+    /// Stores are gone for good; regions that lost most of their voters go on with those
+    /// that are left.
+    RemoveFailedStores {
+        /// Which.
+        stores: Vec<u64>,
+        /// Whoever orders it knows that data may be lost.
+        accepts_data_loss: bool,
+    },
 }
 
 /// A cluster as its stores remember it.

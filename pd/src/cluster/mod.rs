@@ -158,6 +158,13 @@ impl Cluster {
         now_ms.saturating_sub(heard_ms)
     }
 
+    /// Whether the store may be among the living: a heartbeat came lately, or PD's leader is
+    /// too new to know. What people made of the store does not count.
+    pub fn is_heard(&self, store: &Store, now_ms: u64) -> bool {
+        store.state() != StoreState::Tombstone
+            && self.silence_ms(store.id, now_ms) < self.view.config.disconnected_ms()
+    }
+
     /// The store's state with its silence taken into account.
     pub fn store_state(&self, store: &Store, now_ms: u64) -> StoreState {
         if store.state() != StoreState::Up {
@@ -273,6 +280,11 @@ impl Cluster {
     pub fn region_view<'a>(&'a self, region: &'a Region) -> RegionView<'a> {
         let report = self.reports.get(&region.id).unwrap_or(RegionReport::NONE);
         RegionView { region, report }
+    }
+
+    /// The last term in which a leader of the region reported; 0: none has.
+    pub fn term_of(&self, region_id: u64) -> u64 {
+        self.reports.get(&region_id).map_or(0, |report| report.term)
     }
 
     /// Number of regions the store leads.

@@ -5,11 +5,16 @@
 use cairn_proto::meta::{Region, Store, StoreState};
 use cairn_proto::pd::ConfigEntry;
 
+use super::recovery::Recovery;
+
 /// One entry of the log.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 23, 30, 31")]
+    #[prost(
+        oneof = "Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22, 23, 30, 31, 40, 41"
+    )]
     pub kind: Option<Kind>,
 }
 
@@ -45,7 +50,7 @@ pub enum Kind {
     SchemaVersion(i64),
     /// The cluster is one whose placement driver lost everything, as its stores remember it.
     #[prost(message, tag = "10")]
-    Recover(Recovery),
+    TakeOver(Takeover),
     /// What is known of a member: name, address, token.
     #[prost(message, tag = "20")]
     PutMember(MemberInfo),
@@ -64,11 +69,17 @@ pub enum Kind {
     /// A store that is gone for good is forgotten.
     #[prost(uint64, tag = "31")]
     ForgetStore(u64),
+    /// Stores are gone for good; regions that lost most of their voters are recovered.
+    #[prost(message, tag = "40")]
+    BeginRecovery(Recovery),
+    /// The recovery came further.
+    #[prost(message, tag = "41")]
+    ExtendRecovery(Recovery),
 }
 
 /// A cluster as its stores remember it, with margins on its bounds.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Recovery {
+pub struct Takeover {
     /// Its identity.
     #[prost(uint64, tag = "1")]
     pub cluster_id: u64,
@@ -176,6 +187,8 @@ pub(super) struct StateImage {
     pub members: Vec<MemberInfo>,
     #[prost(uint64, tag = "22")]
     pub last_member_id: u64,
+    #[prost(message, optional, tag = "30")]
+    pub recovery: Option<Recovery>,
 }
 
 impl From<Kind> for Command {

@@ -1,7 +1,7 @@
 //! What the placement driver must never forget: the state machine behind its log.
 //!
 //! **Data.** Cluster identity, members, id and timestamp bounds, stores, regions,
-//! settings, GC safe point, schema version. Leaders, loads and heartbeats are not here: they
+//! settings, GC safe point, schema version, the last recovery. Leaders, loads and heartbeats are not here: they
 //! are learned anew from heartbeats ([`crate::cluster`]).
 //!
 //! **Invariants.** [`State::apply`] is a pure function of state and command: every
@@ -10,6 +10,7 @@
 
 mod command;
 pub mod members;
+pub mod recovery;
 pub mod region_tree;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,9 @@ use cairn_proto::pd::ConfigEntry;
 use prost::Message;
 
 use command::StateImage;
-pub use command::{Command, Kind, MemberInfo, Recovery};
+pub use command::{Command, Kind, MemberInfo, Takeover};
 use members::Members;
+use recovery::Recovery;
 use region_tree::RegionTree;
 
 /// Keys and values of settings together.
@@ -54,6 +56,8 @@ pub struct State {
     pub gc_safe_point: u64,
     /// Newest announced schema version.
     pub schema_version: i64,
+    /// The last recovery after stores were lost.
+    pub recovery: Option<Recovery>,
 }
 
 impl State {
@@ -91,11 +95,13 @@ impl State {
             Kind::SchemaVersion(version) => {
                 self.schema_version = self.schema_version.max(version);
             }
-            Kind::Recover(recovery) => self.recover(recovery)?,
+            Kind::TakeOver(takeover) => self.take_over(takeover)?,
             Kind::PutMember(member) => self.members.put(member)?,
             Kind::AddLearner(member) => self.members.add(member)?,
             Kind::PromoteMember(id) => self.members.promote(id)?,
             Kind::RemoveMember(id) => self.members.remove(id)?,
+            Kind::BeginRecovery(recovery) => self.begin_recovery(recovery)?,
+            Kind::ExtendRecovery(step) => self.extend_recovery(step)?,
         }
         Ok(())
     }
@@ -124,28 +130,28 @@ impl State {
 
     /// Only a cluster that has never begun takes another's identity: it must not be a living
     /// one's.
-    fn recover(&mut self, recovery: Recovery) -> Result<(), PdError> {
+    fn take_over(&mut self, takeover: Takeover) -> Result<(), PdError> {
         if self.bootstrapped {
             // The answer to the first order may have been lost.
-            let same = self.provisional_cluster_id != 0 && self.cluster_id == recovery.cluster_id;
+            let same = self.provisional_cluster_id != 0 && self.cluster_id == takeover.cluster_id;
             return if same { Ok(()) } else { Err(PdError::AlreadyBootstrapped) };
         }
         if !self.stores.is_empty() || !self.regions.is_empty() {
             return Err(PdError::AlreadyBootstrapped);
         }
-        let nameless = recovery.stores.iter().any(|store| store.id == 0);
-        if recovery.cluster_id == 0 || recovery.stores.is_empty() || nameless {
+        let nameless = takeover.stores.iter().any(|store| store.id == 0);
+        if takeover.cluster_id == 0 || takeover.stores.is_empty() || nameless {
             return Err(PdError::InvalidArgument(
                 "a cluster to recover has an identity, and stores with ids".into(),
             ));
         }
         self.provisional_cluster_id = self.cluster_id;
-        self.cluster_id = recovery.cluster_id;
-        self.id_bound = self.id_bound.max(recovery.id_bound);
-        self.tso_bound_ms = self.tso_bound_ms.max(recovery.tso_bound_ms);
-        self.gc_safe_point = self.gc_safe_point.max(recovery.gc_safe_point);
-        self.schema_version = self.schema_version.max(recovery.schema_version);
-        self.stores = recovery.stores.into_iter().map(|store| (store.id, store)).collect();
+        self.cluster_id = takeover.cluster_id;
+        self.id_bound = self.id_bound.max(takeover.id_bound);
+        self.tso_bound_ms = self.tso_bound_ms.max(takeover.tso_bound_ms);
+        self.gc_safe_point = self.gc_safe_point.max(takeover.gc_safe_point);
+        self.schema_version = self.schema_version.max(takeover.schema_version);
+        self.stores = takeover.stores.into_iter().map(|store| (store.id, store)).collect();
         self.bootstrapped = true;
         Ok(())
     }
@@ -206,6 +212,10 @@ impl State {
     fn forget_store(&mut self, id: u64) -> Result<(), PdError> {
         match self.stores.get(&id).map(Store::state) {
             None => Err(PdError::StoreNotFound(format!("store {id}"))),
+            Some(StoreState::Tombstone) if self.regions.peer_count(id) > 0 => {
+                // It was lost with its peers: until they are replaced it must be known as gone.
+                Err(PdError::InvalidArgument(format!("regions still name store {id}")))
+            }
             Some(StoreState::Tombstone) => {
                 self.stores.remove(&id);
                 Ok(())
@@ -250,6 +260,7 @@ impl State {
             founders: self.members.founders().to_vec(),
             members: self.members.iter().cloned().collect(),
             last_member_id: self.members.last_used_id(),
+            recovery: self.recovery.clone(),
         };
         image.encode_to_vec()
     }
@@ -273,6 +284,7 @@ impl State {
             gc_safe_point: image.gc_safe_point,
             schema_version: image.schema_version,
             members: Members::restore(image.founders, image.members, image.last_member_id),
+            recovery: image.recovery,
         })
     }
 }
@@ -344,7 +356,7 @@ mod tests {
 
     #[test]
     fn only_a_cluster_that_never_began_becomes_another() {
-        let recovery = Recovery {
+        let takeover = Takeover {
             cluster_id: 42,
             id_bound: 1_000,
             tso_bound_ms: 5_000,
@@ -352,18 +364,18 @@ mod tests {
             schema_version: 3,
             stores: vec![store(1), store(4)],
         };
-        let order = || Command::from(Kind::Recover(recovery.clone()));
+        let order = || Command::from(Kind::TakeOver(takeover.clone()));
         let mut state = State::default();
         for command in [Kind::InitCluster(7), Kind::IdBound(10), Kind::TsoBound(6_000)] {
             state.apply(command.into()).expect("valid");
         }
         let fresh = state.encode();
         for bad in [
-            Recovery { cluster_id: 0, ..recovery.clone() },
-            Recovery { stores: Vec::new(), ..recovery.clone() },
-            Recovery { stores: vec![store(0)], ..recovery.clone() },
+            Takeover { cluster_id: 0, ..takeover.clone() },
+            Takeover { stores: Vec::new(), ..takeover.clone() },
+            Takeover { stores: vec![store(0)], ..takeover.clone() },
         ] {
-            state.apply(Kind::Recover(bad).into()).expect_err("nobody's cluster");
+            state.apply(Kind::TakeOver(bad).into()).expect_err("nobody's cluster");
             assert_eq!(state.encode(), fresh);
         }
         // One that has begun stays what it is, whatever it has heard of.
@@ -382,8 +394,8 @@ mod tests {
         assert!(state.bootstrapped && state.stores.len() == 2);
         assert_eq!(State::decode(&state.encode()).expect("own bytes"), state);
         state.apply(order()).expect("the same once more");
-        let other = Recovery { cluster_id: 43, ..recovery.clone() };
-        let refused = state.apply(Kind::Recover(other).into());
+        let other = Takeover { cluster_id: 43, ..takeover.clone() };
+        let refused = state.apply(Kind::TakeOver(other).into());
         assert_eq!(refused, Err(PdError::AlreadyBootstrapped));
         // No store begins a cluster here any more.
         let late = state.apply(Command::bootstrap(store(9), first_region()));

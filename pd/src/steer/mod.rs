@@ -11,9 +11,11 @@
 //! | [`schedulers`] | schedulers |
 //! | [`rules`] | settings and placement rules |
 //! | [`hot`] | hot regions |
+//! | [`recovery`] | recovery after stores were lost |
 
 mod hot;
 mod operators;
+mod recovery;
 mod regions;
 mod rules;
 mod schedulers;
@@ -93,6 +95,10 @@ impl PdServer {
             Order::Hot { writes } => Ok(self.hot_rows(writes)),
             Order::HotHistory { limit } => Ok(self.hot_history(rows_wanted(limit))),
             Order::RecoverCluster(recovery) => self.recover_cluster(recovery).await,
+            Order::Recovery => Ok(self.recovery_rows()),
+            Order::RemoveFailedStores { stores, accepts_data_loss } => {
+                self.remove_failed_stores(stores, accepts_data_loss).await
+            }
         }
     }
 

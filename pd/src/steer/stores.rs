@@ -97,8 +97,11 @@ impl PdServer {
     pub(super) async fn remove_tombstones(&self) -> Result<Vec<Value>, PdError> {
         let gone: Vec<Store> = {
             let state = self.shared().state().read();
-            let stores = state.stores.values();
-            stores.filter(|store| store.state() == StoreState::Tombstone).cloned().collect()
+            let gone = |store: &&Store| {
+                // One that was lost is known as gone until its peers are replaced.
+                store.state() == StoreState::Tombstone && state.regions.peer_count(store.id) == 0
+            };
+            state.stores.values().filter(gone).cloned().collect()
         };
         let mut rows = Vec::new();
         for store in gone {

@@ -13,7 +13,8 @@ use cairn_pd::{PdConfig, PdParts, PdServer};
 use cairn_pd_client::{PdClient, PdError, RegionRoute};
 use cairn_proto::meta::{Region, Store};
 use cairn_proto::pd::{
-    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreStats,
+    ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, ReportPeersRequest, SplitId,
+    StoreHeartbeatResponse, StoreStats,
 };
 use cairn_types::TimeStamp;
 use futures::StreamExt;
@@ -313,8 +314,16 @@ impl PdClient for SimPdClient {
         self.call("stores", |pd| async move { pd.get_all_stores().await }).await
     }
 
-    async fn store_heartbeat(&self, stats: StoreStats) -> Result<Vec<u64>, PdError> {
+    async fn store_heartbeat(&self, stats: StoreStats) -> Result<StoreHeartbeatResponse, PdError> {
         self.call("store heartbeat", move |pd| async move { pd.store_heartbeat(stats).await }).await
+    }
+
+    async fn report_peers(&self, page: ReportPeersRequest) -> Result<(), PdError> {
+        self.call("report of peers", move |pd| {
+            let page = page.clone();
+            async move { pd.report_peers(page).await }
+        })
+        .await
     }
 
     async fn region_heartbeat(

@@ -10,6 +10,9 @@
 //! left:    1 2 4 voters, 3 learner
 //! ```
 //!
+//! A *forced* change follows the loss of most voters ([`crate::raftstore::peer::forced`]): it
+//! names the members that are left, and ends a joint state.
+//!
 //! **Invariants**
 //! - The roles of a region's peers say whether it is joint; a restart and a Raft snapshot
 //!   know no more than those. So a joint change must change the role of a voter, and a
@@ -43,7 +46,8 @@ impl Applier {
         };
         state::put_region_state(&mut self.batch, &region, PeerState::Normal, peer.peer_id);
         peer.set_region(std::sync::Arc::new(region.clone()));
-        Some(Outcome::ConfChange { change: raft_change(&command.changes), region, callback })
+        let change = command.forced.is_empty().then(|| raft_change(&command.changes));
+        Some(Outcome::ConfChange { change, region, callback })
     }
 }
 
@@ -83,8 +87,14 @@ fn is_passing(role: PeerRole) -> bool {
 pub fn change_region(region: &meta::Region, command: &ConfChangeCommand) -> Option<meta::Region> {
     let epoch = epoch_of(region);
     let seen = command.epoch.as_ref().map(RegionEpoch::from)?;
+    if seen.conf_ver != epoch.conf_ver {
+        return None;
+    }
+    if !command.forced.is_empty() {
+        return force_members(region, &command.forced);
+    }
     let leaves = command.changes.is_empty();
-    if seen.conf_ver != epoch.conf_ver || leaves != is_joint(region) {
+    if leaves != is_joint(region) {
         return None;
     }
     let mut changed = region.clone();
@@ -120,6 +130,29 @@ pub fn change_region(region: &meta::Region, command: &ConfChangeCommand) -> Opti
     let new_epoch = RegionEpoch { conf_ver: epoch.conf_ver + count, version: epoch.version };
     changed.epoch = Some(new_epoch.into());
     Some(changed)
+}
+
+/// The region with these members and no others; `None` if one of them is none now, if nobody
+/// would vote, or if nothing would change.
+fn force_members(region: &meta::Region, members: &[meta::Peer]) -> Option<meta::Region> {
+    let is_member = |peer: &meta::Peer| {
+        let known = find_peer(region, peer.id);
+        known.is_some_and(|known| known.store_id == peer.store_id) && !is_passing(peer.role())
+    };
+    let twice = |at: usize| members[..at].iter().any(|peer| peer.id == members[at].id);
+    if !members.iter().all(is_member) || (0..members.len()).any(twice) {
+        return None;
+    }
+    let stays_so = |peer: &&meta::Peer| {
+        let new = members.iter().find(|new| new.id == peer.id);
+        new.is_some_and(|new| new.role == peer.role)
+    };
+    let count = region.peers.iter().filter(|peer| !stays_so(peer)).count() as u64;
+    let epoch = epoch_of(region);
+    let new_epoch = RegionEpoch { conf_ver: epoch.conf_ver + count, version: epoch.version };
+    let changed =
+        meta::Region { epoch: Some(new_epoch.into()), peers: members.to_vec(), ..region.clone() };
+    (count > 0 && !conf_state(&changed).voters.is_empty()).then_some(changed)
 }
 
 /// One change; `None` if it does not fit.
@@ -185,7 +218,8 @@ mod tests {
             kind: (*kind).into(),
             peer: Some(meta::Peer { id: *id, store_id: *id, role: 0 }),
         };
-        ConfChangeCommand { epoch: region.epoch, changes: changes.iter().map(change).collect() }
+        let changes = changes.iter().map(change).collect();
+        ConfChangeCommand { epoch: region.epoch, changes, forced: Vec::new() }
     }
 
     fn roles(region: &meta::Region) -> Vec<(u64, PeerRole)> {
@@ -231,6 +265,28 @@ mod tests {
         assert_eq!(after(&[(AddVoter, 1)]), None);
         assert_eq!(after(&[(Remove, 9)]), None);
         assert_eq!(after(&[(AddVoter, 9)]), None, "it begins as a learner");
+    }
+
+    #[test]
+    fn forced_members_end_a_joint_state() {
+        let joint =
+            region(&[(1, Voter), (2, Voter), (3, DemotingVoter), (4, IncomingVoter), (5, Learner)]);
+        let forced = |members: &[(u64, PeerRole)]| {
+            let command = ConfChangeCommand {
+                epoch: joint.epoch,
+                changes: Vec::new(),
+                forced: region(members).peers,
+            };
+            change_region(&joint, &command)
+        };
+        let after = forced(&[(3, Voter), (5, Learner)]).unwrap();
+        assert_eq!(roles(&after), [(3, Voter), (5, Learner)]);
+        assert_eq!(epoch_of(&after), RegionEpoch { conf_ver: 9, version: 2 });
+        assert!(!is_joint(&after));
+        assert_eq!(forced(&[(3, Learner)]), None, "nobody would vote");
+        assert_eq!(forced(&[(6, Voter)]), None, "it was no member");
+        assert_eq!(forced(&[(3, Voter), (3, Voter)]), None, "one peer twice");
+        assert_eq!(forced(&[(3, DemotingVoter), (1, Voter)]), None, "joint again");
     }
 
     #[test]

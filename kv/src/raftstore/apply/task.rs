@@ -120,8 +120,8 @@ pub enum Outcome {
     },
     /// Membership changed.
     ConfChange {
-        /// For Raft.
-        change: ConfChangeV2,
+        /// For Raft; `None`: the region's members are Raft's, whatever they were.
+        change: Option<ConfChangeV2>,
         /// The region after the change.
         region: meta::Region,
         /// Who asked for it.

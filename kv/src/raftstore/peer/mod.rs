@@ -13,6 +13,7 @@
 //! **Concurrency.** Owned by the Raft thread.
 
 mod elections;
+pub(in crate::raftstore) mod forced;
 mod merge;
 mod propose;
 mod reads;
@@ -34,6 +35,7 @@ use raft::{RawNode, Ready, StateRole};
 
 use elections::ElectionTimer;
 pub use elections::Elections;
+use forced::Forced;
 use merge::Merging;
 use propose::Proposal;
 pub use reads::PendingRead;
@@ -108,6 +110,8 @@ pub struct Peer {
     /// then. Whoever knows less must not call it removed.
     pub(super) born_at: Option<meta::RegionEpoch>,
     pub(super) merging: Merging,
+    /// Most voters were lost for good: those that are left decide.
+    forced: Option<Box<Forced>>,
     pub(super) size: RegionSize,
     pub(super) load_watch: LoadWatch,
     /// What PD was told of the load last, and when.
@@ -167,6 +171,7 @@ impl Peer {
             was_leader_in: 0,
             born_at: None,
             merging: Merging::default(),
+            forced: None,
             size: RegionSize::default(),
             load_watch: LoadWatch::default(),
             reported: (MonotonicTime(0), LoadFigures::default()),

@@ -1,7 +1,7 @@
 //! Proposals: checked, put into the log, and paired with those who wait for them.
 
 use cairn_proto::meta;
-use raft::eraftpb::Entry;
+use raft::eraftpb::{ConfChangeV2, Entry};
 
 use super::Peer;
 use super::storage::conf_state;
@@ -58,13 +58,23 @@ impl Peer {
         callback: Callback,
         now: MonotonicTime,
     ) {
-        let command = ConfChangeCommand { epoch: self.region().epoch, changes };
+        let command = ConfChangeCommand { epoch: self.region().epoch, changes, forced: Vec::new() };
         if let Err(error) = self.check_conf_change(&command, now) {
             callback.fail(error);
             return;
         }
         let change = raft_change(&command.changes);
-        let context = prost::Message::encode_to_vec(&command);
+        self.put_conf_change(&command, change, callback, now);
+    }
+
+    pub(super) fn put_conf_change(
+        &mut self,
+        command: &ConfChangeCommand,
+        change: ConfChangeV2,
+        callback: Callback,
+        now: MonotonicTime,
+    ) {
+        let context = prost::Message::encode_to_vec(command);
         let index = self.node.raft.raft_log.last_index() + 1;
         let outcome = self.node.propose_conf_change(context, change);
         self.after_propose(outcome, index, None, callback, now);

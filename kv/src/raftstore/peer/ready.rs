@@ -109,6 +109,7 @@ impl Peer {
         log.put_state(self.region_id, self.node.store().local_state());
         self.delegate.region.store(region);
         self.installing = false;
+        self.forced = None;
     }
 
     /// Raft may forget that the snapshot's entries are to be applied.

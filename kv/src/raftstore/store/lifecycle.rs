@@ -70,7 +70,7 @@ impl StoreCore {
         }
     }
 
-    fn load_peer(
+    pub(super) fn load_peer(
         &mut self,
         region: meta::Region,
         peer_id: u64,
@@ -260,14 +260,14 @@ impl StoreCore {
     pub(super) fn on_conf_change(
         &mut self,
         region_id: u64,
-        change: &ConfChangeV2,
+        change: Option<&ConfChangeV2>,
         region: meta::Region,
         callback: Callback,
     ) {
         if let Some(peer) = self.peer_mut(region_id) {
             peer.set_region(Arc::new(region.clone()));
             if find_peer(&region, peer.peer_id).is_some()
-                && let Err(error) = peer.node.apply_conf_change(change)
+                && let Err(error) = peer.follow_conf_change(change)
             {
                 tracing::error!(region = region_id, %error, "raft refused a membership change");
             }

@@ -41,6 +41,8 @@ pub enum StoreMessage {
     },
     /// One step PD wants.
     PdStep(pd::RegionHeartbeatResponse),
+    /// What PD wants after stores were lost for good.
+    Recover(pd::RecoveryOrders),
     /// The store is about to stop: leadership goes elsewhere.
     Leave(tokio::sync::oneshot::Sender<()>),
     /// PD wants to hear of these regions.
@@ -139,6 +141,13 @@ pub enum PdEvent {
     Regions(Vec<pd::RegionHeartbeatRequest>),
     /// The store's report.
     Store(pd::StoreStats),
+    /// All peers of the store, for a recovery.
+    Peers {
+        /// Which report PD asked for.
+        round: u64,
+        /// By region.
+        peers: Vec<pd::PeerReport>,
+    },
     /// A region should be split at the keys: ids are needed.
     AskSplit(RegionContext, meta::Region, Vec<bytes::Bytes>),
     /// A region was split.

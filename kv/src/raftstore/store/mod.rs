@@ -20,6 +20,7 @@ mod incoming;
 mod lifecycle;
 mod merge;
 mod messages;
+mod recovery;
 mod reports;
 mod rest;
 mod rounds;
@@ -65,6 +66,8 @@ pub struct StoreCore {
     dirty: BTreeSet<u64>,
     /// Regions in a joint state of their membership.
     joint: BTreeSet<u64>,
+    /// Regions that shall be led by what is left of their voters.
+    forced: BTreeSet<u64>,
     /// Regions that are the source of a merge, or were merged elsewhere.
     merging: BTreeSet<u64>,
     /// Regions whose Raft snapshot cannot be installed yet: a region is in its way.
@@ -144,6 +147,7 @@ impl StoreCore {
             peers: IdMap::default(),
             dirty: BTreeSet::new(),
             joint: BTreeSet::new(),
+            forced: BTreeSet::new(),
             merging: BTreeSet::new(),
             blocked_installs: BTreeSet::new(),
             absorbing: IdMap::default(),
@@ -206,6 +210,7 @@ impl StoreCore {
                 self.propose_split(&context, pieces, callback, now);
             }
             StoreMessage::PdStep(step) => self.take_pd_step(step, now),
+            StoreMessage::Recover(orders) => self.take_recovery_orders(orders, now),
             StoreMessage::Leave(done) => self.leave(done, now),
             StoreMessage::ReportRegions(wanted) => self.report_wanted(&wanted, now),
             StoreMessage::ChangePeers { region_id, changes, callback } => {
@@ -305,6 +310,7 @@ impl StoreCore {
         self.elections_from = elections.refused.unwrap_or(0);
         add(&self.metrics.elections, elections.started);
         self.drive_joint(now);
+        self.drive_forced(now);
         self.drive_merges(now);
         self.ask_to_rest(idle, now);
         asking.into_iter().for_each(|region_id| self.rest_if_agreed(region_id, now));
@@ -368,7 +374,7 @@ impl StoreCore {
     fn on_outcome(&mut self, region_id: u64, outcome: Outcome, now: MonotonicTime) {
         match outcome {
             Outcome::ConfChange { change, region, callback } => {
-                self.on_conf_change(region_id, &change, region, callback);
+                self.on_conf_change(region_id, change.as_ref(), region, callback);
             }
             Outcome::Split { regions, created, callback } => {
                 self.on_split(region_id, regions, &created, callback, now);

@@ -20,7 +20,7 @@ const REPORT_MIN: Duration = Duration::from_secs(1);
 /// PD hears about so many regions per second from one store when nothing changes.
 const REPORTS_PER_SECOND: u32 = 500;
 /// After PD wanted to hear of regions, the store reports again so soon.
-const WANTED_AGAIN: Duration = Duration::from_millis(500);
+pub(super) const WANTED_AGAIN: Duration = Duration::from_millis(500);
 /// Resting regions reported in one tick; more wait for the next.
 const IDLE_REPORTS_PER_TICK: usize = 64;
 

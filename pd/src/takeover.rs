@@ -22,7 +22,7 @@ use cairn_types::TimeStamp;
 use serde_json::{Value, json};
 
 use crate::server::PdServer;
-use crate::state::{Kind, Recovery};
+use crate::state::{Kind, Takeover};
 
 /// Ids beyond the greatest that a store knows of. Stores write the bound of ids down every few
 /// seconds; this many are not handed out in between, nor by splits that are under way.
@@ -66,13 +66,13 @@ impl PdServer {
             "gc_safe_point": recovery.gc_safe_point,
         });
         tracing::warn!(%row, "this placement driver takes a cluster over from its stores");
-        self.replication.propose(Kind::Recover(recovery)).await?;
+        self.replication.propose(Kind::TakeOver(recovery)).await?;
         self.cluster.lock().settings_changed();
         Ok(vec![row])
     }
 
     /// The command that comes of an order, if it makes sense here.
-    fn checked(&self, order: ClusterRecovery) -> Result<Recovery, PdError> {
+    fn checked(&self, order: ClusterRecovery) -> Result<Takeover, PdError> {
         self.check_never_began(order.cluster_id)?;
         let led_ms =
             self.clock.monotonic_ms().saturating_sub(self.led_since_ms.load(Ordering::Relaxed));
@@ -103,7 +103,7 @@ impl PdServer {
                  {schema_version} below 0"
             ));
         }
-        Ok(Recovery {
+        Ok(Takeover {
             cluster_id,
             id_bound: max_id + ID_MARGIN,
             // A timestamp of the millisecond that the greatest is of may have been the last.
@@ -227,7 +227,8 @@ mod tests {
         // Its regions come with the reports of the tool, or of their leaders.
         client.report_split(vec![region()]).await.expect("taken");
         let stats = StoreStats { store_id: 4, ..StoreStats::default() };
-        assert_eq!(client.store_heartbeat(stats).await, Ok(vec![2]));
+        let answer = client.store_heartbeat(stats).await.expect("taken");
+        assert_eq!(answer.wanted_regions, [2]);
         assert!(refusal_of_living(&server).await.contains("serves cluster 42 with 3 stores"));
         server.stop().await;
     }
