@@ -348,15 +348,20 @@ pub async fn take_place(
 
 /// The store's id: from the folder, or fresh from PD.
 async fn claim_identity(engine: &dyn KvEngine, pd: &dyn PdClient) -> Result<u64, NodeError> {
-    let cluster_id = pd.cluster_id();
     if let Some(ident) = load_store_ident(engine)? {
-        if ident.cluster_id != cluster_id {
+        if ident.cluster_id != pd.cluster_id() {
             let found = ident.cluster_id;
-            return Err(NodeError::WrongCluster { found, expected: cluster_id });
+            return Err(NodeError::WrongCluster { found, expected: pd.cluster_id() });
         }
         return Ok(ident.store_id);
     }
     let store_id = pd.alloc_ids(1).await?;
+    // Known by now: the answer to this call named the cluster, if no earlier one did.
+    let cluster_id = pd.cluster_id();
+    if cluster_id == 0 {
+        let reason = "it does not say which cluster it serves".to_owned();
+        return Err(PdError::Unavailable(reason).into());
+    }
     save_store_ident(engine, &StoreIdent { cluster_id, store_id })?;
     Ok(store_id)
 }

@@ -216,6 +216,14 @@ impl LeaderChannel {
         Ok(())
     }
 
+    /// A member that did not know its cluster when it was found may know it now.
+    fn learn_identity(&self, answer: &impl Answer) {
+        let found = answer.header().map_or(0, |header| header.cluster_id);
+        if self.cluster_id() == 0 && found != 0 {
+            self.cluster_id.store(found, Ordering::Release);
+        }
+    }
+
     /// Calls the leader until it answers or the time is over. `send` makes one
     /// attempt.
     pub async fn call<T, F>(&self, send: impl Fn(Stub, Option<Header>) -> F) -> Result<T, PdError>
@@ -255,7 +263,11 @@ impl LeaderChannel {
                         self.forget(&leader, &error);
                         (error, true)
                     }
-                    answered => return answered,
+                    Ok(answer) => {
+                        self.learn_identity(&answer);
+                        return Ok(answer);
+                    }
+                    Err(error) => return Err(error),
                 },
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) if followers => match self.ask_followers(send).await {

@@ -89,6 +89,7 @@ impl Core {
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), OpenError> {
         let Some(last) = entries.last() else { return Ok(()) };
         let at = Position { index: last.index, term: last.term };
+        let mut answers = Vec::new();
         for entry in entries {
             let result = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
@@ -106,13 +107,17 @@ impl Core {
                 && self.waiting.get(&id).is_some_and(|waiting| waiting.term == entry.term)
                 && let Some(waiting) = self.waiting.remove(&id)
             {
-                let _ = waiting.answer.send(result);
+                answers.push((waiting.answer, result));
             }
         }
         self.applied = at;
         self.node.mut_store().set_applied(at);
         self.shared.publish_state();
         self.shared.learn_addresses();
+        // Only now: whoever hears that the cluster has an identity must find it.
+        for (answer, result) in answers {
+            let _ = answer.send(result);
+        }
         Ok(())
     }
 
