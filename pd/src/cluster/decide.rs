@@ -160,8 +160,9 @@ impl Cluster {
         }
     }
 
-    /// Walks on over the regions: cuts at borders of rules, merges of small neighbours.
-    /// Each answer is one operator, or two that belong together.
+    /// Walks on over the regions: repairs, cuts at borders of rules, merges of small neighbours.
+    /// Each answer is one operator, or two that belong together. Leaders of regions that rest
+    /// report once a minute: what became possible meanwhile (a store has joined) is found here.
     pub fn patrol(&mut self, state: &State, now: Now) -> Vec<Vec<Operator>> {
         self.refresh(state, now);
         let from = std::mem::take(&mut self.patrol_from);
@@ -179,6 +180,10 @@ impl Cluster {
             if !self.is_free(region.id, now.ms)
                 || found.iter().flatten().any(|taken| taken.region_id == region.id)
             {
+                continue;
+            }
+            if let Some(operator) = self.check(state, region.id, now) {
+                found.push(vec![operator]);
                 continue;
             }
             let view = self.region_view(region);
