@@ -119,6 +119,8 @@ pub struct Peer {
     pub(super) last_report: Option<MonotonicTime>,
     /// When a resting leader is reported next.
     pub(super) idle_report_at: Option<MonotonicTime>,
+    /// PD was last told that some peer is behind or silent.
+    pub(super) reported_unwell: bool,
 }
 
 impl Peer {
@@ -177,6 +179,7 @@ impl Peer {
             reported: (MonotonicTime(0), LoadFigures::default()),
             last_report: None,
             idle_report_at: None,
+            reported_unwell: false,
             node,
         })
     }

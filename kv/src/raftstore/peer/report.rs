@@ -152,6 +152,7 @@ impl Peer {
                 down_peers.push(down);
             }
         }
+        self.reported_unwell = !pending_peers.is_empty() || !down_peers.is_empty();
         pd::RegionHeartbeatRequest {
             region: Some((*region).clone()),
             leader: find_peer(&region, self.peer_id).cloned(),

@@ -86,11 +86,15 @@ impl StoreCore {
         }
     }
 
-    /// The region rests: PD hears of it now and then, each region at another time.
+    /// The region rests: PD hears of it now and then, each region at another time. If all it
+    /// knows of is trouble that has passed, it hears so at once.
     pub(super) fn report_when_idle(&mut self, region_id: u64, now: MonotonicTime) {
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
         let interval_ms = self.config.idle_report.as_millis() as u64;
-        let wait_ms = self.rng.random_range(interval_ms / 2..=interval_ms * 3 / 2);
+        let wait_ms = match peer.reported_unwell {
+            true => 0,
+            false => self.rng.random_range(interval_ms / 2..=interval_ms * 3 / 2),
+        };
         let due = now.plus(Duration::from_millis(wait_ms));
         peer.idle_report_at = Some(due);
         self.idle_reports.insert((due, region_id));

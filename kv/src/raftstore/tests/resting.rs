@@ -68,6 +68,35 @@ fn many_regions(cluster: &mut Cluster, leader: u64, count: u64) -> Vec<u64> {
     ids
 }
 
+/// Peers that the last report of the region calls down.
+fn reported_down(cluster: &Cluster, leader: u64, region_id: u64) -> usize {
+    let reports = cluster.stores[&leader].pd.iter().filter_map(|event| match event {
+        PdEvent::Regions(reports) => Some(reports),
+        _ => None,
+    });
+    let of_region = |report: &&cairn_proto::pd::RegionHeartbeatRequest| {
+        report.region.as_ref().is_some_and(|region| region.id == region_id)
+    };
+    reports.flatten().filter(of_region).last().map_or(0, |report| report.down_peers.len())
+}
+
+/// Otherwise PD would take a peer for down until the next report, a minute or more later.
+#[test]
+fn who_rests_tells_that_trouble_has_passed() {
+    let (mut cluster, region, leader) = at_rest();
+    let [silent, _] = others(leader);
+    cluster.isolate(silent);
+    for second in 0..12 {
+        cluster.put(leader, &region, "b", &second.to_string());
+        cluster.run_ticks(10);
+    }
+    assert_eq!(reported_down(&cluster, leader, 1), 1);
+    cluster.heal();
+    cluster.run_until("rest", |cluster| rests(cluster, 1));
+    cluster.run_ticks(2);
+    assert_eq!(reported_down(&cluster, leader, 1), 0);
+}
+
 #[test]
 fn an_idle_region_sends_nothing_and_serves_from_the_stores_lease() {
     let (mut cluster, region, leader) = at_rest();
