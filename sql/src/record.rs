@@ -363,14 +363,18 @@ pub fn append_point_row(
 pub fn describe_values(table: &TableInfo, index: &IndexInfo, row: &[Datum]) -> String {
     let parts = index.columns.iter().map(|part| {
         let ty = &table.columns[part.offset].ty;
-        let mut text = Vec::new();
-        match index_part(&row[part.offset], ty, part.prefix_length) {
-            DatumRef::Null => text.extend_from_slice(b"NULL"),
-            value => cairn_types::write_text(&mut text, value, ty),
-        }
-        String::from_utf8_lossy(&text).into_owned()
+        describe_value(index_part(&row[part.offset], ty, part.prefix_length), ty)
     });
     parts.collect::<Vec<_>>().join("-")
+}
+
+fn describe_value(value: DatumRef<'_>, ty: &FieldType) -> String {
+    if value.is_null() {
+        return "NULL".to_owned();
+    }
+    let mut text = Vec::new();
+    cairn_types::write_text(&mut text, value, ty);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The same from a key alone, for duplicates found at COMMIT: what the key does not give
@@ -389,11 +393,7 @@ pub fn describe_key(table: &TableInfo, index: &IndexInfo, key: &[u8]) -> String 
         let ty = &table.columns[part.offset].ty;
         let start = rest;
         match codec::decode_datum_key(&mut rest, ty) {
-            Ok(value) => {
-                let mut text = Vec::new();
-                cairn_types::write_text(&mut text, value.as_ref(), ty);
-                String::from_utf8_lossy(&text).into_owned()
-            }
+            Ok(value) => describe_value(value.as_ref(), ty),
             Err(_) => {
                 let length = codec::skip_datum_key(start).unwrap_or(start.len());
                 let (shown, tail) = start.split_at(length);

@@ -31,6 +31,9 @@ const IDS_PER_WRITER: u64 = 1_000_000_000;
 /// Between two looks at the sum.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
+/// Error of `ADMIN CHECK TABLE`.
+const ROWS_AND_ENTRIES_DISAGREE: u16 = 8223;
+
 /// The sum of all accounts, at any time.
 fn total() -> i64 {
     START_BALANCE * i64::try_from(ACCOUNTS).expect("few accounts")
@@ -224,6 +227,14 @@ pub async fn violations(conn: &mut Conn, told: &Told) -> Result<Vec<String>, Err
     let log = ids(conn, "SELECT id FROM ledger.log").await?;
     let indexed = "SELECT id FROM ledger.log FORCE INDEX (by_writer) WHERE writer >= 0";
     compare(&mut found, "log and its index", &log, &ids(conn, indexed).await?);
+    let check = "ADMIN CHECK TABLE ledger.accounts, ledger.journal, ledger.log";
+    match conn.query_drop(check).await {
+        Ok(()) => {}
+        Err(Error::Server(error)) if error.code == ROWS_AND_ENTRIES_DISAGREE => {
+            found.push(error.message);
+        }
+        Err(error) => return Err(error),
+    }
     for (what, told, there) in
         [("transfers", &told.transfers, &journal), ("appended rows", &told.appended, &log)]
     {
