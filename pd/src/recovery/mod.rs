@@ -1,6 +1,6 @@
 //! Recovery after stores were lost for good with a majority of some regions' voters.
 //!
-//! **Flow.** An order names the stores ([`crate::steer::recovery`]); they are tombstones at
+//! **Flow.** An order names the stores (`steer/recovery.rs`); they are tombstones at
 //! once. Then rounds begin: every living store tells all of its peers, the steps that follow
 //! ([`plan`]) go out with the answers to store heartbeats, and the next round shows what came of
 //! them. It ends when a round leaves nothing to do, or when nothing moves for too long.
