@@ -29,6 +29,8 @@ use plan::{Hole, Plan, Situation};
 
 /// Steps of each kind that one answer to a heartbeat carries.
 const STEPS_PER_ANSWER_MAX: usize = 512;
+/// Steps of one kind that a round decides: what was decided is one entry of PD's log.
+const STEPS_PER_ROUND_MAX: usize = 512;
 /// Peers of one store's report: more than a store can drive.
 const PEERS_PER_STORE_MAX: usize = 1_000_000;
 /// A recovery of which nothing moves for so long has failed.
@@ -321,6 +323,7 @@ impl PdServer {
             (_, true) => RecoveryStage::Creating,
             (_, false) => RecoveryStage::Forcing,
         };
+        plan.cut_to(STEPS_PER_ROUND_MAX);
         let created = self.regions_for(&plan.holes).await?;
         let mut step = step_of(recovery, stage, &plan);
         if !created.is_empty() {

@@ -98,6 +98,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Leaves the rest of each kind of step to later rounds.
+    pub fn cut_to(&mut self, steps_max: usize) {
+        self.force.truncate(steps_max);
+        self.remove.truncate(steps_max);
+        self.create.truncate(steps_max);
+        self.holes.truncate(steps_max);
+    }
+
     /// Things left to do.
     pub fn left(&self) -> usize {
         self.force.len()
@@ -272,8 +280,16 @@ fn fill(
         plan.remove.extend(removals(group));
     }
     let is_there = |region: &&Region| groups.contains_key(&region.id);
+    // One that was to be made on a store that is gone by now is made elsewhere.
+    let can_be_made = |region: &&Region| {
+        region.peers.iter().any(|peer| {
+            situation.reports.contains_key(&peer.store_id)
+                && !situation.failed.contains(&peer.store_id)
+        })
+    };
     let mut covered: Vec<&Region> = newest.iter().collect();
-    for region in situation.created.iter().filter(|region| !is_there(region)) {
+    let missing = situation.created.iter().filter(|region| !is_there(region));
+    for region in missing.filter(can_be_made) {
         // It may have been merged away since.
         if newest.overlapping(&region.start_key, &region.end_key).next().is_none() {
             plan.create.push(region.clone());

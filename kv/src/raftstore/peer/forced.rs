@@ -165,19 +165,15 @@ impl Peer {
     pub fn follow_conf_change(&mut self, change: Option<&ConfChangeV2>) -> raft::Result<()> {
         let region = self.region().clone();
         match (&self.forced, change) {
-            // An entry of before, or the last one: those that are lost stay out.
-            (Some(forced), _) => {
-                let members = forced.members(&region);
-                let done = members == region.peers;
-                set_members(&mut self.node, &members)?;
-                if done {
-                    self.forced = None;
-                }
+            // A forced change, of whoever carried it through: its members are the region's.
+            (_, None) => {
+                self.forced = None;
+                set_members(&mut self.node, &region.peers)
             }
-            (None, Some(change)) => drop(self.node.apply_conf_change(change)?),
-            (None, None) => set_members(&mut self.node, &region.peers)?,
+            // An entry of before: those that are lost stay out.
+            (Some(forced), Some(_)) => set_members(&mut self.node, &forced.members(&region)),
+            (None, Some(change)) => self.node.apply_conf_change(change).map(drop),
         }
-        Ok(())
     }
 
     /// This peer for a recovery.

@@ -297,19 +297,19 @@ impl Peer {
             return None;
         }
         let good = self.heirs().filter(|(heir, _)| is_good(heir.store_id));
-        good.filter(|(_, progress)| self.is_close(progress))
+        good.filter(|(_, progress)| progress.recent_active && self.has_log(progress))
             .max_by_key(|(_, progress)| progress.matched)
             .map(|(heir, _)| heir.id)
     }
 
     /// Whether that voter could lead at once: while one catches up first, nothing can be written.
     pub fn could_lead_now(&self, peer_id: u64) -> bool {
-        self.heirs().any(|(heir, progress)| heir.id == peer_id && self.is_close(progress))
+        self.heirs().any(|(heir, progress)| heir.id == peer_id && self.has_log(progress))
     }
 
-    fn is_close(&self, progress: &raft::Progress) -> bool {
+    fn has_log(&self, progress: &raft::Progress) -> bool {
         let last_index = self.node.raft.raft_log.last_index();
-        progress.recent_active && progress.matched + SUCCESSOR_LAG_ENTRIES_MAX >= last_index
+        progress.matched + SUCCESSOR_LAG_ENTRIES_MAX >= last_index
     }
 
     /// Other voters that stay voters, and what this leader knows of their logs.

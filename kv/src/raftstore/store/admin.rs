@@ -255,7 +255,8 @@ impl StoreCore {
                 self.joint.remove(&region_id);
                 continue;
             };
-            if !peer.is_leader() || peer.node.raft.has_pending_conf() {
+            // Forced members end the state themselves: the roles of those that are lost say nothing.
+            if !peer.is_leader() || peer.is_forced() || peer.node.raft.has_pending_conf() {
                 continue;
             }
             let own = find_peer(peer.region(), peer.peer_id).map(meta::Peer::role);

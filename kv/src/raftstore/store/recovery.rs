@@ -101,9 +101,12 @@ impl StoreCore {
         let Some(own) = find_peer_on_store(&region, self.store_id).copied() else {
             return Err(RaftStoreError::Corrupted("a region without a peer here"));
         };
+        if !self.destroying.is_empty() {
+            // What is being deleted may be of this range: PD orders again.
+            return Ok(());
+        }
         let view = self.engines.kv.snapshot();
         let is_known = self.peers.contains_key(&region.id)
-            || self.destroying.contains(&region.id)
             || state::load_region_state(view.as_ref(), region.id)?.is_some();
         let overlapping = self.regions.overlapping(region.id, &region.start_key, &region.end_key);
         if is_known || !overlapping.is_empty() {

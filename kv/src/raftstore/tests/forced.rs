@@ -200,22 +200,27 @@ fn a_crash_in_the_middle_leaves_an_order_that_can_be_repeated() {
     }
 }
 
+/// Four stores and a region of voters 1 to 3 in a joint state: one of them makes room for 4.
+/// Answers the leader and who makes room.
+fn joint() -> (Cluster, u64, u64) {
+    let region = region_of(1, THREE);
+    let mut cluster = Cluster::new(4, &region);
+    let leader = cluster.elect(1);
+    cluster.put(leader, &region, "a", "1");
+    cluster.change_peer(leader, 1, AddLearner, peer(4)).unwrap();
+    cluster.run_ticks(10);
+    let demoted = (1..=3).find(|id| *id != leader).unwrap();
+    let swap = vec![PeerChange::new(AddVoter, peer(4)), PeerChange::new(AddLearner, peer(demoted))];
+    let mut answer = cluster.propose_changes(leader, 1, swap);
+    cluster.settle();
+    answer.try_recv().unwrap().unwrap();
+    (cluster, leader, demoted)
+}
+
 #[test]
 fn a_joint_state_ends_whoever_is_left() {
-    // Voters 1 to 3, of which 3 makes room for 4: every single one may be what is left.
     for survivor in 1..=4 {
-        let region = region_of(1, THREE);
-        let mut cluster = Cluster::new(4, &region);
-        let leader = cluster.elect(1);
-        cluster.put(leader, &region, "a", "1");
-        cluster.change_peer(leader, 1, AddLearner, peer(4)).unwrap();
-        cluster.run_ticks(10);
-        let demoted = (1..=3).find(|id| *id != leader).unwrap();
-        let swap =
-            vec![PeerChange::new(AddVoter, peer(4)), PeerChange::new(AddLearner, peer(demoted))];
-        let mut answer = cluster.propose_changes(leader, 1, swap);
-        cluster.settle();
-        answer.try_recv().unwrap().unwrap();
+        let (mut cluster, _, _) = joint();
         assert!(is_joint(&cluster.region(survivor, 1)), "store {survivor}");
         let lost: Vec<u64> = (1..=4).filter(|id| *id != survivor).collect();
         lose(&mut cluster, &lost);
@@ -226,6 +231,22 @@ fn a_joint_state_ends_whoever_is_left() {
         cluster.put(survivor, &region, "b", "2");
         assert_eq!(cluster.stored(survivor, "a").as_deref(), Some("1"));
     }
+}
+
+/// As a leader that is being demoted it would hand over, to one that cannot win.
+#[test]
+fn a_demoted_voter_ends_the_joint_state_with_its_successor() {
+    let (mut cluster, leader, demoted) = joint();
+    let lost: Vec<u64> = (1..=3).filter(|id| *id != demoted).collect();
+    assert!(lost.contains(&leader));
+    lose(&mut cluster, &lost);
+    let mut voters = [10 + demoted, 14];
+    voters.sort_unstable();
+    force(&mut cluster, demoted, orders(&lost, 1, 10 + demoted, &voters));
+    expect_forced(&mut cluster, demoted, 1, &voters);
+    let region = cluster.region(demoted, 1);
+    cluster.put(demoted, &region, "b", "2");
+    assert_eq!(cluster.stored(4, "a").as_deref(), Some("1"));
 }
 
 #[test]
