@@ -153,6 +153,10 @@ pub async fn build_context(
         mem_tables: crate::infoschema::MemTableRows::new(session),
     };
     for subplan in &plan.subplans {
+        if matches!(subplan.kind, SubplanKind::NamedLock(_)) && plan.tables.is_empty() {
+            // It may wait for long, for a session whose next statement changes the schema.
+            session.release_schema();
+        }
         run_subplan(session, subplan, &mut context).await?;
     }
     Ok(context)

@@ -45,6 +45,8 @@ const LEASE: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Renewals under way at one time.
 const RENEWALS_AT_ONCE: usize = 32;
+/// Between looks for locks that could not be renewed.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// A node that could not renew for so long has lost its locks. Shorter than the lease by the
 /// drift we allow clocks.
 const RENEWED_WITHIN: Duration = Duration::from_secs(8);
@@ -116,9 +118,9 @@ async fn get(session: &mut Session, name: String, timeout: Option<&Datum>) -> Re
         *count += 1;
         return Ok(Datum::Int(1));
     }
-    let (domain, token) = (Arc::clone(&session.domain), session.token().clone());
+    let token = session.token().clone();
     let wait = Wait {
-        domain: &domain,
+        domain: Arc::clone(&session.domain),
         own: session.named_lock_owner(),
         holds: session.named_locks.0.keys().cloned().collect(),
         is_noted: AtomicBool::new(false),
@@ -131,12 +133,7 @@ async fn get(session: &mut Session, name: String, timeout: Option<&Datum>) -> Re
     if matches!(taken, Ok(true)) {
         session.named_locks.0.insert(name, 1);
     }
-    if wait.is_noted.load(Ordering::Relaxed)
-        && let Err(error) = record::note_wait(&domain, &wait.holds, &wait.own, None).await
-    {
-        // At worst somebody is told of a deadlock that is none.
-        tracing::warn!(%error, "a wait for a named lock is still noted");
-    }
+    wait.end().await;
     Ok(Datum::Int(taken?.into()))
 }
 
@@ -159,13 +156,19 @@ async fn release(session: &mut Session, name: &str) -> Result<Datum> {
 }
 
 impl Session {
-    /// Releases all named locks of the session; answers how often they had been taken.
+    /// Releases all named locks of the session; answers how often they had been taken. What
+    /// cannot be released is not renewed either.
     pub async fn release_named_locks(&mut self) -> Result<u64> {
         let held = std::mem::take(&mut self.named_locks.0);
+        let own = self.named_lock_owner();
+        held.keys().for_each(|name| self.domain.named_locks.forget(name, &own));
+        let mut outcome = Ok(held.values().sum());
         for name in held.keys() {
-            self.domain.named_locks.give_back(&self.domain, name, &self.named_lock_owner()).await?;
+            if let Err(error) = self.domain.named_locks.give_back(&self.domain, name, &own).await {
+                outcome = outcome.and(Err(error));
+            }
         }
-        Ok(held.values().sum())
+        outcome
     }
 
     fn named_lock_owner(&self) -> Owner {
@@ -174,8 +177,8 @@ impl Session {
 }
 
 /// A session that wants one more lock.
-struct Wait<'a> {
-    domain: &'a Domain,
+struct Wait {
+    domain: Arc<Domain>,
     own: Owner,
     /// Names of the locks it has.
     holds: Vec<String>,
@@ -183,7 +186,7 @@ struct Wait<'a> {
     is_noted: AtomicBool,
 }
 
-impl Wait<'_> {
+impl Wait {
     /// Takes the lock; tells whether it came in time.
     async fn take(&self, name: &str, by: ConnectionId, timeout: Duration) -> Result<bool> {
         let locks = &self.domain.named_locks;
@@ -195,9 +198,13 @@ impl Wait<'_> {
             // From here on no release is missed.
             released.as_mut().enable();
             let asked_at = Instant::now();
-            if record::take(self.domain, name, &self.own).await? {
+            if record::take(&self.domain, name, &self.own).await? {
                 let held = HeldHere { by, renewed_at: asked_at };
-                locks.held.lock().insert(name.to_owned(), held);
+                let lost = locks.held.lock().insert(name.to_owned(), held);
+                if let Some(lost) = lost.filter(|lost| lost.by != by) {
+                    // Its time was over before anybody here noticed.
+                    self.domain.end_holder(lost.by);
+                }
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -205,8 +212,8 @@ impl Wait<'_> {
                 return Ok(false);
             }
             if !self.holds.is_empty() && !self.is_noted.swap(true, Ordering::Relaxed) {
-                record::note_wait(self.domain, &self.holds, &self.own, Some(name)).await?;
-                if record::closes_circle(self.domain, name, &self.own).await? {
+                record::note_wait(&self.domain, &self.holds, &self.own, Some(name)).await?;
+                if record::closes_circle(&self.domain, name, &self.own).await? {
                     let code = errno::ER_USER_LOCK_DEADLOCK;
                     return Err(SqlError::Mysql(MysqlError::with_args(code, &[])));
                 }
@@ -217,12 +224,52 @@ impl Wait<'_> {
             pause_ms = (pause_ms * 2).min(WAIT_PAUSE_MS.1);
         }
     }
+
+    /// The session waits no longer.
+    async fn end(&self) {
+        if self.is_noted.swap(false, Ordering::Relaxed) {
+            clear_note(&self.domain, &self.holds, &self.own).await;
+        }
+    }
+}
+
+impl Drop for Wait {
+    /// Whoever runs the statement may lose patience and let go of it.
+    fn drop(&mut self) {
+        if self.is_noted.load(Ordering::Relaxed) {
+            let (domain, own) = (Arc::clone(&self.domain), self.own.clone());
+            let holds = std::mem::take(&mut self.holds);
+            tokio::spawn(async move { clear_note(&domain, &holds, &own).await });
+        }
+    }
+}
+
+async fn clear_note(domain: &Domain, holds: &[String], own: &Owner) {
+    if let Err(error) = record::note_wait(domain, holds, own, None).await {
+        // At worst somebody is told of a deadlock that is none.
+        tracing::warn!(%error, "a wait for a named lock is still noted");
+    }
+}
+
+impl Domain {
+    fn end_holder(&self, holder: ConnectionId) {
+        tracing::warn!(connection = holder.0, "a named lock is lost, its connection ends");
+        self.processes.kill(holder, false);
+    }
 }
 
 impl NamedLocks {
-    /// From here on the lock is not renewed, whatever becomes of its record.
+    /// From here on the lock is not renewed for that session.
+    fn forget(&self, name: &str, own: &Owner) {
+        let mut held = self.held.lock();
+        if held.get(name).is_some_and(|entry| entry.by.0 == own.connection) {
+            held.remove(name);
+        }
+    }
+
+    /// Frees the lock; what fails runs out.
     async fn give_back(&self, domain: &Domain, name: &str, own: &Owner) -> Result<()> {
-        self.held.lock().remove(name);
+        self.forget(name, own);
         let outcome = record::give_back(domain, name, own).await;
         self.released.notify_waiters();
         outcome
@@ -230,24 +277,40 @@ impl NamedLocks {
 
     /// Renews what the node's sessions hold, until the node stops.
     pub async fn keep_renewing(domain: Arc<Domain>) {
-        while !domain.stop.is_cancelled() {
-            tokio::select! {
-                () = tokio::time::sleep(RENEW_EVERY) => {}
-                () = domain.stop.cancelled() => return,
+        let renewing = async {
+            loop {
+                tokio::time::sleep(RENEW_EVERY).await;
+                let held: Vec<(String, ConnectionId, Instant)> = {
+                    let held = domain.named_locks.held.lock();
+                    let entry = |(name, held): (&String, &HeldHere)| {
+                        (name.clone(), held.by, held.renewed_at)
+                    };
+                    held.iter().map(entry).collect()
+                };
+                let renewals = futures::stream::iter(held).for_each_concurrent(
+                    RENEWALS_AT_ONCE,
+                    async |(name, by, since)| {
+                        domain.named_locks.renew(&domain, &name, by, since).await;
+                    },
+                );
+                renewals.await;
             }
-            let held: Vec<(String, ConnectionId)> = {
-                let held = domain.named_locks.held.lock();
-                held.iter().map(|(name, held)| (name.clone(), held.by)).collect()
-            };
-            let renewals = futures::stream::iter(held)
-                .for_each_concurrent(RENEWALS_AT_ONCE, async |(name, by)| {
-                    domain.named_locks.renew(&domain, &name, by).await
-                });
-            renewals.await;
+        };
+        let watching = async {
+            loop {
+                tokio::time::sleep(WATCH_EVERY).await;
+                domain.named_locks.drop_expired(&domain);
+            }
+        };
+        tokio::select! {
+            () = renewing => {}
+            () = watching => {}
+            () = domain.stop.cancelled() => {}
         }
     }
 
-    async fn renew(&self, domain: &Domain, name: &str, by: ConnectionId) {
+    /// One renewal of a lock that was held like this a moment ago.
+    async fn renew(&self, domain: &Domain, name: &str, by: ConnectionId, since: Instant) {
         let asked_at = Instant::now();
         let own = Owner { node: domain.node_id(), connection: by.0 };
         if !domain.processes.is_open(by) {
@@ -259,21 +322,32 @@ impl NamedLocks {
         }
         let outcome = tokio::time::timeout(RENEW_EVERY, record::renew(domain, name, &own)).await;
         let mut held = self.held.lock();
-        let Some(entry) = held.get_mut(name).filter(|entry| entry.by == by) else { return };
-        let is_lost = match outcome {
-            Ok(Ok(true)) => {
-                entry.renewed_at = asked_at;
-                false
+        // Released meanwhile, or taken anew.
+        let is_same = |entry: &&mut HeldHere| entry.by == by && entry.renewed_at == since;
+        let Some(entry) = held.get_mut(name).filter(is_same) else { return };
+        match outcome {
+            Ok(Ok(true)) => entry.renewed_at = asked_at,
+            Ok(Ok(false)) => {
+                held.remove(name);
+                drop(held);
+                domain.end_holder(by);
             }
-            Ok(Ok(false)) => true,
-            Ok(Err(_)) | Err(_) => entry.renewed_at.elapsed() > RENEWED_WITHIN,
-        };
-        if is_lost {
-            held.remove(name);
-            drop(held);
-            tracing::warn!(connection = by.0, "a named lock is lost, its connection ends");
-            domain.processes.kill(by, false);
+            Ok(Err(error)) => tracing::debug!(%error, "a named lock is not renewed"),
+            Err(_) => tracing::debug!("a named lock is not renewed in time"),
         }
+    }
+
+    /// Ends sessions whose locks could not be renewed: others may have them soon.
+    fn drop_expired(&self, domain: &Domain) {
+        let mut lost = Vec::new();
+        self.held.lock().retain(|_, entry| {
+            let is_alive = entry.renewed_at.elapsed() <= RENEWED_WITHIN;
+            if !is_alive {
+                lost.push(entry.by);
+            }
+            is_alive
+        });
+        lost.into_iter().for_each(|holder| domain.end_holder(holder));
     }
 }
 
