@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# sysbench against Cairn, MariaDB and Galera on this machine, one server after the
-# other; writes docs/benchmarks.md.
+# sysbench and TPC-C (`cairn bench`) against Cairn, MariaDB and Galera on this machine, one
+# server after the other; writes docs/benchmarks.md.
 #
 # Every server gets a temporary data folder and ports on loopback, and is stopped by its
 # process id at the end, also after a failure. What is measured is said in the report.
@@ -12,6 +12,9 @@
 #   BENCH_SECONDS    length of a run            (20)
 #   BENCH_TABLES     tables                     (4)
 #   BENCH_ROWS       rows in each table         (100000)
+#   TPCC_WAREHOUSES  warehouses of TPC-C; 0: none (4)
+#   TPCC_THREADS     its connections            (8)
+#   TPCC_SECONDS     its length                 (60)
 #   BENCH_PORT       first of twenty ports      (24000)
 #   BENCH_DIR        where the temporary folder is made (TMPDIR or /tmp)
 #   BENCH_REPORT     the report                 (docs/benchmarks.md)
@@ -23,11 +26,14 @@ cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 peers="${BENCH_PEERS:-cairn1 mariadb cairn3 galera}"
-workloads="${BENCH_WORKLOADS:-oltp_point_select oltp_read_only oltp_read_write oltp_update_index oltp_update_non_index oltp_insert}"
+workloads="${BENCH_WORKLOADS-oltp_point_select oltp_read_only oltp_read_write oltp_update_index oltp_update_non_index oltp_insert}"
 threads="${BENCH_THREADS:-1 16 64}"
 seconds="${BENCH_SECONDS:-20}"
 tables="${BENCH_TABLES:-4}"
 rows="${BENCH_ROWS:-100000}"
+warehouses="${TPCC_WAREHOUSES:-4}"
+terminals="${TPCC_THREADS:-8}"
+tpcc_seconds="${TPCC_SECONDS:-60}"
 port="${BENCH_PORT:-24000}"
 report="${BENCH_REPORT:-docs/benchmarks.md}"
 cairn="${CAIRN_BIN:-$CARGO_TARGET_DIR/release/cairn}"
@@ -243,9 +249,34 @@ measure() {
         END { print t " per second, p95 " p " ms", f }' "$results/$name.out" | tr -d '(')"
 }
 
+# TPC-C: loads it, runs it, checks it. A row of the table of results, the summary beside it.
+measure_tpcc() {
+    local peer="$1" pids before after began=$SECONDS status=0
+    say "$peer: loading TPC-C"
+    if ! "$cairn" bench tpcc prepare --port "$port" --warehouses "$warehouses" \
+        --threads "$terminals" >"$results/$peer.tpcc.prepare" 2>&1; then
+        printf '%s\tcould not load TPC-C\n' "$peer" >>"$results/failed.tsv"
+        tail -3 "$results/$peer.tpcc.prepare" >&2
+        return
+    fi
+    local load_s=$((SECONDS - began))
+    mapfile -t pids < <(process_tree "${server_pids[@]}")
+    # A run of its own, so that the processor time counted below is of measured transactions only.
+    timeout $((warmup_s + 60)) "$cairn" bench tpcc run --port "$port" --threads "$terminals" \
+        --time $warmup_s >"$results/$peer.tpcc.warmup" 2>&1 || true
+    before=$(ticks_of "${pids[@]}")
+    timeout $((tpcc_seconds + 120)) "$cairn" bench tpcc run --port "$port" --threads "$terminals" \
+        --time "$tpcc_seconds" --seed 2 --json "$results/$peer.tpcc.json" \
+        >"$results/$peer.tpcc.out" 2>&1 || status=$?
+    after=$(ticks_of "${pids[@]}")
+    "$cairn" bench tpcc check --port "$port" >"$results/$peer.tpcc.check" 2>&1 || status=$?
+    printf '%s\t%s\t%s\t%s\n' "$peer" "$status" "$((after - before))" "$load_s" >>"$results/tpcc.tsv"
+    say "$peer TPC-C x$terminals: $(grep tpmC "$results/$peer.tpcc.out"), $(grep -c ': ok' "$results/$peer.tpcc.check") checks hold"
+}
+
 # Everything of one server.
 run_peer() {
-    local peer="$1" workload count began
+    local peer="$1"
     say "$peer: starting"
     if ! start_server "$peer"; then
         tail -5 "$results/$peer"*.log >&2
@@ -253,12 +284,19 @@ run_peer() {
         stop_servers
         return
     fi
+    [ -n "$workloads" ] && run_sysbench "$peer"
+    [ "$warehouses" != 0 ] && measure_tpcc "$peer"
+    stop_servers
+    rm -rf "${work:?}/$peer" "${work:?}/$peer"-[123]
+}
+
+# Loads sysbench's rows and runs its workloads.
+run_sysbench() {
+    local peer="$1" workload count began=$SECONDS
     client "$port" 'create database sbtest'
-    began=$SECONDS
     if ! bench oltp_common prepare >"$results/$peer.prepare" 2>&1; then
         say "$peer: $(grep -m1 FATAL "$results/$peer.prepare" || tail -1 "$results/$peer.prepare")"
         printf '%s\tcould not load the rows\n' "$peer" >>"$results/failed.tsv"
-        stop_servers
         return
     fi
     printf '%s\t%s\t%s\n' "$peer" "$((SECONDS - began))" "$(client "$port" 'select version()')" \
@@ -270,13 +308,12 @@ run_peer() {
             measure "$peer" "$workload" "$count"
         done
     done
-    stop_servers
-    rm -rf "${work:?}/$peer" "${work:?}/$peer"-[123]
 }
 
 write_report() {
     RESULTS="$results" BENCH_SECONDS="$seconds" BENCH_TABLES="$tables" BENCH_ROWS="$rows" \
         BENCH_PEERS="$peers" BENCH_WORKLOADS="$workloads" BENCH_THREADS="$threads" \
+        TPCC_WAREHOUSES="$warehouses" TPCC_THREADS="$terminals" TPCC_SECONDS="$tpcc_seconds" \
         BENCH_CACHE_BYTES="$cache_bytes" BENCH_WORK="$work" CAIRN_BIN="$cairn" \
         python3 scripts/bench_report.py "$report"
 }

@@ -1,10 +1,11 @@
 """Renders the results of scripts/bench.sh as docs/benchmarks.md.
 
 Reads the folder named by RESULTS: `runs.tsv` (a row for each run), `servers.tsv`,
-`failed.tsv`, and sysbench's and perf's output beside them. Standard library only.
+`tpcc.tsv`, `failed.tsv`, and the output of sysbench, `cairn bench` and perf beside them. Standard library only.
 """
 
 import datetime
+import json
 import os
 import pathlib
 import platform
@@ -204,6 +205,45 @@ def workload_table(runs: dict, workload: str, peers: list[str], threads: list[st
     return [*lines, "", *(line + "\n" for line in failures)]
 
 
+def tpcc_table(results: pathlib.Path) -> list[str]:
+    """TPC-C: a row for each server, and Cairn's ratios to its peers."""
+    env = os.environ
+    rows = rows_of(results / "tpcc.tsv")
+    if not rows:
+        return []
+    lines = ["## TPC-C", "",
+             f"{env['TPCC_WAREHOUSES']} warehouses, {env['TPCC_THREADS']} connections without pauses, "
+             f"{env['TPCC_SECONDS']} s, `cairn bench` for every server.", "",
+             "| Server | tpmC | NewOrder p95 ms | All p95 ms | All max ms | tpmC per server CPU second "
+             "| Tried again | Checks that hold | Loaded in s |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    rates = {}
+    for peer, status, ticks, load_s in rows:
+        path = results / f"{peer}.tpcc.json"
+        if not path.exists():
+            lines.append(f"| {NAMES[peer]} | failed ({status}) | | | | | | | {load_s} |")
+            continue
+        told = json.loads(path.read_text())
+        orders = next(kind for kind in told["transactions"] if kind["name"] == "new_order")
+        cpu_s = max(int(ticks) / TICKS_PER_S, 0.01)
+        # Orders per minute of the clock, for each second that processors worked in a second of it.
+        per_cpu = told["tpmc"] / (cpu_s / told["time_s"])
+        rates[peer] = (told["tpmc"], per_cpu)
+        checks = (results / f"{peer}.tpcc.check").read_text()
+        again = ", ".join(f"{code}: {count:,}" for code, count in told["errors"].items()) or "0"
+        lines.append(f"| {NAMES[peer]} | {figure(told['tpmc'])} | {figure(orders['p95_ms'])} | "
+                     f"{figure(told['total']['p95_ms'])} | {figure(told['total']['max_ms'])} | "
+                     f"{figure(per_cpu)} | {again} | {checks.count(': ok')} of "
+                     f"{checks.count('check 3.3.2.')} | {load_s} |")
+    lines.append("")
+    for ours, theirs in PAIRS:
+        if ours in rates and theirs in rates:
+            (a, a_cpu), (b, b_cpu) = rates[ours], rates[theirs]
+            lines += [f"**{NAMES[ours]} ÷ {NAMES[theirs]}**: {ratio(a, b)} tpmC, {ratio(a_cpu, b_cpu)} per "
+                      "processor second of the servers.", ""]
+    return lines
+
+
 def method(seconds: str, cache_mib: int) -> str:
     return f"""## Method
 
@@ -225,11 +265,11 @@ def method(seconds: str, cache_mib: int) -> str:
   reads at its other nodes may lag.
 - {cache_mib} MiB of cache for each process that keeps data (Cairn's block cache, InnoDB's buffer
   pool), 512 MiB of InnoDB log; everything else is the server's default. The rows fit into memory.
-- Locks: MariaDB makes a transaction wait for a row that another has written. Cairn finds conflicts at
-  COMMIT: the later transaction fails with error 1213 and sysbench tries it again, so Cairn's errors
-  ignored are many where rows are contended (by default sysbench draws three of four keys from a
-  hundredth of the rows). The rate counts only transactions that succeeded; the failed ones' work is in the
-  processor time. Galera treats conflicts between its nodes so, but here all clients use one node.
+- Locks: all of them make a transaction wait for a row that another has written, and end circles of waiting
+  transactions with error 1213, after which the client tries again. The rate counts only transactions that
+  succeeded; the failed ones' work is in the processor time.
+- TPC-C runs last on each server, beside sysbench's tables, after five seconds to warm up. "Tried again" are
+  errors by code; the twelve consistency conditions of the standard are checked after the run.
 - The median fdatasync above says what the disk's promise is worth: a virtual disk that answers in well
   under 0.1 ms has likely not reached a medium, and makes commits cheaper for every server.
 - Syncs: `fsync` and `fdatasync` calls of all processes of the server, counted by perf and divided by
@@ -256,7 +296,7 @@ def render(results: pathlib.Path) -> str:
     servers = rows_of(results / "servers.tsv")
     peers = [peer for peer in env["BENCH_PEERS"].split() if peer in NAMES]
     lines = ["# Benchmarks", "",
-             "sysbench against Cairn, MariaDB and Galera on one machine. Written by `make bench`; do not edit.",
+             "sysbench and TPC-C against Cairn, MariaDB and Galera on one machine. Written by `make bench`; do not edit.",
              "", *machine_table(servers), "",
              f"{env['BENCH_TABLES']} tables of {int(env['BENCH_ROWS']):,} rows, {env['BENCH_SECONDS']} s "
              f"a run, {', '.join(threads)} threads."]
@@ -274,6 +314,7 @@ def render(results: pathlib.Path) -> str:
     if servers:
         loads = ", ".join(f"{NAMES[peer]} {seconds} s" for peer, seconds, _ in servers)
         lines += [f"Loading the rows (one thread, multi-row inserts, then the index): {loads}.", ""]
+    lines += tpcc_table(results)
     lines += ["## Workloads", ""]
     for workload in workloads:
         lines += workload_table(runs, workload, peers, threads)

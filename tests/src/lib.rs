@@ -3,7 +3,7 @@
 //! starts them again.
 //!
 //! Loads that go on whatever happens, and the checks of what they were told: [`ledger`],
-//! [`updates`], [`registers`].
+//! [`updates`], [`registers`], [`histories`].
 //!
 //! Nothing here waits by sleeping a guessed time: [`eventually`] asks until the answer is right
 //! or a deadline has passed. Every process that is started is killed and reaped when its
@@ -11,8 +11,8 @@
 
 pub mod client;
 pub mod faults;
+pub mod histories;
 pub mod ledger;
-pub mod linearizable;
 pub mod node;
 pub mod playground;
 pub mod registers;

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cairn_history::linearizable::{self, Action, Op, Verdict};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::client::{Client, Servers};
-use crate::linearizable::{self, Action, Operation, Verdict};
 use crate::updates::prepare;
 use crate::{HarnessError, pass};
 
@@ -45,7 +45,7 @@ struct Notes {
     began: Instant,
     stop: AtomicBool,
     last_value: AtomicU64,
-    histories: Mutex<Vec<Vec<Operation>>>,
+    histories: Mutex<Vec<Vec<Op>>>,
     reads: Mutex<Vec<(usize, Duration)>>,
 }
 
@@ -122,20 +122,14 @@ impl Registers {
         for task in std::mem::take(&mut self.tasks) {
             task.await.expect("a client does not panic");
         }
-        let mut histories = self.notes.histories.lock().expect("no panic").clone();
+        let histories = std::mem::take(&mut *self.notes.histories.lock().expect("no panic"));
         let mut findings = Findings::default();
-        for (register, history) in histories.iter_mut().enumerate() {
-            history.sort_by_key(|operation| operation.began);
+        for (register, history) in histories.into_iter().enumerate() {
             findings.operations += history.len();
-            match linearizable::check(0, history) {
+            match linearizable::check(history) {
                 Verdict::Linearizable => {}
-                Verdict::Broken { operation } => {
-                    let at = history.iter().position(|other| *other == operation);
-                    let at = at.unwrap_or_default();
-                    let around = &history[at.saturating_sub(3)..history.len().min(at + 4)];
-                    findings
-                        .broken
-                        .push(format!("register {register}, {operation:?} in {around:?}"));
+                Verdict::Violated(reason) => {
+                    findings.broken.push(format!("register {register}: {reason}"));
                 }
                 Verdict::Undecided => {
                     findings.broken.push(format!("register {register}: too much to search"));
@@ -161,32 +155,29 @@ async fn operate(notes: Arc<Notes>, visitor: Visitor, number: usize, mut rng: St
     let now = |notes: &Notes| notes.began.elapsed().as_nanos() as u64;
     while !notes.stop.load(Ordering::Relaxed) {
         let id = rng.random_range(0..REGISTERS);
-        let began = now(&notes);
-        let operation = if visitor.writes && rng.random_ratio(1, OPERATIONS_PER_WRITE) {
+        let invoked = now(&notes);
+        let op = if visitor.writes && rng.random_ratio(1, OPERATIONS_PER_WRITE) {
             // Every written value is another one, so that a read tells which write it saw.
             let value = notes.last_value.fetch_add(1, Ordering::Relaxed) + 1;
             let statement = format!("UPDATE faults.registers SET v = {value} WHERE id = {id}");
-            let action = Action::Write(value);
-            match client.execute(&statement).await {
-                Ok(()) => Some(Operation { began, ended: Some(now(&notes)), action }),
-                Err(failure) if failure.is_uncertain() => {
-                    Some(Operation { began, ended: None, action })
-                }
-                Err(_) => None,
-            }
+            let (returned, action) = match client.execute(&statement).await {
+                Ok(()) => (Some(now(&notes)), Action::Write(value)),
+                Err(failure) if failure.is_uncertain() => (None, Action::Write(value)),
+                Err(_) => (None, Action::Never(value)),
+            };
+            Some(Op { invoked, returned, action })
         } else {
             let query = format!("SELECT v FROM faults.registers WHERE id = {id}");
             match client.first::<u64>(&query).await {
                 Ok(Some(value)) => {
                     notes.reads.lock().expect("no panic").push((number, notes.began.elapsed()));
-                    let action = Action::Read(value);
-                    Some(Operation { began, ended: Some(now(&notes)), action })
+                    Some(Op { invoked, returned: Some(now(&notes)), action: Action::Read(value) })
                 }
                 _ => None,
             }
         };
-        if let Some(operation) = operation {
-            notes.histories.lock().expect("no panic")[id].push(operation);
+        if let Some(op) = op {
+            notes.histories.lock().expect("no panic")[id].push(op);
         }
         pass(OPERATION_PAUSE).await;
     }

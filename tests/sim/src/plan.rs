@@ -129,15 +129,18 @@ pub enum WorkloadKind {
     Counter,
     /// Elements that are pushed and popped.
     Queue,
+    /// Transactions that read and append to lists.
+    Lists,
 }
 
 impl WorkloadKind {
-    const ALL: [WorkloadKind; 5] = [
+    const ALL: [WorkloadKind; 6] = [
         WorkloadKind::Register,
         WorkloadKind::Bank,
         WorkloadKind::Append,
         WorkloadKind::Counter,
         WorkloadKind::Queue,
+        WorkloadKind::Lists,
     ];
 }
 

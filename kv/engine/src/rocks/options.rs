@@ -54,7 +54,10 @@ pub struct RocksOptions {
     /// Compaction debt at which the store should refuse new writes.
     pub pending_compaction_limit_bytes: u64,
     /// What flushes and compactions may write per second at most; the limit follows
-    /// their need below it, so that they do not come in bursts. 0 = no limit.
+    /// their need below it, so that they do not come in bursts. After a rest it is a
+    /// twentieth, and then grows by a twentieth every five seconds only: that first limit must
+    /// be more than a bulk load writes, or memtables pile up until the engine stops.
+    /// 0 = no limit.
     pub background_io_bytes_per_second: u64,
 }
 
@@ -68,7 +71,7 @@ impl Default for RocksOptions {
             background_jobs: 2,
             max_open_files: 4096,
             pending_compaction_limit_bytes: 64 * 1024 * MIB as u64,
-            background_io_bytes_per_second: 1024 * MIB as u64,
+            background_io_bytes_per_second: 10 * 1024 * MIB as u64,
         }
     }
 }

@@ -1,4 +1,3 @@
 //! What must hold: judged while a run goes on and when it has come to rest.
 
-pub mod linearizable;
 pub mod replicas;

@@ -6,6 +6,7 @@
 mod append;
 mod bank;
 mod counter;
+mod lists;
 mod queue;
 mod register;
 
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep};
 pub use append::Appends;
 pub use bank::Bank;
 pub use counter::Counters;
+pub use lists::Lists;
 pub use queue::Queue;
 pub use register::{Registers, key_of as register_key};
 
@@ -78,6 +80,8 @@ pub struct Workloads {
     pub counters: Counters,
     /// The queue.
     pub queue: Queue,
+    /// Lists.
+    pub lists: Lists,
     /// What garbage collection must leave alone.
     pub floors: Floors,
     focus: Mutex<Option<Focus>>,
@@ -94,6 +98,7 @@ impl Workloads {
             appends: Appends::default(),
             counters: Counters::new(cluster.plan.keys),
             queue: Queue::default(),
+            lists: Lists::default(),
             floors: Floors::default(),
             focus: Mutex::default(),
         })
@@ -135,6 +140,7 @@ impl Workloads {
             WorkloadKind::Append => self.appends.act(&self.world, client).await,
             WorkloadKind::Counter => self.counters.act(&self.world, client).await,
             WorkloadKind::Queue => self.queue.act(&self.world, client).await,
+            WorkloadKind::Lists => self.lists.act(&self.world, client).await,
         }
     }
 
@@ -146,7 +152,8 @@ impl Workloads {
         patiently(|| self.bank.probe(&self.world, client)).await?;
         patiently(|| self.appends.probe(&self.world, client)).await?;
         patiently(|| self.counters.probe(&self.world, client)).await?;
-        patiently(|| self.queue.probe(&self.world, client)).await
+        patiently(|| self.queue.probe(&self.world, client)).await?;
+        patiently(|| self.lists.probe(&self.world, client)).await
     }
 
     /// Reads everything once more and judges what was remembered.
@@ -156,7 +163,8 @@ impl Workloads {
         self.bank.judge(&self.world, client).await?;
         self.appends.judge(&self.world, client).await?;
         self.counters.judge(&self.world, client).await?;
-        self.queue.judge(&self.world, client).await
+        self.queue.judge(&self.world, client).await?;
+        self.lists.judge(&self.world, client).await
     }
 
     /// Operations that were done.
@@ -166,6 +174,7 @@ impl Workloads {
             + self.appends.done()
             + self.counters.done()
             + self.queue.done()
+            + self.lists.done()
     }
 }
 
@@ -189,7 +198,7 @@ where
 /// A raw key as clients use them.
 pub fn any_key(world: &World, dice: Dice) -> Bytes {
     world.roll(dice, |rng| {
-        let family = *["a", "c", "g", "q", "r"].choose(rng).unwrap_or(&"r");
+        let family = *["a", "c", "g", "l", "q", "r"].choose(rng).unwrap_or(&"r");
         Bytes::from(format!("{family}{:02}", rng.random_range(0..12)))
     })
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_history::linearizable::{self, Action, Op, Verdict};
 use cairn_kv_client::{KvClient, KvError};
 use parking_lot::Mutex;
 use rand::Rng;
 
 use super::{Focus, Outcome, number, some_view};
-use crate::check::linearizable::{self, Action, Op, Verdict};
 use crate::world::{Dice, World};
 
 /// The registers' history.

@@ -4,6 +4,7 @@ mod capacity;
 mod clocks;
 mod corruption;
 mod disks;
+mod histories;
 mod kills;
 mod links;
 mod members;
@@ -57,6 +58,7 @@ pub const CASES: &[Case] = &[
     capacity::GROW_AND_SHRINK,
     corruption::LOG_TAIL_TORN,
     corruption::SST_BIT_FLIP,
+    histories::HISTORIES,
 ];
 
 /// Starts the load that measures stalls, and waits until it runs as usual.
