@@ -40,5 +40,5 @@ pub mod trace;
 pub mod workload;
 pub mod world;
 
-pub use plan::Scale;
+pub use plan::{Scale, WorkloadKind};
 pub use run::{Options, Report, run};

@@ -134,7 +134,8 @@ pub enum WorkloadKind {
 }
 
 impl WorkloadKind {
-    const ALL: [WorkloadKind; 6] = [
+    /// All of them.
+    pub const ALL: [WorkloadKind; 6] = [
         WorkloadKind::Register,
         WorkloadKind::Bank,
         WorkloadKind::Append,

@@ -20,7 +20,7 @@ use crate::client;
 use crate::cluster::Cluster;
 use crate::faults::Faults;
 use crate::gc;
-use crate::plan::{Plan, Scale};
+use crate::plan::{Plan, Scale, WorkloadKind};
 use crate::workload::{self, Workloads, session};
 use crate::world::{Dice, Node, World};
 
@@ -46,12 +46,14 @@ pub struct Options {
     pub keeps_lines: bool,
     /// A bug to plant; only builds with the feature `sabotage` have them.
     pub bug: Option<Bug>,
+    /// What clients do; of everything something when absent.
+    pub work: Option<WorkloadKind>,
 }
 
 impl Options {
     /// A run of the seed as it is, without a record in text.
     pub fn new(seed: u64, scale: Scale) -> Options {
-        Options { seed, scale, keeps_lines: false, bug: None }
+        Options { seed, scale, keeps_lines: false, bug: None, work: None }
     }
 }
 
@@ -114,7 +116,10 @@ pub fn run(options: Options) -> Report {
 
 async fn simulate(options: Options) -> Report {
     let mut rng = SmallRng::seed_from_u64(options.seed ^ 0x0ddb_a115_ca1b_0a7e);
-    let plan = Plan::draw(&mut rng, options.scale);
+    let mut plan = Plan::draw(&mut rng, options.scale);
+    if let Some(work) = options.work {
+        plan.workloads = vec![(work, 1)];
+    }
     // The last SQL node is the admin's and the judge's.
     let admin = Node::Client(plan.clients + 1);
     let nodes = (1..=plan.members)
