@@ -36,7 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kv/client", &["types", "proto", "pd-client"]),
     ("pd", &["types", "proto", "engine", "pd-client"]),
     ("kv", &["types", "proto", "expr", "executor", "engine", "kv-client", "pd-client"]),
-    ("tests/sim", &["types", "proto", "engine", "pd", "pd-client", "kv", "kv-client"]),
+    ("tests/history", &[]),
+    ("tests/sim", &["history", "types", "proto", "engine", "pd", "pd-client", "kv", "kv-client"]),
     ("sql", &["types", "proto", "expr", "executor", "planner", "parser", "kv-client", "pd-client"]),
 ];
 
