@@ -12,8 +12,8 @@
 //! connection too: to its client nothing else says so.
 //!
 //! **Deadlocks.** Who holds locks and must wait for another one first writes that into the records
-//! it holds, then follows what holders wait for. If that leads back to itself, it is told so
-//! (error 3058). The last one to close a circle sees all of it.
+//! it holds, then, with each look, follows what holders wait for. Where that leads back to itself, the
+//! last of the circle by node and connection is told so (error 3058), and the others wait on.
 //!
 //! Source: MySQL 8.0 manual, 14.14 "Locking Functions".
 
@@ -211,9 +211,11 @@ impl Wait {
             if left.is_zero() {
                 return Ok(false);
             }
-            if !self.holds.is_empty() && !self.is_noted.swap(true, Ordering::Relaxed) {
-                record::note_wait(&self.domain, &self.holds, &self.own, Some(name)).await?;
-                if record::closes_circle(&self.domain, name, &self.own).await? {
+            if !self.holds.is_empty() {
+                if !self.is_noted.swap(true, Ordering::Relaxed) {
+                    record::note_wait(&self.domain, &self.holds, &self.own, Some(name)).await?;
+                }
+                if record::must_give_up(&self.domain, name, &self.own).await? {
                     let code = errno::ER_USER_LOCK_DEADLOCK;
                     return Err(SqlError::Mysql(MysqlError::with_args(code, &[])));
                 }

@@ -17,7 +17,7 @@ const TRIES_MAX: usize = 20;
 const HOLDERS_MAX: usize = 64;
 
 /// A session of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Owner {
     /// The SQL node.
     pub node: u64,
@@ -93,13 +93,15 @@ pub async fn note_wait(
     Ok(())
 }
 
-/// Whether the holder of a lock waits, over others or not, for the session.
-pub async fn closes_circle(domain: &Domain, name: &str, own: &Owner) -> Result<bool> {
+/// Whether the holder of a lock waits, over others or not, for the session, and the session is
+/// the one of that circle that gives up: the last by node and connection, so that each of them
+/// comes to the same answer whenever it looks.
+pub async fn must_give_up(domain: &Domain, name: &str, own: &Owner) -> Result<bool> {
     let mut name = name.to_owned();
     for _ in 0..HOLDERS_MAX {
         match find(domain, &name).await? {
             Some(held) if held.by == *own => return Ok(true),
-            Some(Held { waits_for: Some(next), .. }) => name = next,
+            Some(Held { by, waits_for: Some(next), .. }) if by < *own => name = next,
             _ => return Ok(false),
         }
     }
