@@ -22,6 +22,8 @@ pub enum Bug {
     SnapshotWithoutLocks,
     /// Prewrite does not look for newer commits.
     PrewriteIgnoresConflict,
+    /// Prewrite does not look for newer commits where a pessimistic lock was lost.
+    LostLockIgnoresConflict,
     /// Commands on one key do not wait for each other.
     NoLatches,
     /// Commit ignores that a reader has passed the lock.
@@ -36,7 +38,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::LeaseTooLong,
         Bug::AnswerBeforeSync,
         Bug::VoteAfterRestart,
@@ -44,6 +46,7 @@ impl Bug {
         Bug::ReadBeforeApply,
         Bug::SnapshotWithoutLocks,
         Bug::PrewriteIgnoresConflict,
+        Bug::LostLockIgnoresConflict,
         Bug::NoLatches,
         Bug::CommitIgnoresReaders,
         Bug::OnePcIgnoresReads,

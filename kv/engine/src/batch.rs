@@ -92,6 +92,17 @@ impl WriteBatch {
         self.ops.extend(other.ops);
     }
 
+    /// Keeps the operations that `keeps` wants.
+    pub fn retain(&mut self, mut keeps: impl FnMut(&WriteOp) -> bool) {
+        let mut size_bytes = 0;
+        self.ops.retain(|op| {
+            let is_kept = keeps(op);
+            size_bytes += if is_kept { op.size_bytes() } else { 0 };
+            is_kept
+        });
+        self.size_bytes = size_bytes;
+    }
+
     /// The operations, in order.
     pub fn ops(&self) -> &[WriteOp] {
         &self.ops

@@ -5,6 +5,9 @@
 //! bloom filter says so), one seek in CF write, and for values over 255 bytes one
 //! `get` in CF default.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +22,10 @@ use super::{MvccError, ReadError};
 /// Reads keys of one engine snapshot.
 pub struct MvccReader {
     snapshot: Arc<dyn EngineSnapshot>,
+    /// Locks that only the region's leader knows, by user key: they come before the snapshot's.
+    leader_locks: BTreeMap<Bytes, Bytes>,
+    /// A lock was found in the snapshot.
+    met_lasting_lock: Cell<bool>,
     cursor: Option<VersionCursor>,
 }
 
@@ -43,9 +50,23 @@ pub enum TxnRecord {
 }
 
 impl MvccReader {
-    /// A reader of `snapshot`.
+    /// A reader of `snapshot`. Reads at a timestamp need no more: what only a leader knows of
+    /// locks blocks none of them.
     pub fn new(snapshot: Arc<dyn EngineSnapshot>) -> MvccReader {
-        MvccReader { snapshot, cursor: None }
+        MvccReader::with_locks(snapshot, BTreeMap::new())
+    }
+
+    /// A reader of `snapshot` and of the locks that only the region's leader knows, by user key.
+    pub fn with_locks(
+        snapshot: Arc<dyn EngineSnapshot>,
+        leader_locks: BTreeMap<Bytes, Bytes>,
+    ) -> MvccReader {
+        MvccReader { snapshot, leader_locks, met_lasting_lock: Cell::new(false), cursor: None }
+    }
+
+    /// Whether [`MvccReader::load_lock`] has found a lock in the snapshot.
+    pub fn met_lasting_lock(&self) -> bool {
+        self.met_lasting_lock.get()
     }
 
     /// The value of `raw_key` at `read_ts`; locks of the transactions in
@@ -99,7 +120,12 @@ impl MvccReader {
 
     /// The key's lock.
     pub fn load_lock(&self, user_key: &[u8]) -> Result<Option<Lock>, MvccError> {
-        self.snapshot.get(Cf::Lock, user_key)?.map(|bytes| Lock::decode(&bytes)).transpose()
+        if let Some(bytes) = self.leader_locks.get(user_key) {
+            return Lock::decode(bytes).map(Some);
+        }
+        let Some(bytes) = self.snapshot.get(Cf::Lock, user_key)? else { return Ok(None) };
+        self.met_lasting_lock.set(true);
+        Lock::decode(&bytes).map(Some)
     }
 
     /// The record at exactly `commit_ts`, encoded.
@@ -167,12 +193,22 @@ impl MvccReader {
         let mut valid = iter.seek(&lower)?;
         while valid && found.len() < limit {
             let lock = Lock::decode(iter.value())?;
-            if wanted(&lock) {
+            if wanted(&lock) && !self.leader_locks.contains_key(iter.key()) {
                 keys::decode_user_key(iter.key(), &mut raw)?;
                 found.push((Bytes::copy_from_slice(&raw), lock));
             }
             valid = iter.next()?;
         }
+        let bounds = (Bound::Included(&lower[..]), Bound::Excluded(&upper[..]));
+        for (user_key, bytes) in self.leader_locks.range::<[u8], _>(bounds) {
+            let lock = Lock::decode(bytes)?;
+            if wanted(&lock) {
+                keys::decode_user_key(user_key, &mut raw)?;
+                found.push((Bytes::copy_from_slice(&raw), lock));
+            }
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found.truncate(limit);
         Ok(found)
     }
 

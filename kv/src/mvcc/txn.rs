@@ -1,18 +1,19 @@
 //! Collects the changes of one command into a write batch, in the vocabulary of
-//! Percolator's three columns.
+//! Percolator's three columns. Whether they need be durable is noted with them.
 
 use bytes::Bytes;
 use cairn_engine::{Cf, WriteBatch};
 use cairn_types::TimeStamp;
 
 use super::keys::TS_LEN;
-use super::lock::Lock;
+use super::lock::{Lock, LockKind};
 use super::write::{SHORT_VALUE_BYTES_MAX, Write};
 
 /// The changes of one command.
 #[derive(Default)]
 pub struct MvccTxn {
     batch: WriteBatch,
+    must_last: bool,
 }
 
 impl MvccTxn {
@@ -28,6 +29,7 @@ impl MvccTxn {
 
     /// Sets the key's lock.
     pub fn put_lock(&mut self, user_key: &[u8], lock: &Lock) {
+        self.must_last |= lock.kind != LockKind::Pessimistic;
         self.put(Cf::Lock, Bytes::copy_from_slice(user_key), lock.encode());
     }
 
@@ -38,27 +40,36 @@ impl MvccTxn {
 
     /// Stores a long value.
     pub fn put_value(&mut self, user_key: &[u8], start_ts: TimeStamp, value: &Bytes) {
+        self.must_last = true;
         self.put(Cf::Default, versioned(user_key, start_ts), value.clone());
     }
 
     /// Removes a long value.
     pub fn delete_value(&mut self, user_key: &[u8], start_ts: TimeStamp) {
+        self.must_last = true;
         self.delete(Cf::Default, versioned(user_key, start_ts));
     }
 
     /// Stores a commit record.
     pub fn put_write(&mut self, user_key: &[u8], commit_ts: TimeStamp, write: &Write<'_>) {
+        self.must_last = true;
         self.put(Cf::Write, versioned(user_key, commit_ts), write.encode());
     }
 
     /// Removes a commit record (a collapsed rollback).
     pub fn delete_write(&mut self, user_key: &[u8], commit_ts: TimeStamp) {
+        self.must_last = true;
         self.delete(Cf::Write, versioned(user_key, commit_ts));
     }
 
     /// Whether nothing changed, so that nothing need be replicated.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
+    }
+
+    /// Whether there is more in it than pessimistic locks and removals of locks.
+    pub fn must_last(&self) -> bool {
+        self.must_last
     }
 
     /// The collected batch.

@@ -13,6 +13,7 @@ pub mod error;
 mod flow;
 mod heartbeat;
 pub mod ids;
+mod leader_locks;
 mod lease;
 mod liveness;
 pub mod load;
@@ -50,6 +51,7 @@ pub use command::{ConfChangeKind, PeerChange};
 pub use config::{OnEngineFailure, RaftStoreConfig};
 pub use error::{RaftStoreError, RegionError};
 pub use ids::{PeerId, RegionEpoch, RegionId, StoreId, epoch_of};
+pub use leader_locks::{LeaderLocks, LockMemory, Replicated, Settled};
 pub use load::{LoadThresholds, RegionLoad, Touched};
 pub use metrics::RaftMetrics;
 pub use router::RaftRouter;
@@ -91,6 +93,8 @@ pub struct RegionSnapshot {
     pub engine: Arc<dyn EngineSnapshot>,
     /// Where reads count themselves.
     pub load: Arc<RegionLoad>,
+    /// Locks that are not in the engine.
+    pub locks: Arc<LeaderLocks>,
 }
 
 /// What a follower is to read: the leader hears of it first.

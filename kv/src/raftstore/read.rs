@@ -22,6 +22,7 @@ use parking_lot::RwLock;
 use super::clock::{Clock, MonotonicTime};
 use super::error::RegionError;
 use super::ids::{PeerId, RegionId, epoch_of};
+use super::leader_locks::LeaderLocks;
 use super::liveness::RestLease;
 use super::load::RegionLoad;
 use super::{ReadGuard, RegionContext, RegionSnapshot};
@@ -42,6 +43,8 @@ pub(super) struct ReadDelegate {
     leader_id: AtomicU64,
     /// What is read and written.
     pub(super) load: Arc<RegionLoad>,
+    /// Locks that this peer alone knows, as leader.
+    pub(super) locks: Arc<LeaderLocks>,
     /// Somebody read, or wanted to, since the last renewal of the lease.
     wanted: AtomicBool,
 }
@@ -57,6 +60,7 @@ impl ReadDelegate {
             rest: ArcSwapOption::empty(),
             leader_id: AtomicU64::new(0),
             load: Arc::default(),
+            locks: Arc::default(),
             wanted: AtomicBool::new(false),
         }
     }
@@ -254,9 +258,9 @@ impl Regions {
         // data with it; then it no longer leads.
         let unchanged = delegate.leader_term.load(Ordering::SeqCst) == term
             && Arc::ptr_eq(&region, &delegate.region.load());
-        let load = delegate.load.clone();
+        let (load, locks) = (delegate.load.clone(), delegate.locks.clone());
         let current = unchanged && delegate.has_lease(clock.now());
-        Ok(current.then_some(RegionSnapshot { region, term, engine, load }))
+        Ok(current.then_some(RegionSnapshot { region, term, engine, load, locks }))
     }
 
     /// See [`super::RaftKv::is_current`]. A peer stops leading, and its region changes,

@@ -146,7 +146,7 @@ impl RaftTurns {
             match message {
                 StoreMessage::Stop { at_once: true } => return Ok(false),
                 StoreMessage::Stop { at_once: false } => {
-                    self.core.hand_over_all();
+                    self.core.hand_over_all(now);
                     self.stop_at = Some(now.plus(HAND_OVER_MAX));
                 }
                 message => self.core.handle(message, now),

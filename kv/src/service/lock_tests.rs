@@ -1,15 +1,19 @@
 //! Waiting for locks at a store of one region.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_engine::{Cf, KvEngine};
 use cairn_kv_client::KvStoreService;
 use cairn_proto::kv::{self, key_error, kv_request, kv_response};
 use cairn_types::TimeStamp;
 use tokio::task::JoinHandle;
 
 use super::testing::MemoryKv;
+use crate::mvcc::keys::user_key;
+use crate::raftstore::MonotonicTime;
 use crate::service::StoreService;
 
 /// Start of the n-th transaction.
@@ -55,7 +59,8 @@ impl Asked {
         })
     }
 
-    async fn write_and_commit(&self, start_ts: u64, commit_ts: u64) {
+    /// Prewrites the key, which the transaction has locked.
+    async fn prewrite(&self, start_ts: u64) -> kv::PrewriteResponse {
         let mutation = kv::Mutation { key: key(), is_locked: true, ..Default::default() };
         let prewrite = kv::PrewriteRequest {
             mutations: vec![mutation],
@@ -64,8 +69,14 @@ impl Asked {
             for_update_ts: start_ts,
             ..Default::default()
         };
-        let response = self.ask(kv_request::Cmd::Prewrite(prewrite)).await;
-        assert_eq!(response, kv_response::Cmd::Prewrite(kv::PrewriteResponse::default()));
+        match self.ask(kv_request::Cmd::Prewrite(prewrite)).await {
+            kv_response::Cmd::Prewrite(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn write_and_commit(&self, start_ts: u64, commit_ts: u64) {
+        assert_eq!(self.prewrite(start_ts).await, kv::PrewriteResponse::default());
         let commit = kv::CommitRequest { keys: vec![key()], start_ts, commit_ts };
         let response = self.ask(kv_request::Cmd::Commit(commit)).await;
         assert_eq!(response, kv_response::Cmd::Commit(kv::CommitResponse::default()));
@@ -74,6 +85,21 @@ impl Asked {
     async fn give_back(&self, start_ts: u64) {
         let request = kv::PessimisticRollbackRequest { keys: vec![key()], start_ts };
         self.ask(kv_request::Cmd::PessimisticRollback(request)).await;
+    }
+
+    /// Changes replicated so far.
+    fn writes(&self) -> u64 {
+        self.kv.writes.load(Ordering::SeqCst)
+    }
+
+    /// Whether the engine knows of a lock.
+    fn has_lasting_lock(&self) -> bool {
+        self.kv.engine.snapshot().get(Cf::Lock, &user_key(&key())).unwrap().is_some()
+    }
+
+    /// Another leader, which knows what is in the engine.
+    fn elect(&self) {
+        self.kv.term.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Until so many transactions wait.
@@ -187,4 +213,68 @@ async fn the_leader_of_the_first_region_finds_circles() {
     let give_up = kv::DetectDeadlockRequest { waiter: 1, holder: 0, has_given_up: true };
     store.ask(kv_request::Cmd::DetectDeadlock(give_up)).await;
     assert_eq!(ask(2, 1).await, answer(Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn locks_are_in_the_leaders_memory_until_they_say_what_is_written() {
+    let store = Asked::new();
+    store.locking(ts(5), &patient()).await.unwrap();
+    assert_eq!(holder(&store.locking(ts(10), &Default::default()).await.unwrap()), ts(5));
+    store.give_back(ts(5)).await;
+    store.locking(ts(10), &patient()).await.unwrap();
+    assert_eq!((store.writes(), store.has_lasting_lock()), (0, false));
+    assert_eq!(store.prewrite(ts(10)).await, kv::PrewriteResponse::default());
+    assert_eq!((store.writes(), store.has_lasting_lock()), (1, true));
+    // What memory knew of it is gone: the lock in the engine counts.
+    let late = store.locking(ts(10), &patient()).await.unwrap();
+    assert!(matches!(late.errors[0].kind, Some(key_error::Kind::Abort(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn locks_outlive_a_leader_that_hands_over() {
+    let store = Asked::new();
+    store.locking(ts(5), &patient()).await.unwrap();
+    let logged = store.kv.locks.close(5, 1, MonotonicTime(0)).expect("a lock");
+    // Not applied yet, and seen all the same.
+    assert_eq!(holder(&store.locking(ts(10), &Default::default()).await.unwrap()), ts(5));
+    store.kv.engine.write(logged, false).unwrap();
+    assert_eq!(store.kv.locks.close(5, 1, MonotonicTime(0)), None);
+    store.elect();
+    assert_eq!(holder(&store.locking(ts(10), &Default::default()).await.unwrap()), ts(5));
+    store.give_back(ts(5)).await;
+    assert_eq!((store.writes(), store.has_lasting_lock()), (1, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_does_not_hand_over_in_the_end_forgets_no_lock() {
+    let store = Asked::new();
+    store.locking(ts(5), &patient()).await.unwrap();
+    let logged = store.kv.locks.close(5, 1, MonotonicTime(0)).expect("a lock");
+    store.kv.engine.write(logged, false).unwrap();
+    store.give_back(ts(5)).await;
+    assert!(!store.has_lasting_lock());
+    assert_eq!(conflict(&store.locking(ts(10), &patient()).await.unwrap()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_died_with_its_leader_is_done_without_if_nobody_came_between() {
+    let store = Asked::new();
+    store.locking(ts(5), &patient()).await.unwrap();
+    store.elect();
+    store.write_and_commit(ts(5), ts(6)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_died_with_its_leader_fails_who_rests_on_it() {
+    let lost = |response: kv::PrewriteResponse| {
+        let kind = response.errors.into_iter().next().and_then(|error| error.kind);
+        assert!(matches!(kind, Some(key_error::Kind::TxnLockNotFound(_))), "{kind:?}");
+    };
+    let store = Asked::new();
+    store.locking(ts(5), &patient()).await.unwrap();
+    store.elect();
+    store.locking(ts(10), &patient()).await.unwrap();
+    lost(store.prewrite(ts(5)).await);
+    store.write_and_commit(ts(10), ts(11)).await;
+    lost(store.prewrite(ts(5)).await);
 }

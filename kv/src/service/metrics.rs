@@ -69,7 +69,7 @@ request_counters!(
 pub struct Metrics {
     requests: Requests,
     region_errors: Counter,
-    gauges: [Gauge; 6],
+    gauges: [Gauge; 7],
     registry: Registry,
 }
 
@@ -84,6 +84,8 @@ pub struct Observed {
     pub commands: i64,
     /// Transactions that wait for locks.
     pub lock_waiters: i64,
+    /// Bytes of locks that only leaders here know.
+    pub lock_bytes: i64,
     /// Reading tasks waiting or running.
     pub read_tasks: i64,
     /// Reading tasks refused because of others.
@@ -106,6 +108,7 @@ impl Default for Metrics {
             ("cairn_kv_region_leaders", "Regions this store leads"),
             ("cairn_kv_commands_running", "Transaction commands under way"),
             ("cairn_kv_lock_waiters", "Transactions that wait for locks"),
+            ("cairn_kv_lock_bytes", "Memory of pessimistic locks that are not replicated"),
             ("cairn_kv_read_tasks", "Reading tasks waiting or running"),
             ("cairn_kv_read_tasks_refused", "Reading tasks refused because of others so far"),
         ];
@@ -146,6 +149,7 @@ impl Metrics {
             observed.leaders,
             observed.commands,
             observed.lock_waiters,
+            observed.lock_bytes,
             observed.read_tasks,
             observed.read_tasks_refused,
         ];

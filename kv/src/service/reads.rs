@@ -17,6 +17,7 @@ use super::read_pool::ReadPool;
 use super::read_turns::ReadTask;
 use crate::keys::region_contains;
 use crate::mvcc::dead_ranges::DeadRanges;
+use crate::mvcc::keys::range_bounds;
 use crate::mvcc::{MvccReader, PairSink, ReadError, ScanOptions, Scanner};
 use crate::raftstore::{
     RaftKv, RegionContext, RegionError, RegionSnapshot, ReplicaRead, ReplicaView, Touched,
@@ -183,8 +184,10 @@ impl Reads {
         self.max_ts.observe(task.read_ts);
         let view = self.view(context).await?;
         let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
+        let (lower, upper) = range_bounds(&start, &end);
+        let leader_locks = view.locks.of_range(&view, &lower, &upper)?;
         let list = move || {
-            let reader = MvccReader::new(Arc::clone(&view.engine));
+            let reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
             scan_lock::run(&reader, &request, &start, &end)
         };
         // The answer has no place for a storage error: better late than wrong.

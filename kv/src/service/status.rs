@@ -66,6 +66,7 @@ async fn metrics(State(state): State<Arc<StatusState>>) -> impl IntoResponse {
         leaders: leaders as i64,
         commands: state.service.running_commands() as i64,
         lock_waiters: state.service.lock_waiters() as i64,
+        lock_bytes: state.service.lock_bytes() as i64,
         read_tasks: state.pool.running() as i64,
         read_tasks_refused: state.pool.refused() as i64,
     };

@@ -85,6 +85,11 @@ impl StoreService {
         self.scheduler.waiting()
     }
 
+    /// Memory of locks that only leaders here know.
+    pub fn lock_bytes(&self) -> usize {
+        self.scheduler.lock_bytes()
+    }
+
     fn region_context(&self, context: &kv::Context) -> Result<RegionContext, RegionError> {
         region_context(&*self.kv, &*self.clock, context)
     }

@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use crate::gc::VersionFilter;
 use crate::keys::region_contains;
 use crate::raftstore::{
-    Busy, ManualClock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot, StoreId,
-    epoch_of,
+    Busy, LeaderLocks, ManualClock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot,
+    StoreId, epoch_of,
 };
 use crate::service::{ReadPool, StoreService};
 use crate::txn::TsoSource;
@@ -33,6 +33,7 @@ pub struct MemoryKv {
     pub has_lease: AtomicBool,
     pub term: AtomicU64,
     pub writes: AtomicU64,
+    pub locks: Arc<LeaderLocks>,
 }
 
 impl MemoryKv {
@@ -49,6 +50,7 @@ impl MemoryKv {
             has_lease: AtomicBool::new(true),
             term: AtomicU64::new(5),
             writes: AtomicU64::new(0),
+            locks: Arc::default(),
         })
     }
 
@@ -89,8 +91,8 @@ impl MemoryKv {
         if context.term != 0 && context.term != term {
             return Err(RegionError::StaleCommand);
         }
-        let load = Arc::default();
-        Ok(RegionSnapshot { region, term, engine: self.engine.snapshot(), load })
+        let (load, locks) = (Arc::default(), Arc::clone(&self.locks));
+        Ok(RegionSnapshot { region, term, engine: self.engine.snapshot(), load, locks })
     }
 }
 

@@ -21,7 +21,7 @@
 //! detector ([`deadlock`]) before they do. Prewrite turns the locks into ordinary ones.
 //!
 //! **Left out**: async commit (`use_async_commit` is answered with `min_commit_ts` 0,
-//! "fall back to two phases"); pessimistic locks in memory: each is one Raft entry.
+//! "fall back to two phases").
 //!
 //! **Sources**: Percolator (OSDI 2010) §2.2 for prewrite, commit and clean-up;
 //! TiDB's and TiKV's documentation for TTL, `min_commit_ts` and overlapped

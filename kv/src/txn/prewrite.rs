@@ -9,7 +9,9 @@
 //!
 //! **Pessimistic transactions** (`for_update_ts` above zero) hold the locks of the keys they have
 //! read: those are exchanged without a look at later commits, of which there can be none. A lock
-//! that is gone (its time was over) fails the transaction. Keys without a lock of their own (entries of
+//! may be gone: its time was over, or it was known to a leader alone that died. That does no harm if
+//! nobody else has locked the key or committed to it since `start_ts` (an optimistic transaction's
+//! test); otherwise the transaction fails. Keys without a lock of their own (entries of
 //! indexes, which the rows' locks guard) must not have been committed to above `for_update_ts`.
 //!
 //! **One-phase commit** writes commit records at once, at a timestamp above every
@@ -117,14 +119,22 @@ fn check_key(
     let held = reader.load_lock(&user_key)?;
     if let Some(lock) = &held {
         if lock.start_ts != start_ts {
-            return Err(TxnError::locked(lock.to_info(mutation.key.clone())));
+            return Err(match mutation.is_locked {
+                true => TxnError::lock_not_found(&mutation.key, start_ts),
+                false => TxnError::locked(lock.to_info(mutation.key.clone())),
+            });
         }
         if lock.kind != LockKind::Pessimistic {
             return Ok(KeyState::Locked);
         }
     }
     let is_guarded = mutation.is_locked && held.is_some();
-    let seen_up_to = start_ts.max(TimeStamp(request.for_update_ts));
+    let is_lost = mutation.is_locked && held.is_none();
+    // What a statement has read at a later time rested on the lock.
+    let seen_up_to = match is_lost {
+        true => start_ts,
+        false => start_ts.max(TimeStamp(request.for_update_ts)),
+    };
     let versions = reader.versions(&user_key, TimeStamp::MAX)?;
     // Records above start_ts: rollbacks of others write nothing and do not
     // conflict; our own records tell what became of us; anything else does.
@@ -152,11 +162,13 @@ fn check_key(
         }
         versions.advance()?;
     }
-    if let Some(conflict) = conflict.filter(|_| !planted(Bug::PrewriteIgnoresConflict)) {
-        return Err(conflict);
-    }
-    if mutation.is_locked && held.is_none() {
-        return Err(TxnError::lock_not_found(&mutation.key, start_ts));
+    let is_ignored =
+        planted(Bug::PrewriteIgnoresConflict) || (is_lost && planted(Bug::LostLockIgnoresConflict));
+    if let Some(conflict) = conflict.filter(|_| !is_ignored) {
+        return Err(match is_lost {
+            true => TxnError::lock_not_found(&mutation.key, start_ts),
+            false => conflict,
+        });
     }
     let last_change = match (newest_data, versions.current()?) {
         (Some((commit_ts, _)), _) => Some(commit_ts),

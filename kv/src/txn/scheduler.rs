@@ -1,12 +1,15 @@
 //! Runs commands against replicated regions.
 //!
 //! **Flow**: admit (bounded commands and bytes) → latches of the keys → view of
-//! the region → the command, a pure function → Raft write → answer.
+//! the region → the command, a pure function → Raft write → answer. Changes of nothing but
+//! pessimistic locks stay in the leader's memory, where that is possible
+//! ([`crate::raftstore::LeaderLocks`]).
 //!
 //! **Invariants**
 //! - From the view to the end of the write nobody else changes the keys: rivals on
 //!   this store wait for the latches, and the write carries the view's term, so
-//!   that Raft refuses it if another leader came between.
+//!   that Raft refuses it if another leader came between. What stays in memory may be granted
+//!   by a leader that was deposed meanwhile; prewrite finds out.
 //! - A command runs to its end even when its caller has gone: it owns its task.
 //!   Otherwise a dropped caller would release latches while a proposal is still
 //!   under way, and the next command would not see it.
@@ -20,7 +23,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_engine::WriteBatch;
 use cairn_proto::kv::{self, kv_request, kv_response};
 use cairn_types::TimeStamp;
 use cairn_types::sabotage::{Bug, planted};
@@ -34,8 +36,11 @@ use super::{
 };
 use crate::gc::VersionFilter;
 use crate::keys::region_contains;
+use crate::mvcc::keys::{range_bounds, user_key};
 use crate::mvcc::{MvccError, MvccReader, MvccTxn};
-use crate::raftstore::{Clock, RaftKv, RegionContext, RegionError, RegionSnapshot};
+use crate::raftstore::{
+    Clock, LockMemory, RaftKv, RegionContext, RegionError, RegionSnapshot, Replicated, Settled,
+};
 
 /// Commands that may be under way at once on a store. Above it a store answers
 /// `ServerIsBusy` instead of piling up latches and memory.
@@ -65,6 +70,7 @@ pub struct Scheduler {
     latches: Arc<Latches>,
     collected: VersionFilter,
     pub(super) waits: Arc<LockWaits>,
+    lock_memory: LockMemory,
     commands: AtomicUsize,
     command_bytes: AtomicUsize,
 }
@@ -100,6 +106,7 @@ impl Scheduler {
             latches: Arc::new(Latches::default()),
             collected,
             waits: Arc::default(),
+            lock_memory: LockMemory::default(),
             commands: AtomicUsize::new(0),
             command_bytes: AtomicUsize::new(0),
         })
@@ -113,6 +120,11 @@ impl Scheduler {
     /// Transactions that wait for locks.
     pub fn waiting(&self) -> usize {
         self.waits.len()
+    }
+
+    /// Memory of locks that are not replicated.
+    pub fn lock_bytes(&self) -> usize {
+        self.lock_memory.used()
     }
 
     /// Runs one writing command to its end. Must be called within a tokio runtime.
@@ -197,8 +209,10 @@ impl Scheduler {
         loop {
             self.check_deadline(&context)?;
             let view = self.view(&context).await?;
-            let reader = MvccReader::new(Arc::clone(&view.engine));
             let (start, end) = (&view.region.start_key, &view.region.end_key);
+            let (lower, upper) = range_bounds(start, end);
+            let leader_locks = view.locks.of_range(&view, &lower, &upper)?;
+            let reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
             let keys = match resolve_lock::find(&reader, request.start_ts.into(), start, end) {
                 Ok(keys) => keys,
                 Err(error) => return Ok(resolve_response(Some(abort(&error)))),
@@ -245,14 +259,28 @@ impl Scheduler {
         }
         let one_pc = self.begin_one_pc(&view, command).await;
         let one_pc_commit_ts = one_pc.as_ref().map(|(_, commit_ts)| *commit_ts);
-        let (batch, response) = run_command(&view, command, one_pc_commit_ts);
-        if !batch.is_empty() {
-            context.term = view.term;
-            self.check_deadline(&context)?;
-            context.deadline = None;
-            self.kv.write(&context, batch).await?;
-            self.tell_waiters(command, &response);
+        let user_keys = || keys.iter().map(|key| user_key(key));
+        let leader_locks = view.locks.of_keys(&view, user_keys())?;
+        let mut reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
+        let (changes, response) = run_command(&mut reader, command, one_pc_commit_ts);
+        if changes.is_empty() {
+            return Ok(response);
         }
+        self.check_deadline(&context)?;
+        let may_stay = !changes.must_last() && !reader.met_lasting_lock();
+        let (batch, now) = (changes.into_batch(), self.clock.now());
+        let settled = view.locks.settle(&view, batch, may_stay, &self.lock_memory, now)?;
+        if let Settled::Replicate(batch) = settled {
+            context.term = view.term;
+            context.deadline = None;
+            let written = match batch.is_empty() {
+                true => Ok(()),
+                false => self.kv.write(&context, batch).await,
+            };
+            view.locks.finish(user_keys(), fate_of(&written));
+            written?;
+        }
+        self.tell_waiters(command, &response);
         Ok(response)
     }
 
@@ -331,18 +359,26 @@ impl Scheduler {
     }
 }
 
-/// Runs a command on a view: its changes (none beside an error) and its answer.
+/// What is certain of a write.
+fn fate_of(written: &Result<(), RegionError>) -> Replicated {
+    match written {
+        Ok(()) => Replicated::Done,
+        Err(RegionError::StaleCommand | RegionError::DeadlineExceeded) => Replicated::Unknown,
+        Err(_) => Replicated::Refused,
+    }
+}
+
+/// Runs a command: its changes (none beside an error) and its answer.
 fn run_command(
-    view: &RegionSnapshot,
+    reader: &mut MvccReader,
     command: &kv_request::Cmd,
     one_pc_commit_ts: Option<TimeStamp>,
-) -> (WriteBatch, kv_response::Cmd) {
-    let mut reader = MvccReader::new(Arc::clone(&view.engine));
+) -> (MvccTxn, kv_response::Cmd) {
     let mut txn = MvccTxn::new();
-    let (reader_ref, txn_ref) = (&mut reader, &mut txn);
+    let txn_ref = &mut txn;
     let response = match command {
         kv_request::Cmd::Prewrite(request) => {
-            let outcome = prewrite::run(reader_ref, txn_ref, request, one_pc_commit_ts);
+            let outcome = prewrite::run(reader, txn_ref, request, one_pc_commit_ts);
             let response = outcome.unwrap_or_else(|error| kv::PrewriteResponse {
                 errors: vec![abort(&error)],
                 ..Default::default()
@@ -350,10 +386,10 @@ fn run_command(
             if !response.errors.is_empty() {
                 txn = MvccTxn::new();
             }
-            return (txn.into_batch(), kv_response::Cmd::Prewrite(response));
+            return (txn, kv_response::Cmd::Prewrite(response));
         }
         kv_request::Cmd::PessimisticLock(request) => {
-            let outcome = pessimistic_lock::run(reader_ref, txn_ref, request);
+            let outcome = pessimistic_lock::run(reader, txn_ref, request);
             let response = outcome.unwrap_or_else(|error| kv::PessimisticLockResponse {
                 errors: vec![abort(&error)],
                 ..Default::default()
@@ -361,20 +397,20 @@ fn run_command(
             (!response.errors.is_empty(), kv_response::Cmd::PessimisticLock(response))
         }
         kv_request::Cmd::PessimisticRollback(request) => {
-            let error = error_of(pessimistic_rollback::run(reader_ref, txn_ref, request));
+            let error = error_of(pessimistic_rollback::run(reader, txn_ref, request));
             let response = kv::PessimisticRollbackResponse { error };
             (response.error.is_some(), kv_response::Cmd::PessimisticRollback(response))
         }
         kv_request::Cmd::Commit(request) => {
-            let error = error_of(commit::run(reader_ref, txn_ref, request));
+            let error = error_of(commit::run(reader, txn_ref, request));
             (error.is_some(), kv_response::Cmd::Commit(kv::CommitResponse { error }))
         }
         kv_request::Cmd::Rollback(request) => {
-            let error = error_of(rollback::run(reader_ref, txn_ref, request));
+            let error = error_of(rollback::run(reader, txn_ref, request));
             (error.is_some(), kv_response::Cmd::Rollback(kv::RollbackResponse { error }))
         }
         kv_request::Cmd::Cleanup(request) => {
-            let error = error_of(cleanup::run(reader_ref, txn_ref, request));
+            let error = error_of(cleanup::run(reader, txn_ref, request));
             let commit_ts = match error.as_ref().and_then(|error| error.kind.as_ref()) {
                 Some(kv::key_error::Kind::Committed(committed)) => committed.commit_ts,
                 _ => 0,
@@ -384,7 +420,7 @@ fn run_command(
         }
         kv_request::Cmd::CheckTxnStatus(request) => {
             let response =
-                check_txn_status::run(reader_ref, txn_ref, request).unwrap_or_else(|error| {
+                check_txn_status::run(reader, txn_ref, request).unwrap_or_else(|error| {
                     kv::CheckTxnStatusResponse {
                         error: Some(key_error(error)),
                         ..Default::default()
@@ -394,13 +430,12 @@ fn run_command(
         }
         kv_request::Cmd::ResolveLock(request) => {
             let (start_ts, commit_ts) = (request.start_ts.into(), request.commit_ts.into());
-            let outcome =
-                resolve_lock::run(reader_ref, txn_ref, start_ts, commit_ts, &request.keys);
+            let outcome = resolve_lock::run(reader, txn_ref, start_ts, commit_ts, &request.keys);
             let error = error_of(outcome);
             (error.is_some(), resolve_response(error))
         }
         kv_request::Cmd::TxnHeartBeat(request) => {
-            let response = match txn_heart_beat::run(reader_ref, txn_ref, request) {
+            let response = match txn_heart_beat::run(reader, txn_ref, request) {
                 Ok(lock_ttl_ms) => kv::TxnHeartBeatResponse { error: None, lock_ttl_ms },
                 Err(error) => {
                     kv::TxnHeartBeatResponse { error: Some(key_error(error)), lock_ttl_ms: 0 }
@@ -411,8 +446,10 @@ fn run_command(
         _ => unreachable!("only transaction commands are scheduled"),
     };
     let (has_failed, response) = response;
-    let batch = if has_failed { WriteBatch::new() } else { txn.into_batch() };
-    (batch, response)
+    if has_failed {
+        txn = MvccTxn::new();
+    }
+    (txn, response)
 }
 
 /// Whether the scheduler runs this command.

@@ -88,6 +88,7 @@ impl Peer {
         if let Some(reason) = obstacle(self.region(), target) {
             return Err(reason);
         }
+        self.log_locks(now);
         let min_index = self.index_of_all()?;
         self.check_gap(min_index)?;
         let command = PrepareMergeCommand {
@@ -113,6 +114,7 @@ impl Peer {
         if self.merging.is_pending() || self.check_not_merging().is_err() {
             return Err("a merge is under way");
         }
+        self.log_locks(now);
         let command = CommitMergeCommand {
             epoch: Some(merge.target_epoch().into()),
             source: Some(source.clone()),

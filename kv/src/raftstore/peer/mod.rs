@@ -53,7 +53,7 @@ use super::apply::is_joint;
 use super::clock::MonotonicTime;
 use super::config::RaftStoreConfig;
 use super::error::{RaftStoreError, RegionError};
-use super::ids::RegionId;
+use super::ids::{RegionId, epoch_of};
 use super::lease::Lease;
 use super::load::{LoadFigures, LoadWatch};
 use super::log::raft_logger;
@@ -273,8 +273,9 @@ impl Peer {
     }
 
     /// Hands leadership over, to a voter that stays one.
-    pub fn transfer_leader(&mut self, peer_id: u64) {
+    pub fn transfer_leader(&mut self, peer_id: u64, now: MonotonicTime) {
         if self.is_leader() && self.heirs().any(|(heir, _)| heir.id == peer_id) {
+            self.log_locks(now);
             self.lease.withdraw();
             self.publish();
             self.node.transfer_leader(peer_id);
@@ -283,11 +284,11 @@ impl Peer {
 
     /// Hands leadership to the voter that has most of the log, however far behind it is: this
     /// peer cannot go on leading.
-    pub fn hand_over(&mut self) {
+    pub fn hand_over(&mut self, now: MonotonicTime) {
         let most =
             self.heirs().max_by_key(|(_, progress)| (progress.recent_active, progress.matched));
         if let Some(heir_id) = most.map(|(heir, _)| heir.id) {
-            self.transfer_leader(heir_id);
+            self.transfer_leader(heir_id, now);
         }
     }
 
@@ -334,6 +335,11 @@ impl Peer {
 
     /// Apply reported a new range or new members.
     pub fn set_region(&mut self, region: Arc<meta::Region>) {
+        let version = epoch_of(&region).version;
+        if version != epoch_of(self.region()).version {
+            // Before anybody can have a view of it.
+            self.delegate.locks.begin_version(self.term(), version);
+        }
         self.node.mut_store().set_region(region.clone());
         self.delegate.region.store(region);
     }
@@ -400,6 +406,7 @@ impl Peer {
         self.reads.fail_all(&RegionError::RegionNotFound(RegionId(self.region_id)));
         self.fail_replica_reads();
         self.delegate.close();
+        self.delegate.locks.end_term(self.term());
     }
 
     /// Whether this leader may answer from what it knows, at `now`.
@@ -448,8 +455,7 @@ impl Peer {
         if self.was_leader_in == leads_in {
             return;
         }
-        let led = self.was_leader_in != 0;
-        self.was_leader_in = leads_in;
+        let led_in = std::mem::replace(&mut self.was_leader_in, leads_in);
         self.lease.reset();
         self.merging.on_role_changed();
         self.forget_rest();
@@ -463,7 +469,8 @@ impl Peer {
             // The entry that opens the term goes out with this round.
             self.lease.on_proposed(self.node.raft.raft_log.last_index(), now);
         }
-        if led {
+        if led_in != 0 {
+            self.delegate.locks.end_term(led_in);
             let not_leader = self.not_leader();
             self.reads.fail_all(&not_leader);
             for proposal in std::mem::take(&mut self.proposals) {

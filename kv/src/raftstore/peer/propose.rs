@@ -10,7 +10,7 @@ use crate::raftstore::apply::{Callback, CommittedEntries, change_region, raft_ch
 use crate::raftstore::clock::{Deadline, MonotonicTime};
 use crate::raftstore::command::{self, ConfChangeCommand, PeerChange};
 use crate::raftstore::error::RegionError;
-use crate::raftstore::ids::RegionId;
+use crate::raftstore::ids::{RegionId, epoch_of};
 use crate::raftstore::read::check_context;
 use crate::raftstore::state::find_peer;
 
@@ -40,14 +40,32 @@ impl Peer {
             callback.fail(RegionError::MergeInProgress(context.region_id));
             return;
         }
-        let index = self.node.raft.raft_log.last_index() + 1;
         let is_split = command::is_split(&data);
+        if is_split {
+            self.log_locks(now);
+        }
+        let index = self.node.raft.raft_log.last_index() + 1;
         let outcome = self.node.propose(Vec::new(), data);
         if is_split && outcome.is_ok() {
             self.lease.block_until_applied(index);
             self.publish();
         }
         self.after_propose(outcome, index, context.deadline, callback, now);
+    }
+
+    /// Puts the locks that only this leader knows into the log: behind what comes next they
+    /// would be lost.
+    pub(super) fn log_locks(&mut self, now: MonotonicTime) {
+        if self.merging.is_pending() || self.check_not_merging().is_err() {
+            // Nothing may come behind the beginning of a merge.
+            return;
+        }
+        let version = epoch_of(self.region()).version;
+        let Some(batch) = self.delegate.locks.close(self.term(), version, now) else { return };
+        let index = self.node.raft.raft_log.last_index() + 1;
+        let data = command::encode_write(epoch_of(self.region()), &batch);
+        let outcome = self.node.propose(Vec::new(), data);
+        self.after_propose(outcome, index, None, Callback::None, now);
     }
 
     /// Proposes a membership change (no changes: leaving a joint state); `callback` is

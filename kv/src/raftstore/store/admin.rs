@@ -30,9 +30,9 @@ const FORSAKEN_TICKS: u64 = 600;
 impl StoreCore {
     /// The store is about to stop: other voters take over, so that nobody waits for an
     /// election.
-    pub fn hand_over_all(&mut self) {
+    pub fn hand_over_all(&mut self, now: MonotonicTime) {
         for peer in self.peers.values_mut().filter(|peer| peer.is_leader()) {
-            peer.hand_over();
+            peer.hand_over(now);
             self.dirty.insert(peer.region_id);
         }
     }
@@ -52,7 +52,7 @@ impl StoreCore {
         }
         self.ask_for_the_forsaken(now);
         self.check_sizes(now);
-        self.repair_damaged();
+        self.repair_damaged(now);
         self.watch_loads(now);
         self.propose_compactions(now);
         if !self.compaction_runs && !self.compactions.is_empty() {
@@ -196,7 +196,7 @@ impl StoreCore {
             Some(pd::region_heartbeat_response::Step::TransferLeader(transfer)) => {
                 // To one that is behind PD asks again.
                 if let Some(target) = transfer.peer.filter(|to| peer.could_lead_now(to.id)) {
-                    peer.transfer_leader(target.id);
+                    peer.transfer_leader(target.id, now);
                     self.dirty.insert(response.region_id);
                 }
             }
@@ -241,7 +241,7 @@ impl StoreCore {
                 if one.kind() != ConfChangeKind::AddVoter
                     && one.peer.is_some_and(|target| target.id == peer.peer_id) =>
             {
-                peer.hand_over();
+                peer.hand_over(now);
             }
             _ => peer.propose_conf_change(changes, Callback::None, now),
         }
@@ -261,7 +261,7 @@ impl StoreCore {
             }
             let own = find_peer(peer.region(), peer.peer_id).map(meta::Peer::role);
             if own == Some(meta::PeerRole::DemotingVoter) {
-                peer.hand_over();
+                peer.hand_over(now);
             } else {
                 peer.propose_conf_change(Vec::new(), Callback::None, now);
             }

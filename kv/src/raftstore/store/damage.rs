@@ -18,6 +18,7 @@ use cairn_engine::{Cf, DamagedFile, IterOptions, WriteBatch};
 
 use super::{BackgroundJob, StoreCore};
 use crate::keys::{self, RegionLocal};
+use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::error::RaftStoreError;
 use crate::raftstore::metrics::add;
 
@@ -88,7 +89,7 @@ impl StoreCore {
     }
 
     /// Brings damaged replicas a step further; part of a tick now and then.
-    pub(super) fn repair_damaged(&mut self) {
+    pub(super) fn repair_damaged(&mut self, now: MonotonicTime) {
         for region_id in self.damaged.clone() {
             let Some(peer) = self.peer_mut(region_id).filter(|peer| peer.is_damaged()) else {
                 self.damaged.remove(&region_id);
@@ -98,7 +99,7 @@ impl StoreCore {
                 continue;
             }
             if peer.is_leader() {
-                peer.hand_over();
+                peer.hand_over(now);
             } else if let Err(error) = peer.node.request_snapshot() {
                 // No leader yet, or it was asked already.
                 tracing::debug!(region = region_id, %error, "no snapshot is asked for now");

@@ -40,13 +40,13 @@ impl StoreCore {
             }
         }
         if self.leaving.is_some() {
-            self.leave_step();
+            self.leave_step(now);
         } else if self.slow_score.is_slow() && now >= self.next_slow_wave {
             let mut leaders: Vec<u64> = self.awake.intersection(&self.led).copied().collect();
             // Those behind the last wave first: it may have been in vain.
             let turn = leaders.partition_point(|region_id| *region_id <= self.slow_wave_end);
             leaders.rotate_left(turn);
-            let moved = self.hand_over_some(leaders, SLOW_HAND_OVERS_PER_WAVE, true);
+            let moved = self.hand_over_some(leaders, SLOW_HAND_OVERS_PER_WAVE, true, now);
             if let Some(last) = moved.last() {
                 self.slow_wave_end = *last;
                 self.next_slow_wave = now.plus(SLOW_WAVE_EVERY);
@@ -59,12 +59,12 @@ impl StoreCore {
     pub(super) fn leave(&mut self, done: oneshot::Sender<()>, now: MonotonicTime) {
         self.leaving = Some(Some(done));
         self.next_store_report = now;
-        self.leave_step();
+        self.leave_step(now);
     }
 
-    fn leave_step(&mut self) {
+    fn leave_step(&mut self, now: MonotonicTime) {
         let leaders: Vec<u64> = self.led.iter().copied().collect();
-        self.hand_over_some(leaders, LEAVE_HAND_OVERS_PER_TICK, false);
+        self.hand_over_some(leaders, LEAVE_HAND_OVERS_PER_TICK, false, now);
         if self.shared_leaders() == 0
             && let Some(Some(done)) = self.leaving.replace(None)
         {
@@ -79,6 +79,7 @@ impl StoreCore {
         leaders: Vec<u64>,
         count_max: usize,
         only_healthy: bool,
+        now: MonotonicTime,
     ) -> Vec<u64> {
         let mut moved = Vec::new();
         for region_id in leaders {
@@ -90,7 +91,7 @@ impl StoreCore {
             let target = peer.best_successor(&|store_id| links.is_healthy(store_id));
             let any = || (!only_healthy).then(|| peer.best_successor(&|_| true)).flatten();
             if let Some(target) = target.or_else(any) {
-                peer.transfer_leader(target);
+                peer.transfer_leader(target, now);
                 self.dirty.insert(region_id);
                 moved.push(region_id);
             }

@@ -195,7 +195,7 @@ impl StoreCore {
                 .filter(|leader| leader.store_id != own_store)
                 .and_then(|leader| find_peer_on_store(target.region(), leader.store_id));
             if let Some(heir) = heir.copied() {
-                target.transfer_leader(heir.id);
+                target.transfer_leader(heir.id, now);
             }
             return;
         };

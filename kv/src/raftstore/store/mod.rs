@@ -221,7 +221,7 @@ impl StoreCore {
             }
             StoreMessage::TransferLeader { region_id, peer_id } => {
                 if let Some(peer) = self.peer_mut(region_id) {
-                    peer.transfer_leader(peer_id);
+                    peer.transfer_leader(peer_id, now);
                 }
             }
             StoreMessage::Raft(messages) => {

@@ -134,7 +134,9 @@ impl StoreCore {
                 Ok(()) => {
                     let region = peer.region().clone();
                     let load = peer.delegate.load.clone();
-                    let snapshot = RegionSnapshot { region, term: 0, engine: engine.clone(), load };
+                    let locks = peer.delegate.locks.clone();
+                    let engine = engine.clone();
+                    let snapshot = RegionSnapshot { region, term: 0, engine, load, locks };
                     // The caller may have gone away.
                     let _ = read.answer.send(Ok(ReplicaView { snapshot, pending }));
                 }
@@ -149,6 +151,7 @@ impl StoreCore {
                         term: peer.term(),
                         engine: engine.clone(),
                         load: peer.delegate.load.clone(),
+                        locks: peer.delegate.locks.clone(),
                     };
                     // The caller may have gone away.
                     let _ = read.answer.send(Ok(snapshot));
