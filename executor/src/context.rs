@@ -134,6 +134,12 @@ impl ExecContext {
         ChunkRows { next: init, max: self.chunk_rows_max.max(init) }
     }
 
+    /// The same up to `chunks` full chunks.
+    pub fn doubling_rows(&self, chunks: usize) -> ChunkRows {
+        let rows = self.chunk_rows();
+        ChunkRows { max: rows.max * chunks, ..rows }
+    }
+
     /// Wraps an operator so that rows, calls and time are counted under `id` (its
     /// place in the plan); the operator itself if nobody asks.
     pub fn instrument(&self, id: usize, name: &str, operator: BoxOperator) -> BoxOperator {

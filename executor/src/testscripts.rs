@@ -85,5 +85,6 @@ macro_rules! scripts {
 }
 
 scripts! {
-    scans lookup filter_project aggregate stream_aggregate order hash_join null_aware apply misc
+    scans lookup filter_project aggregate stream_aggregate order hash_join index_join null_aware
+    apply misc
 }

@@ -17,10 +17,9 @@ use cairn_expr::Expr;
 
 use crate::catalog::{IndexInfo, TableInfo};
 use crate::plan::{
-    CopInfo, InsertRows, PhysicalOp, PhysicalPlan, Plan, PlanColumn, PlanKind, PointAccess, Reader,
+    CopInfo, IndexJoin, InsertRows, PhysicalOp, PhysicalPlan, Plan, PlanColumn, PlanKind, PointAccess, Reader,
     RowCount, RowLimit, SubplanKind,
 };
-use crate::ranger::RangeSpec;
 
 /// Names of EXPLAIN's columns.
 pub const EXPLAIN_COLUMNS: [&str; 5] = ["id", "estRows", "task", "access object", "operator info"];
@@ -161,6 +160,17 @@ impl Place {
 #[derive(Default)]
 struct Tree {
     rows: Vec<ExplainRow>,
+    /// Below the inner side of an index join: what its slots stand for.
+    lookup_keys: LookupKeys,
+}
+
+/// Slots and the outer keys that fill them.
+type LookupKeys = Vec<(usize, String)>;
+
+fn lookup_keys(join: &IndexJoin, outer: &[PlanColumn]) -> LookupKeys {
+    let name = named(outer);
+    let texts = join.desc.lookup_keys.iter().map(|key| key.fmt_with(&name));
+    join.slots.iter().copied().zip(texts).collect()
 }
 
 impl Tree {
@@ -207,6 +217,18 @@ impl Tree {
                 self.plan(&plan.children[0], place.child(false), sides[0]);
                 self.plan(&plan.children[1], place.child(true), sides[1]);
             }
+            PhysicalOp::IndexJoin(join) if plan.children.len() == 2 => {
+                let (outer, inner) = join.sides();
+                let keys = lookup_keys(join, &plan.children[outer].schema);
+                for (at, child) in plan.children.iter().enumerate() {
+                    let side = if at == inner { "(Probe)" } else { "(Build)" };
+                    let above = at == inner;
+                    let keys = if above { keys.clone() } else { Vec::new() };
+                    let outside = std::mem::replace(&mut self.lookup_keys, keys);
+                    self.plan(child, place.child(at == 1), side);
+                    self.lookup_keys = outside;
+                }
+            }
             PhysicalOp::Apply(_) if plan.children.len() == 2 => {
                 self.plan(&plan.children[0], place.child(false), "(Build)");
                 self.plan(&plan.children[1], place.child(true), "(Probe)");
@@ -242,7 +264,7 @@ impl Tree {
                 est_rows: rows_text(info.row_count),
                 task: "cop[kv]",
                 access_object: cop_object(reader, op),
-                operator_info: cop_info(reader, op, info, below),
+                operator_info: cop_info(reader, op, info, below, &self.lookup_keys),
                 operator: Some(info.id),
                 fragment: Some((reader_id, at)),
             });
@@ -337,6 +359,7 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
         }
         PhysicalOp::Limit(limit) => limit_info(limit),
         PhysicalOp::HashJoin(desc) => hash_join_info(plan, desc),
+        PhysicalOp::IndexJoin(join) => index_join_info(plan, join),
         PhysicalOp::Apply(apply) => {
             let both = both_sides(plan);
             let mut text = join_kind(apply.desc.kind, apply.desc.null_aware).to_string();
@@ -397,13 +420,7 @@ fn hash_join_info(plan: &PhysicalPlan, desc: &HashJoinDesc) -> String {
         text.push_str("CARTESIAN ");
     }
     text.push_str(join_kind(desc.kind, desc.null_aware));
-    let side = |at: usize| plan.children.get(at).map(|child| &child.schema[..]).unwrap_or_default();
-    let (left, right) = (named(side(0)), named(side(1)));
-    let keys = desc.left_keys.iter().zip(&desc.right_keys).enumerate().map(|(at, (l, r))| {
-        let name = if desc.null_safe.get(at) == Some(&true) { "nulleq" } else { "eq" };
-        format!("{name}({}, {})", l.fmt_with(&left), r.fmt_with(&right))
-    });
-    let keys: Vec<String> = keys.collect();
+    let keys = equal_keys(plan, desc);
     if !keys.is_empty() {
         text += &format!(", equal:[{}]", keys.join(" "));
     }
@@ -411,6 +428,36 @@ fn hash_join_info(plan: &PhysicalPlan, desc: &HashJoinDesc) -> String {
         text += &format!(", other cond:{}", list(&desc.other_conditions, &both_sides(plan)));
     }
     text
+}
+
+fn index_join_info(plan: &PhysicalPlan, join: &IndexJoin) -> String {
+    let desc = &join.desc.join;
+    let (outer, inner) = join.sides();
+    let side = |at: usize| plan.children.get(at).map(|child| &child.schema[..]).unwrap_or_default();
+    let inner_name = plan.children.get(inner).map(PhysicalPlan::explain_id).unwrap_or_default();
+    let mut text = format!("{}, inner:{inner_name}", join_kind(desc.kind, false));
+    text += &format!(", outer key:{}", list(&join.outer_keys, side(outer)));
+    text += &format!(", inner key:{}", join.inner_keys.join(", "));
+    let keys = equal_keys(plan, desc);
+    if !keys.is_empty() {
+        text += &format!(", equal cond:{}", keys.join(", "));
+    }
+    if !desc.other_conditions.is_empty() {
+        text += &format!(", other cond:{}", list(&desc.other_conditions, &both_sides(plan)));
+    }
+    text
+}
+
+/// `eq(test.t.a, test.u.b)` of each key.
+fn equal_keys(plan: &PhysicalPlan, desc: &HashJoinDesc) -> Vec<String> {
+    let side = |at: usize| plan.children.get(at).map(|child| &child.schema[..]).unwrap_or_default();
+    let (left, right) = (named(side(0)), named(side(1)));
+    let keys = desc.left_keys.iter().zip(&desc.right_keys).enumerate();
+    let text = |(at, (l, r)): (usize, (&Expr, &Expr))| {
+        let name = if desc.null_safe.get(at) == Some(&true) { "nulleq" } else { "eq" };
+        format!("{name}({}, {})", l.fmt_with(&left), r.fmt_with(&right))
+    };
+    keys.map(text).collect()
 }
 
 fn count_text(count: RowCount) -> String {
@@ -468,9 +515,15 @@ fn cop_object(reader: &Reader, op: &OpDesc) -> String {
     }
 }
 
-fn cop_info(reader: &Reader, op: &OpDesc, info: &CopInfo, below: &[PlanColumn]) -> String {
+fn cop_info(
+    reader: &Reader,
+    op: &OpDesc,
+    info: &CopInfo,
+    below: &[PlanColumn],
+    lookup_keys: &LookupKeys,
+) -> String {
     match op {
-        OpDesc::TableScan(_) | OpDesc::IndexScan(_) => scan_info(reader, &reader.ranges),
+        OpDesc::TableScan(_) | OpDesc::IndexScan(_) => scan_info(reader, lookup_keys),
         OpDesc::IndexLookup(_) => "keep order:false, stats:pseudo".to_string(),
         OpDesc::Selection(selection) => list(&selection.conditions, below),
         OpDesc::Projection(projection) => list(&projection.exprs, below),
@@ -498,7 +551,8 @@ fn pushed_limit(limit: &RowLimit) -> String {
     }
 }
 
-fn scan_info(reader: &Reader, ranges: &RangeSpec) -> String {
+fn scan_info(reader: &Reader, lookup_keys: &LookupKeys) -> String {
+    let ranges = &reader.ranges;
     let mut parts = Vec::new();
     if !ranges.is_full() {
         let key: Vec<String> = match &reader.index {
@@ -511,7 +565,15 @@ fn scan_info(reader: &Reader, ranges: &RangeSpec) -> String {
             format!("{}.{}.{}", reader.db, reader.table.name, reader.table.columns[offset].name)
         })
         .collect();
-        let name = |at: usize| key.get(at).cloned().unwrap_or_else(|| format!("Column#{at}"));
+        let name = |at: usize| match at.checked_sub(key.len()) {
+            None => key[at].clone(),
+            Some(at) => lookup_keys.get(at).map_or_else(String::new, |(_, text)| text.clone()),
+        };
+        // The outer keys are printed as columns behind those of the key.
+        let ranges = ranges.map_params(&|slot| {
+            let at = lookup_keys.iter().position(|(known, _)| *known == slot)?;
+            Some(key.len() + at)
+        });
         parts.push(ranges.text(&name));
     }
     parts.push(format!("keep order:{}", reader.keep_order));

@@ -13,8 +13,8 @@
 use std::sync::Arc;
 
 use cairn_executor::plan::{
-    AggregationDesc, ApplyDesc, EvalSettings, Fragment, HashJoinDesc, LimitDesc, OpDesc,
-    ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
+    AggregationDesc, ApplyDesc, EvalSettings, Fragment, HashJoinDesc, IndexJoinDesc, JoinSide,
+    LimitDesc, OpDesc, ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
 };
 use cairn_expr::{EvalContext, Expr};
 use cairn_parser::ast::LockWait;
@@ -197,6 +197,20 @@ impl PhysicalPlan {
         format!("{}_{}", self.op.name(), self.id)
     }
 
+    /// The only reader of a plan that reads one table, at the end of a chain of operators.
+    pub fn reader(&self) -> Option<&Reader> {
+        match (&self.op, &self.children[..]) {
+            (
+                PhysicalOp::TableReader(reader)
+                | PhysicalOp::IndexReader(reader)
+                | PhysicalOp::IndexLookUp(reader),
+                [],
+            ) => Some(reader),
+            (_, [child]) => child.reader(),
+            _ => None,
+        }
+    }
+
     /// Whether some operator locks the rows it reads.
     pub fn takes_locks(&self) -> bool {
         match &self.op {
@@ -255,6 +269,8 @@ pub enum PhysicalOp {
     Limit(RowLimit),
     /// Joins two inputs.
     HashJoin(HashJoinDesc),
+    /// Joins batches of outer rows with the inner rows that their keys name.
+    IndexJoin(Box<IndexJoin>),
     /// Runs the right side for every left row.
     Apply(Apply),
     /// All rows of all inputs, which have the same types.
@@ -285,6 +301,7 @@ impl PhysicalOp {
             PhysicalOp::TopN { .. } => "TopN",
             PhysicalOp::Limit(_) => "Limit",
             PhysicalOp::HashJoin(_) => "HashJoin",
+            PhysicalOp::IndexJoin(_) => "IndexJoin",
             PhysicalOp::Apply(_) => "Apply",
             PhysicalOp::UnionAll => "Union",
             PhysicalOp::MaxOneRow => "MaxOneRow",
@@ -524,6 +541,29 @@ pub struct MemTableScan {
     /// Conditions over the output, which are checked above again: the source may
     /// use them to make fewer rows.
     pub conditions: Vec<Expr>,
+}
+
+/// A join that reads of its inner input only what some outer row can match.
+#[derive(Clone, Debug)]
+pub struct IndexJoin {
+    /// The join; the build side is the inner input.
+    pub desc: IndexJoinDesc,
+    /// The slots that the key ranges of the inner input's reader take the lookup keys from.
+    pub slots: Vec<usize>,
+    /// For EXPLAIN: what of the outer row is compared with columns of the inner key.
+    pub outer_keys: Vec<Expr>,
+    /// For EXPLAIN: those columns' names.
+    pub inner_keys: Vec<Arc<str>>,
+}
+
+impl IndexJoin {
+    /// Which child is the outer input, and which the inner one.
+    pub fn sides(&self) -> (usize, usize) {
+        match self.desc.join.build_side {
+            JoinSide::Right => (0, 1),
+            JoinSide::Left => (1, 0),
+        }
+    }
 }
 
 /// A join whose right side depends on the left row.

@@ -108,7 +108,11 @@ impl<'s> Planner<'s> {
         physical.next_id = self.next_id;
         let plan = physical.plan(&logical, wanted)?;
         self.next_id = physical.next_id;
-        binder.slot_count = physical.slot_count;
+        let (slot_count, unused_hints) = (physical.slot_count, physical.unused_hints);
+        binder.slot_count = slot_count;
+        for hint in unused_hints {
+            binder.hint_warning(format!("Optimizer Hint /*+ {hint} */ is inapplicable"));
+        }
         Ok(plan)
     }
 

@@ -9,6 +9,7 @@
 //! | [`StreamAgg`] | the same over sorted input | input order |
 //! | [`Sort`], [`TopN`] | order | as asked; equal rows in input order |
 //! | [`HashJoin`] | joins, also without keys | none |
+//! | [`IndexJoin`] | looks inner rows up for batches of outer rows, joins by hash | outer order |
 //! | [`Apply`] | runs a subquery per outer row | outer order |
 //! | [`UnionAll`] | inputs one after the other | inputs' order |
 //! | [`Values`], [`ChunkSource`] | constants, chunks from elsewhere | as given |
@@ -23,6 +24,7 @@ mod chunk_source;
 mod exchange;
 mod hash_agg;
 mod hash_join;
+mod index_join;
 mod index_lookup;
 mod index_scan;
 mod limit;
@@ -45,6 +47,7 @@ pub use chunk_source::ChunkSource;
 pub use exchange::Exchange;
 pub use hash_agg::HashAgg;
 pub use hash_join::HashJoin;
+pub use index_join::{IndexJoin, InnerFactory};
 pub use index_lookup::IndexLookup;
 pub use index_scan::IndexScan;
 pub use limit::Limit;

@@ -268,6 +268,16 @@ pub struct HashJoinDesc {
     pub build_side: JoinSide,
 }
 
+/// Joins a batch of outer rows at a time with the inner rows that can match them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexJoinDesc {
+    /// The join. Its build side is the inner input; not null-aware, and no row of the inner
+    /// input is preserved.
+    pub join: HashJoinDesc,
+    /// What the inner input is looked up by, over the outer input.
+    pub lookup_keys: Vec<Expr>,
+}
+
 /// Runs a subquery per outer row and joins its rows with the outer row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApplyDesc {

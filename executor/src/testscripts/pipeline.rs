@@ -9,6 +9,7 @@
 //! | `agg [stream] [partial\|final] F(E) … [by E, …]` | aggregation |
 //! | `sort E [desc], …`, `topn N [offset M] by E [desc], …` | |
 //! | `join KIND NAME [null_aware] [build_left] [on E = E, …] [where E, …]` | |
+//! | `lookup_join KIND NAME by E, … [build_left] [on E = E, …] [where E, …]` | `$0` inside NAME: its keys |
 //! | `apply KIND NAME [null_aware] [with E, …] [where E, …]` | `$0`, … inside NAME |
 //! | `union NAME` | |
 
@@ -182,6 +183,7 @@ impl Builder<'_> {
             "exchange" => Box::new(Exchange::spawn(input, &ctx)),
             "union" => Box::new(UnionAll::new(schema, vec![input, self.named(rest)?])),
             "join" => self.join(&mut parser, input)?,
+            "lookup_join" => self.lookup_join(&mut parser, input)?,
             "apply" => self.apply(&mut parser, input)?,
             _ => return Err(format!("unknown step {name}").into()),
         })
@@ -190,37 +192,38 @@ impl Builder<'_> {
     fn join(&self, parser: &mut Parser<'_>, left: BoxOperator) -> Result<BoxOperator> {
         let kind = join_kind(parser.word())?;
         let right = self.named(parser.word())?;
-        let mut desc = HashJoinDesc {
-            kind,
-            null_aware: parser.accept("null_aware"),
-            left_keys: Vec::new(),
-            right_keys: Vec::new(),
-            null_safe: Vec::new(),
-            other_conditions: Vec::new(),
-            build_side: JoinSide::Right,
-        };
-        if parser.accept("build_left") {
-            desc.build_side = JoinSide::Left;
-        }
-        if parser.accept("on") {
-            loop {
-                desc.left_keys.push(parser.expr()?);
-                desc.null_safe.push(parser.accept("<=>"));
-                parser.accept("=");
-                let mut on_right = Parser::new(parser.rest, right.schema());
-                desc.right_keys.push(on_right.expr()?);
-                let rest = on_right.rest.to_string();
-                parser.rest = &parser.rest[parser.rest.len() - rest.len()..];
-                if !parser.accept(",") {
-                    break;
-                }
-            }
-        }
-        if parser.accept("where") {
-            let both = [left.schema(), right.schema()].concat();
-            desc.other_conditions = Parser::new(parser.rest, &both).list()?;
-        }
+        let desc = join_desc(parser, kind, left.schema(), right.schema())?;
         Ok(Box::new(HashJoin::new(left, right, desc, self.ctx.clone())?))
+    }
+
+    fn lookup_join(&self, parser: &mut Parser<'_>, outer: BoxOperator) -> Result<BoxOperator> {
+        let kind = join_kind(parser.word())?;
+        let text = self.named.get(parser.word()).ok_or("no such pipeline")?.clone();
+        parser.accept("by");
+        let lookup_keys = parser.list()?;
+        let inner_types = self.pipeline(&text.replace("$0", ""))?.schema().to_vec();
+        let join = match parser.rest.contains("build_left") {
+            true => join_desc(parser, kind, &inner_types, outer.schema())?,
+            false => join_desc(parser, kind, outer.schema(), &inner_types)?,
+        };
+        // The factory outlives this builder: it gets all it needs as its own.
+        let (tables, named) = (self.session.tables.clone(), self.named.clone());
+        let session = Session { tables, memory_limit: 0 };
+        let ctx = self.ctx.clone();
+        let types: Vec<FieldType> = lookup_keys.iter().map(|key| key.ty().clone()).collect();
+        let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
+            let builder = Builder { session: &session, named: &named, ctx: ctx.clone() };
+            let texts = keys.iter().filter(|key| !key[0].is_null());
+            let texts: Vec<String> =
+                texts.map(|key| crate::testing::format_value(&key[0], &types[0])).collect();
+            if texts.is_empty() {
+                return Ok(None);
+            }
+            let built = builder.pipeline(&text.replace("$0", &format!(" {}", texts.join(" "))));
+            built.map(Some).map_err(|error| crate::ExecError::invalid_plan(error.to_string()))
+        });
+        let desc = IndexJoinDesc { join, lookup_keys };
+        Ok(Box::new(IndexJoin::new(outer, inner_types, factory, desc, self.ctx.clone())?))
     }
 
     fn apply(&self, parser: &mut Parser<'_>, outer: BoxOperator) -> Result<BoxOperator> {
@@ -254,6 +257,46 @@ impl Builder<'_> {
         let desc = ApplyDesc { kind, outer_columns, null_aware, conditions };
         Ok(Box::new(Apply::new(outer, inner_types, factory, desc, self.ctx.clone())?))
     }
+}
+
+/// What stands behind the inputs of a join.
+fn join_desc(
+    parser: &mut Parser<'_>,
+    kind: JoinKind,
+    left: &[FieldType],
+    right: &[FieldType],
+) -> Result<HashJoinDesc> {
+    let mut desc = HashJoinDesc {
+        kind,
+        null_aware: parser.accept("null_aware"),
+        left_keys: Vec::new(),
+        right_keys: Vec::new(),
+        null_safe: Vec::new(),
+        other_conditions: Vec::new(),
+        build_side: JoinSide::Right,
+    };
+    if parser.accept("build_left") {
+        desc.build_side = JoinSide::Left;
+    }
+    if parser.accept("on") {
+        loop {
+            desc.left_keys.push(parser.expr()?);
+            desc.null_safe.push(parser.accept("<=>"));
+            parser.accept("=");
+            let mut on_right = Parser::new(parser.rest, right);
+            desc.right_keys.push(on_right.expr()?);
+            let rest = on_right.rest.to_string();
+            parser.rest = &parser.rest[parser.rest.len() - rest.len()..];
+            if !parser.accept(",") {
+                break;
+            }
+        }
+    }
+    if parser.accept("where") {
+        let both = [left, right].concat();
+        desc.other_conditions = Parser::new(parser.rest, &both).list()?;
+    }
+    Ok(desc)
 }
 
 /// Puts values in the place of `$0`, `$1`, ….

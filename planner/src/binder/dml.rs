@@ -41,6 +41,7 @@ pub(crate) fn plan_update<'a>(
     }
     let binder = &mut planner.binder;
     let (mut plan, fields, bases) = binder.from(&update.tables)?;
+    binder.join_hints(&update.hints, &mut plan);
     let multi_table = bases.len() > 1 || !matches!(update.tables[..], [ast::TableRef::Table(_)]);
     let mut targets: Vec<Target> = Vec::new();
     binder.with_scope(Scope::of(fields.clone()), |binder| {
@@ -125,6 +126,7 @@ pub(crate) fn plan_delete<'a>(
     }
     let binder = &mut planner.binder;
     let (mut plan, fields, bases): FromItem = binder.from(&delete.from)?;
+    binder.join_hints(&delete.hints, &mut plan);
     let mut targets: Vec<BaseTable> = Vec::new();
     if delete.targets.is_empty() {
         targets.extend(bases.first().cloned());

@@ -10,7 +10,7 @@ use cairn_types::{FieldType, errno};
 use super::{Binder, ExprEnv, Field, Scope, find_field};
 use crate::catalog::{PRIMARY_NAME, ROW_ID_NAME, TableInfo};
 use crate::error::{PlanError, Result};
-use crate::logical::{IndexHints, Logical, LogicalJoin, LogicalScan, ScanCol};
+use crate::logical::{IndexHints, JoinHints, Logical, LogicalJoin, LogicalScan, ScanCol};
 use crate::plan::AccessKind;
 
 /// A stored table in FROM, for statements that change or lock its rows.
@@ -160,7 +160,8 @@ impl<'a> Binder<'a> {
         };
         fields.retain(named);
         let bases = if table.is_virtual { Vec::new() } else { vec![base] };
-        let scan = LogicalScan { db, alias, table, columns, conditions: Vec::new(), hints };
+        let (conditions, join_hints) = (Vec::new(), JoinHints::default());
+        let scan = LogicalScan { db, alias, table, columns, conditions, hints, join_hints };
         (Logical::Scan(Box::new(scan)), fields, bases)
     }
 

@@ -15,6 +15,7 @@
 //! | `select.rs`, `aggregate.rs` | SELECT proper; grouping and its checks |
 //! | `from.rs` | tables, derived tables, joins, USING |
 //! | `expr.rs`, `literal.rs`, `subquery.rs` | expressions |
+//! | `hints.rs` | optimizer hints about joins |
 //! | `dml.rs`, `insert.rs` | INSERT, UPDATE, DELETE |
 //!
 //! Sources: MySQL 8.0 manual, "SELECT Statement", "Problems with Column Aliases",
@@ -24,6 +25,7 @@ mod aggregate;
 pub(crate) mod dml;
 mod expr;
 mod from;
+mod hints;
 pub(crate) mod insert;
 pub(crate) mod literal;
 mod named_lock;

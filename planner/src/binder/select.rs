@@ -63,7 +63,8 @@ impl<'a> Binder<'a> {
         if !select.windows.is_empty() {
             return Err(PlanError::not_supported("window functions"));
         }
-        let (plan, fields, bases) = self.from(&select.from)?;
+        let (mut plan, fields, bases) = self.from(&select.from)?;
+        self.join_hints(&select.hints, &mut plan);
         let scope = Scope::of(fields.clone());
         self.with_scope(scope, |binder| {
             let body = SelectBody { select, order_by, limit, locks, fields, bases };

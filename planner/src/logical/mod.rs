@@ -179,6 +179,8 @@ pub struct LogicalScan {
     pub conditions: Vec<Expr>,
     /// Which indexes may be used.
     pub hints: IndexHints,
+    /// How it is to be joined.
+    pub join_hints: JoinHints,
 }
 
 /// A column of a table in FROM.
@@ -221,6 +223,29 @@ pub struct IndexHints {
     pub ignore: Vec<usize>,
     /// The clustered primary key was named.
     pub allow_table: bool,
+}
+
+/// What optimizer hints say of how a table is joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JoinHints {
+    /// Its rows are to be looked up by an index.
+    pub index: bool,
+    /// By hash.
+    pub hash: bool,
+    /// Its rows must not be looked up.
+    pub no_index: bool,
+    /// Not by hash.
+    pub no_hash: bool,
+}
+
+impl JoinHints {
+    /// Both what these say and what `other` says.
+    pub fn add(&mut self, other: JoinHints) {
+        self.index |= other.index;
+        self.hash |= other.hash;
+        self.no_index |= other.no_index;
+        self.no_hash |= other.no_hash;
+    }
 }
 
 /// Groups rows and computes aggregates.

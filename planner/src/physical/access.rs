@@ -26,7 +26,7 @@ use crate::ranger::{Analysis, RangeColumn, RangeSpec, analyze};
 const POINTS_MAX: usize = 1024;
 
 /// One way to read a table.
-struct Path {
+pub(super) struct Path {
     /// Offset of the index in the table; `None`: rows by handle.
     index: Option<usize>,
     /// The key's columns.
@@ -34,7 +34,7 @@ struct Path {
     /// What the conditions are worth on the key.
     analysis: Analysis,
     /// Conditions over the key, by position, that the ranges use.
-    access: Vec<Expr>,
+    pub(super) access: Vec<Expr>,
     /// Conditions that are checked on the entries or rows.
     filters: Vec<Expr>,
     /// The index holds all that is asked.
@@ -42,9 +42,16 @@ struct Path {
     /// Rows come in the wanted order.
     ordered: bool,
     /// Estimated rows of the scan.
-    rows: f64,
+    pub(super) rows: f64,
     /// Estimated cost.
-    cost: f64,
+    pub(super) cost: f64,
+}
+
+impl Path {
+    /// Whether no value fulfils its conditions (`a = NULL`, `a > 3 AND a < 1`).
+    pub(super) fn is_empty(&self) -> bool {
+        self.analysis.ranges.is_empty()
+    }
 }
 
 struct KeyColumn {
@@ -59,9 +66,8 @@ impl Physical<'_> {
         if scan.table.is_virtual {
             return self.mem_table(scan, &conditions);
         }
-        let paths = self.paths(scan, &conditions, order);
-        // Conditions that no value fulfils (`a = NULL`, `a > 3 AND a < 1`).
-        if paths.iter().any(|path| path.analysis.ranges.is_empty()) {
+        let paths = self.paths(scan, &conditions, &[], order);
+        if paths.iter().any(Path::is_empty) {
             let columns: Vec<Col> = scan.columns.iter().map(|column| column.col).collect();
             return self.task(&Logical::Dual { rows: 0, columns }, None);
         }
@@ -92,8 +98,15 @@ impl Physical<'_> {
         Ok(Task::Root(self.root_filter(root, conditions)?))
     }
 
-    /// All ways to read the table that hints allow.
-    fn paths(&self, scan: &LogicalScan, conditions: &[Expr], order: WantedOrder<'_>) -> Vec<Path> {
+    /// All ways to read the table that hints allow. Ranges may use `lookups` too; they are not
+    /// checked on the rows.
+    pub(super) fn paths(
+        &self,
+        scan: &LogicalScan,
+        conditions: &[Expr],
+        lookups: &[Expr],
+        order: WantedOrder<'_>,
+    ) -> Vec<Path> {
         let table = &scan.table;
         let mut paths = Vec::with_capacity(table.indices.len() + 1);
         let handle: Vec<KeyColumn> = if table.common_handle {
@@ -105,7 +118,7 @@ impl Physical<'_> {
             let ty = FieldType::bigint().with_not_null();
             vec![KeyColumn { offset: None, range: RangeColumn { ty, prefix_length: None } }]
         };
-        paths.push(self.path(scan, None, handle, conditions, order));
+        paths.push(self.path(scan, None, handle, conditions, lookups, order));
         let hints = &scan.hints;
         for (at, index) in table.indices.iter().enumerate() {
             let usable = index.state.is_public()
@@ -118,7 +131,7 @@ impl Physical<'_> {
             }
             let key = index.columns.iter();
             let key = key.map(|part| key_column(table, part.offset, part.prefix_length)).collect();
-            paths.push(self.path(scan, Some(at), key, conditions, order));
+            paths.push(self.path(scan, Some(at), key, conditions, lookups, order));
         }
         // USE and FORCE: the table only if no named index is of any use.
         let forced = hints.only.is_some() && !hints.allow_table && paths.len() > 1;
@@ -134,29 +147,32 @@ impl Physical<'_> {
         index: Option<usize>,
         key: Vec<KeyColumn>,
         conditions: &[Expr],
+        lookups: &[Expr],
         order: WantedOrder<'_>,
     ) -> Path {
         let positions: Vec<Option<Col>> = key.iter().map(|k| scan.col_of(k.offset)).collect();
         let columns: Vec<RangeColumn> = key.iter().map(|k| k.range.clone()).collect();
+        let all = conditions.iter().chain(lookups);
         let on_key: Vec<Option<Expr>> =
-            conditions.iter().map(|condition| over_key(condition, &positions)).collect();
+            all.clone().map(|condition| over_key(condition, &positions)).collect();
         let candidates: Vec<Expr> = on_key.iter().flatten().cloned().collect();
         let analysis = analyze(&columns, &candidates);
         let mut access = Vec::new();
         let mut filters = Vec::new();
         let mut number = 0;
-        for (condition, on_key) in conditions.iter().zip(on_key) {
-            match on_key {
-                None => filters.push(condition.clone()),
+        for (at, (condition, on_key)) in all.zip(on_key).enumerate() {
+            let exact = match on_key {
+                None => false,
                 Some(on_key) => {
                     if analysis.used[number] {
                         access.push(on_key);
                     }
-                    if !analysis.exact[number] {
-                        filters.push(condition.clone());
-                    }
                     number += 1;
+                    analysis.exact[number - 1]
                 }
+            };
+            if !exact && at < conditions.len() {
+                filters.push(condition.clone());
             }
         }
         let covering = index.is_some_and(|at| covers(scan, &scan.table.indices[at]));
@@ -205,7 +221,7 @@ impl Physical<'_> {
         (rows * fraction.min(1.0)).max(1.0).min(rows)
     }
 
-    fn path_cost(&self, scan: &LogicalScan, path: &Path, order_wanted: bool) -> f64 {
+    pub(super) fn path_cost(&self, scan: &LogicalScan, path: &Path, order_wanted: bool) -> f64 {
         let unit = &self.cost;
         let after = |rows: f64, filters: &[Expr]| rows * cost::selectivity_of_all(filters);
         let filter = |rows: f64, filters: &[Expr]| rows * filters.len() as f64 * unit.filter_row;
@@ -272,7 +288,7 @@ impl Physical<'_> {
     }
 
     /// The scan, the look-up and the filters of a path.
-    fn cop_task(
+    pub(super) fn cop_task(
         &mut self,
         scan: &LogicalScan,
         path: Path,

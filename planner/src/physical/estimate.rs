@@ -1,12 +1,14 @@
 //! Estimated rows of logical plans, for join order.
 
+use std::collections::BTreeSet;
+
 use cairn_executor::plan::JoinKind;
 use cairn_expr::{Expr, Func};
 
 use super::cost::{DISTINCT_FRACTION, SEMI_FRACTION, selectivity_of_all, table_rows};
 use crate::context::Statistics;
-use crate::logical::tree::covered;
-use crate::logical::{Logical, LogicalJoin, LogicalScan};
+use crate::logical::tree::{covered, touches};
+use crate::logical::{Col, Logical, LogicalJoin, LogicalScan};
 
 /// Rows a plan yields.
 pub fn estimate(plan: &Logical, statistics: &dyn Statistics) -> f64 {
@@ -40,38 +42,64 @@ pub fn estimate(plan: &Logical, statistics: &dyn Statistics) -> f64 {
 /// Rows of a table under its conditions; one if they give a whole unique key.
 pub fn scan_rows(scan: &LogicalScan, statistics: &dyn Statistics) -> f64 {
     let (rows, _) = table_rows(statistics, &scan.table);
-    let equal: Vec<usize> = scan
-        .conditions
-        .iter()
-        .filter_map(|condition| match condition.as_function() {
-            Some((Func::Eq, [left, right])) => match (left.as_column(), right.as_column()) {
-                (Some(col), None) if right.is_constant() => Some(col),
-                (None, Some(col)) if left.is_constant() => Some(col),
-                _ => None,
-            },
-            _ => None,
-        })
-        .filter_map(|col| scan.offset_of(col).flatten())
-        .collect();
-    let whole_key = scan.table.indices.iter().any(|index| {
-        index.unique
-            && index.state.is_public()
-            && index.columns.iter().all(|part| equal.contains(&part.offset))
-    });
-    if whole_key {
+    if has_unique_key(scan, &equal_columns(&scan.conditions, &Expr::is_constant)) {
         return 1.0;
     }
     (rows * selectivity_of_all(&scan.conditions)).max(1.0)
 }
 
-/// Rows of a join: the larger side for a join by keys, the product without.
+/// Columns that conditions set equal to something that is `known`.
+fn equal_columns(conditions: &[Expr], known: &dyn Fn(&Expr) -> bool) -> Vec<Col> {
+    let equal = |condition: &Expr| match condition.as_function() {
+        Some((Func::Eq, [left, right])) if known(right) => left.as_column(),
+        Some((Func::Eq, [left, right])) if known(left) => right.as_column(),
+        _ => None,
+    };
+    conditions.iter().filter_map(equal).collect()
+}
+
+fn has_unique_key(scan: &LogicalScan, equal: &[Col]) -> bool {
+    let offsets: Vec<usize> = equal.iter().filter_map(|col| scan.offset_of(*col)?).collect();
+    scan.table.indices.iter().any(|index| {
+        index.unique
+            && index.state.is_public()
+            && index.columns.iter().all(|part| offsets.contains(&part.offset))
+    })
+}
+
+/// Whether a side of a join has one row at most for each row of the other: it is a table of which
+/// equalities, with constants or with the other side, give a whole unique key.
+pub fn is_unique_side(side: &Logical, conditions: &[Expr]) -> bool {
+    match side {
+        Logical::Scan(scan) => {
+            let own: BTreeSet<Col> = scan.columns.iter().map(|column| column.col).collect();
+            let mut equal = equal_columns(&scan.conditions, &Expr::is_constant);
+            equal.extend(equal_columns(conditions, &|other| !touches(other, &own)));
+            has_unique_key(scan, &equal)
+        }
+        Logical::Filter { input, .. } | Logical::Project { input, .. } => {
+            is_unique_side(input, conditions)
+        }
+        _ => false,
+    }
+}
+
+/// Rows of a join: the product, of which keys keep what equals one of the larger side's distinct
+/// values; not more than a side has whose rows match one row at most.
 pub fn join_rows(join: &LogicalJoin, left: f64, right: f64) -> f64 {
     match join.kind {
         JoinKind::Semi | JoinKind::Anti => (left * SEMI_FRACTION).max(1.0),
         JoinKind::LeftOuterSemi | JoinKind::AntiLeftOuterSemi => left,
         kind => {
             let has_keys = join.conditions.iter().any(|condition| is_key(condition, join));
-            let inner = if has_keys { left.max(right) } else { left * right };
+            let distinct = (left.max(right) * DISTINCT_FRACTION).max(1.0);
+            let mut inner = left * right / if has_keys { distinct } else { 1.0 };
+            if is_unique_side(&join.right, &join.conditions) {
+                inner = inner.min(left);
+            }
+            if is_unique_side(&join.left, &join.conditions) {
+                inner = inner.min(right);
+            }
             let others = join.conditions.iter().filter(|condition| !is_key(condition, join));
             let others: Vec<Expr> = others.cloned().collect();
             let rows = (inner * selectivity_of_all(&others)).max(1.0);

@@ -17,35 +17,40 @@ use crate::plan::{Apply, PhysicalOp};
 
 /// Keys of a join, taken from its conditions.
 #[derive(Default)]
-struct Keys {
-    left: Vec<Expr>,
-    right: Vec<Expr>,
+pub(super) struct Keys {
+    pub left: Vec<Expr>,
+    pub right: Vec<Expr>,
     null_safe: Vec<bool>,
-    others: Vec<Expr>,
+    pub others: Vec<Expr>,
+}
+
+impl Keys {
+    /// Which keys compare NULLs as equal; empty if none does.
+    pub(super) fn null_safe_flags(&self) -> Vec<bool> {
+        if self.null_safe.contains(&true) { self.null_safe.clone() } else { Vec::new() }
+    }
 }
 
 impl Physical<'_> {
-    pub(super) fn join(&mut self, join: &LogicalJoin) -> Result<Root> {
-        let correlated = join.correlated();
-        if !correlated.is_empty() {
-            return self.apply(join, correlated);
-        }
-        let left = self.root(&join.left)?;
-        let right = self.root(&join.right)?;
-        let rows = join_rows(join, left.plan.row_count, right.plan.row_count);
-        let keys = self.keys(join)?;
+    pub(super) fn hash_join(
+        &mut self,
+        join: &LogicalJoin,
+        left: Root,
+        right: Root,
+        keys: Keys,
+        rows: f64,
+    ) -> Result<Root> {
         let (layout, both) = layouts(join, &left.layout, &right.layout);
         let build_side = match join.kind {
             JoinKind::Inner if left.plan.row_count < right.plan.row_count => JoinSide::Left,
             _ => JoinSide::Right,
         };
-        let any_null_safe = keys.null_safe.contains(&true);
         let desc = HashJoinDesc {
             kind: join.kind,
             null_aware: !join.in_keys.is_empty(),
             left_keys: self.resolve_all(&keys.left, &left.layout)?,
             right_keys: self.resolve_all(&keys.right, &right.layout)?,
-            null_safe: if any_null_safe { keys.null_safe } else { Vec::new() },
+            null_safe: keys.null_safe_flags(),
             other_conditions: self.resolve_all(&keys.others, &both)?,
             build_side,
         };
@@ -55,7 +60,7 @@ impl Physical<'_> {
         Ok(Root { plan, layout, ordered: false })
     }
 
-    fn apply(&mut self, join: &LogicalJoin, correlated: Vec<Col>) -> Result<Root> {
+    pub(super) fn apply(&mut self, join: &LogicalJoin, correlated: Vec<Col>) -> Result<Root> {
         let left = self.root(&join.left)?;
         let mut slots = Vec::with_capacity(correlated.len());
         let mut outer_columns = Vec::with_capacity(correlated.len());
@@ -91,7 +96,7 @@ impl Physical<'_> {
         Ok(Root { plan, layout, ordered: false })
     }
 
-    fn join_schema(&self, join: &LogicalJoin, layout: &[Col]) -> Vec<crate::plan::PlanColumn> {
+    pub(super) fn join_schema(&self, join: &LogicalJoin, layout: &[Col]) -> Vec<crate::plan::PlanColumn> {
         let mut schema = self.schema(layout);
         if join.kind == JoinKind::LeftOuter {
             let left = join.left.output_set();
@@ -105,7 +110,7 @@ impl Physical<'_> {
     }
 
     /// Sorts conditions into keys and the rest.
-    fn keys(&mut self, join: &LogicalJoin) -> Result<Keys> {
+    pub(super) fn keys(&mut self, join: &LogicalJoin) -> Result<Keys> {
         let (left, right) = (join.left.output_set(), join.right.output_set());
         let mut keys = Keys::default();
         for (l, r) in &join.in_keys {
@@ -172,7 +177,7 @@ impl Physical<'_> {
 }
 
 /// Layout of the output, and of the pairs that conditions see.
-fn layouts(join: &LogicalJoin, left: &[Col], right: &[Col]) -> (Vec<Col>, Vec<Col>) {
+pub(super) fn layouts(join: &LogicalJoin, left: &[Col], right: &[Col]) -> (Vec<Col>, Vec<Col>) {
     let both = [left, right].concat();
     let mut layout = if join.kind.keeps_right() { both.clone() } else { left.to_vec() };
     layout.extend(join.mark);

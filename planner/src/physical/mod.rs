@@ -15,19 +15,23 @@
 //! | `access.rs` | choice of table, index or point read |
 //! | `cop.rs` | the operators of stores |
 //! | `aggregate.rs`, `join.rs`, `order.rs` | those nodes |
+//! | `join_choice.rs`, `index_join.rs` | by hash or by index; joins that look inner rows up |
 //! | `narrow.rs` | projections that vanish into the access below |
-//! | `cost.rs`, `estimate.rs` | costs and row counts |
+//! | `cost.rs`, `plan_cost.rs`, `estimate.rs` | costs and row counts |
 
 mod access;
 mod aggregate;
 mod cop;
 pub mod cost;
 pub mod estimate;
+mod index_join;
 mod join;
+mod join_choice;
 mod narrow;
 mod order;
+mod plan_cost;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::{PlanOptions, Statistics};
 use crate::error::{PlanError, Result};
@@ -57,6 +61,8 @@ pub(crate) struct Physical<'p> {
     /// What work costs.
     pub cost: CostParams,
     pub next_id: usize,
+    /// Hints that cannot be followed.
+    pub unused_hints: BTreeSet<String>,
     correlated: BTreeMap<Col, usize>,
 }
 
@@ -97,6 +103,7 @@ impl<'p> Physical<'p> {
             slot_count,
             cost: CostParams::DEFAULT,
             next_id: 1,
+            unused_hints: BTreeSet::new(),
             correlated: BTreeMap::new(),
         }
     }
@@ -154,7 +161,7 @@ impl<'p> Physical<'p> {
                 Ok(Task::Root(self.project(root, exprs)?))
             }
             Logical::Aggregate(aggregate) => self.aggregate(aggregate),
-            Logical::Join(join) => Ok(Task::Root(self.join(join)?)),
+            Logical::Join(join) => Ok(Task::Root(self.join(join, order)?)),
             Logical::Sort { by, input } => Ok(Task::Root(self.sort(by, input)?)),
             Logical::Limit { limit, input } => self.limit(*limit, input, order),
             Logical::TopN { by, limit, input } => Ok(Task::Root(self.top_n(by, *limit, input)?)),

@@ -81,7 +81,7 @@ pub fn point_key(
 }
 
 /// A value as its column stores it; `None` if it can be in no row.
-fn stored_value(value: Datum, ty: &FieldType, zone: &TimeZone) -> Option<Datum> {
+pub(super) fn stored_value(value: Datum, ty: &FieldType, zone: &TimeZone) -> Option<Datum> {
     match (value, ty.physical()) {
         (Datum::Null, _) => None,
         (Datum::Int(number), PhysicalKind::UInt) => u64::try_from(number).ok().map(Datum::UInt),

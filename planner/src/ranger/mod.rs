@@ -17,6 +17,7 @@
 
 mod interval;
 mod key;
+mod lookup;
 
 use cairn_expr::{EvalContext, Expr};
 use cairn_types::{Datum, FieldType};
@@ -24,6 +25,7 @@ use cairn_types::{Datum, FieldType};
 pub use interval::RANGES_MAX;
 use interval::{Intervals, column_intervals};
 pub use key::{PointKey, build_key_ranges, point_key};
+pub use lookup::build_lookup_ranges;
 
 /// What is scanned, as conditions over key columns.
 #[derive(Clone, Debug, Default)]
@@ -211,6 +213,20 @@ impl RangeSpec {
                 analyze(&self.columns, &bound).ranges
             }
         }
+    }
+
+    /// The same with parameters replaced by columns where `place` knows one, to be printed.
+    #[must_use]
+    pub fn map_params(&self, place: &dyn Fn(usize) -> Option<usize>) -> RangeSpec {
+        let mut change = |expr: Expr| match &expr {
+            Expr::Param { index, ty } => match place(*index) {
+                Some(column) => Expr::column(column, ty.clone()),
+                None => expr,
+            },
+            _ => expr,
+        };
+        let conditions = self.conditions.iter().cloned().map(|c| c.transform(&mut change));
+        RangeSpec { conditions: conditions.collect(), ..self.clone() }
     }
 
     /// The ranges as EXPLAIN prints them.

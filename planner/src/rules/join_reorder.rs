@@ -24,7 +24,7 @@ use super::RuleContext;
 use crate::error::Result;
 use crate::logical::tree::covered;
 use crate::logical::{Col, Logical, LogicalJoin};
-use crate::physical::estimate::{estimate, join_rows};
+use crate::physical::estimate::{estimate, is_unique_side, join_rows};
 
 pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
     if !is_reorderable(&plan) {
@@ -85,7 +85,10 @@ fn order(mut inputs: Vec<(Logical, f64)>, mut conditions: Vec<Expr>) -> Logical 
                 left: Logical::Dual { rows: 0, columns: plan.outputs() },
                 right: Logical::Dual { rows: 0, columns: input.outputs() },
             };
-            let result = join_rows(&trial, rows, *input_rows);
+            let mut result = join_rows(&trial, rows, *input_rows);
+            if is_unique_side(input, &trial.conditions) {
+                result = result.min(rows);
+            }
             let better = match best {
                 None => true,
                 Some((_, was_connected, was)) => {

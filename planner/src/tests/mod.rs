@@ -5,7 +5,7 @@
 //! | line | answer |
 //! |---|---|
 //! | `> CREATE TABLE ..` | nothing; the table exists from here on |
-//! | `> any statement` | its EXPLAIN, or MySQL's error |
+//! | `> any statement` | its EXPLAIN and warnings, or MySQL's error |
 //! | `[columns]> SELECT ..` | the result columns as the protocol tells of them |
 //! | `[RULE]> SELECT ..` | the plan without and with the rule, which must differ |
 //! | `[keys]> SELECT ..` | the key ranges of the first reader, in hex, with 5 for every `?` |
@@ -69,6 +69,15 @@ impl Session {
 
     /// The plan of a statement.
     pub fn plan(&self, sql: &str, options: PlanOptions) -> Result<Plan, String> {
+        self.plan_with_warnings(sql, options).map(|(plan, _)| plan)
+    }
+
+    /// The plan of a statement, and what it was warned of.
+    fn plan_with_warnings(
+        &self,
+        sql: &str,
+        options: PlanOptions,
+    ) -> Result<(Plan, Vec<String>), String> {
         let mode = crate::parse::parser_mode(cairn_expr::SqlMode::DEFAULT);
         let parsed = cairn_parser::parse_one(sql, &mode).map_err(|e| e.to_string())?;
         let mut statement = parsed.statement;
@@ -90,10 +99,13 @@ impl Session {
             param_types: &param_types,
             options,
         };
-        plan_statement(&statement, params, &mut ctx).map_err(|error| {
+        let plan = plan_statement(&statement, params, &mut ctx).map_err(|error| {
             let error = error.to_mysql();
             format!("ERROR {} ({}): {}", error.code, error.sqlstate, error.message)
-        })
+        })?;
+        let warnings = eval.warnings.list().iter();
+        let warnings = warnings.map(|w| format!("warning {}: {}\n", w.code, w.message)).collect();
+        Ok((plan, warnings))
     }
 }
 
@@ -122,15 +134,15 @@ impl Runner for Session {
             }
             return Ok(format!("without {}:\n{without}with it:\n{with}", rule.name()));
         }
-        let plan = match self.plan(sql, options) {
-            Ok(plan) => plan,
+        let (plan, warnings) = match self.plan_with_warnings(sql, options) {
+            Ok(planned) => planned,
             Err(error) => return Ok(format!("{error}\n")),
         };
         match tag {
             Some("columns") => Ok(columns(&plan)),
             Some("keys") => Ok(keys(&plan)),
             Some(tag) => Err(format!("unknown tag {tag}").into()),
-            None => Ok(explain_text(&plan)),
+            None => Ok(explain_text(&plan) + &warnings.concat()),
         }
     }
 }
@@ -191,5 +203,5 @@ macro_rules! scripts {
 }
 
 scripts! {
-    founding select names aggregate joins subqueries rules ranges access dml
+    founding select names aggregate joins index_join subqueries rules ranges access dml
 }

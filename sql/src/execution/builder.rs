@@ -14,7 +14,7 @@ use cairn_planner::plan::{Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader};
 use cairn_types::Datum;
 
 use super::view::ReadView;
-use super::{point, reader};
+use super::{index_join, point, reader};
 use crate::infoschema::MemTableRows;
 
 /// What all operators of a statement are built with.
@@ -32,16 +32,27 @@ pub struct BuildContext {
     pub lock_wait_timeout: Duration,
     /// Rows of virtual tables.
     pub mem_tables: MemTableRows,
+    /// What is read of the only table of a plan that an index join looks up in; `None`: what
+    /// the conditions of its reader say.
+    pub lookup_ranges: Option<Arc<[KeyRange]>>,
 }
 
-/// Key ranges of a reader with this run's parameters.
-pub fn key_ranges(reader: &Reader, eval: &mut EvalContext) -> Vec<KeyRange> {
-    cairn_planner::ranger::build_key_ranges(
-        &reader.ranges,
-        &reader.table,
-        reader.index.as_deref(),
-        eval,
-    )
+/// Key ranges of a reader: those that an index join looks up, or what its conditions say with
+/// this run's parameters.
+pub fn key_ranges(
+    reader: &Reader,
+    context: &BuildContext,
+    eval: &mut EvalContext,
+) -> Vec<KeyRange> {
+    match &context.lookup_ranges {
+        Some(ranges) => ranges.to_vec(),
+        None => cairn_planner::ranger::build_key_ranges(
+            &reader.ranges,
+            &reader.table,
+            reader.index.as_deref(),
+            eval,
+        ),
+    }
 }
 
 /// Expressions with this run's parameters in place.
@@ -112,6 +123,7 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
             let (left, right) = (child(plan, 0, context)?, child(plan, 1, context)?);
             Box::new(HashJoin::new(left, right, desc.clone(), exec())?)
         }
+        PhysicalOp::IndexJoin(join) => index_join::operator(plan, join, context)?,
         PhysicalOp::Apply(inner) => apply(plan, inner, context)?,
         PhysicalOp::UnionAll => {
             let inputs: Result<Vec<_>> =

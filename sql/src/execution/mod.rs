@@ -8,6 +8,7 @@
 //! first ([`locking`]).
 
 pub mod builder;
+mod index_join;
 mod locking;
 pub mod own_rows;
 pub mod point;
@@ -151,6 +152,7 @@ pub async fn build_context(
         scan_concurrency: session.settings().scan_concurrency,
         lock_wait_timeout: session.lock_wait_timeout(),
         mem_tables: crate::infoschema::MemTableRows::new(session),
+        lookup_ranges: None,
     };
     for subplan in &plan.subplans {
         if matches!(subplan.kind, SubplanKind::NamedLock(_)) && plan.tables.is_empty() {

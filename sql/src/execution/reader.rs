@@ -1,7 +1,7 @@
 //! Readers: a fragment over key ranges, run by the stores or here.
 //!
-//! A fragment runs here when the transaction wrote into its ranges (the stores do not
-//! know those writes), or when it looks rows up by index entries and must keep their
+//! A fragment runs here when the transaction wrote into its ranges, or into the table of an
+//! index (the stores do not know those writes), or when it looks rows up by index entries and must keep their
 //! order (rows of several stores would come out of order).
 
 use std::collections::VecDeque;
@@ -41,12 +41,10 @@ pub fn eval_settings(exec: &ExecContext) -> EvalSettings {
 /// Builds the operator that runs a reader's fragment.
 pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<BoxOperator> {
     let mut eval = context.exec.eval.clone();
-    let ranges = super::builder::key_ranges(reader, &mut eval);
+    let ranges = super::builder::key_ranges(reader, context, &mut eval);
     let fragment = reader.fragment(&mut eval, eval_settings(&context.exec));
     let looks_up = fragment.operators.iter().any(|op| matches!(op, OpDesc::IndexLookup(_)));
-    let table_range = cairn_types::keys::table_range(reader.table.id);
-    let table_range = KeyRange::new(table_range.0, table_range.1);
-    if context.view.is_dirty(&table_range) || (looks_up && reader.keep_order) {
+    if is_dirty(reader, &ranges, context) || (looks_up && reader.keep_order) {
         let index = reader.index.as_deref();
         let own_rows = index.and_then(|index| OwnRows::of(&context.view, &reader.table, index));
         let source: Arc<dyn KvSource> =
@@ -93,6 +91,14 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         }
     });
     Ok(Box::new(ChunkSource::new(types, stream.boxed(), context.exec.clone())))
+}
+
+/// Whether the transaction itself wrote what the reader may read. An index may have other entries
+/// than the snapshot's wherever rows of the table were changed.
+fn is_dirty(reader: &Reader, ranges: &[KeyRange], context: &BuildContext) -> bool {
+    let (start, end) = cairn_types::keys::table_range(reader.table.id);
+    context.view.is_dirty(&KeyRange::new(start, end))
+        && (reader.index.is_some() || ranges.iter().any(|range| context.view.is_dirty(range)))
 }
 
 /// A fragment under way in the stores, with its second step for rows that the first

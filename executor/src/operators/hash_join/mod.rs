@@ -89,6 +89,8 @@ pub(crate) struct JoinCore {
     table: Option<JoinTable>,
     /// Which build rows were matched, if those are to be preserved.
     matched: Option<Vec<AtomicBool>>,
+    /// Probe rows without a match stand among the others, where they came.
+    keeps_order: bool,
 }
 
 struct JoinKeys {
@@ -120,7 +122,70 @@ impl JoinCore {
             probe_types: left_types,
             table: None,
             matched: None,
+            keeps_order: false,
         }
+    }
+
+    /// Puts the rows of `build` into a table. Fails if they need too much memory.
+    pub(super) async fn with_keys(
+        build: &mut BoxOperator,
+        probe_types: Vec<FieldType>,
+        desc: HashJoinDesc,
+        ctx: &ExecContext,
+        memory: &mut OperatorMemory,
+    ) -> Result<JoinCore> {
+        let probe_is_left = desc.build_side == JoinSide::Right;
+        let build_types = build.schema().to_vec();
+        let mut eval = ctx.eval();
+        let na_equalities = match desc.null_aware {
+            true => equalities(&desc, probe_is_left, &probe_types, &build_types, &mut eval)?,
+            false => Vec::new(),
+        };
+        let (probe_keys, build_keys) = match probe_is_left {
+            true => (desc.left_keys, desc.right_keys),
+            false => (desc.right_keys, desc.left_keys),
+        };
+        let encoder = KeyEncoder::for_join(&probe_keys, &build_keys, &desc.null_safe)?;
+        let mut table = JoinTableBuilder::new(encoder.int_keys());
+        let mut rows = RowStore::new(&build_types);
+        while let Some(chunk) = build.next().await? {
+            ctx.check()?;
+            let chunk = batch::dense(chunk);
+            if rows.len() + chunk.num_rows() > JOIN_ROWS_MAX {
+                return Err(ExecError::invalid_plan("the build side of a join has too many rows"));
+            }
+            if !build_keys.is_empty() {
+                table.push(&encoder.encode(&build_keys, &chunk, &mut eval)?);
+            }
+            rows.append(&chunk)?;
+            memory.set((rows.bytes() + table.bytes()) as u64)?;
+        }
+        ctx.flush_warnings(&mut eval);
+        let preserved = match desc.kind {
+            JoinKind::LeftOuter => !probe_is_left,
+            JoinKind::RightOuter => probe_is_left,
+            _ => false,
+        };
+        let matched = preserved.then(|| (0..rows.len()).map(|_| AtomicBool::new(false)).collect());
+        Ok(JoinCore {
+            kind: desc.kind,
+            null_aware: desc.null_aware,
+            probe_is_left,
+            table: (!build_keys.is_empty()).then(|| table.finish()),
+            keys: (!probe_keys.is_empty()).then_some(JoinKeys { probe: probe_keys, encoder }),
+            conditions: desc.other_conditions,
+            na_equalities,
+            build: rows,
+            build_types,
+            probe_types,
+            matched,
+            keeps_order: false,
+        })
+    }
+
+    /// The same, with output in the order of the probe rows.
+    pub(super) fn in_probe_order(self) -> JoinCore {
+        JoinCore { keeps_order: true, ..self }
     }
 
     /// Whether probe rows without a match appear in the output (outer joins).
@@ -140,7 +205,7 @@ impl JoinCore {
     }
 
     /// Whether no probe row can give output.
-    fn is_pointless(&self) -> bool {
+    pub(super) fn is_pointless(&self) -> bool {
         let empty = self.build.len() == 0;
         match self.kind {
             JoinKind::Inner | JoinKind::Semi => empty,
@@ -179,19 +244,7 @@ impl HashJoin {
         mut desc: HashJoinDesc,
         ctx: ExecContext,
     ) -> Result<HashJoin> {
-        if desc.left_keys.len() != desc.right_keys.len() {
-            return Err(ExecError::invalid_plan("a join needs as many left as right keys"));
-        }
-        check_exprs(&desc.left_keys, left.schema())?;
-        check_exprs(&desc.right_keys, right.schema())?;
-        check_exprs(&desc.other_conditions, &[left.schema(), right.schema()].concat())?;
-        if !desc.kind.keeps_right() {
-            desc.build_side = JoinSide::Right;
-        } else if desc.null_aware {
-            return Err(ExecError::invalid_plan("only semi joins can be null-aware"));
-        }
-        desc.null_safe.resize(desc.left_keys.len(), false);
-        let schema = desc.kind.output_types(left.schema(), right.schema());
+        let schema = check(&mut desc, left.schema(), right.schema())?;
         let memory = ctx.account("HashJoin");
         Ok(HashJoin {
             schema,
@@ -199,61 +252,6 @@ impl HashJoin {
             ctx,
             state: State::Start { left, right, desc },
             memory,
-        })
-    }
-
-    /// Drains the build side.
-    async fn build(
-        &mut self,
-        build: &mut BoxOperator,
-        probe_types: Vec<FieldType>,
-        desc: HashJoinDesc,
-    ) -> Result<JoinCore> {
-        let probe_is_left = desc.build_side == JoinSide::Right;
-        let build_types = build.schema().to_vec();
-        let mut eval = self.ctx.eval();
-        let na_equalities = match desc.null_aware {
-            true => equalities(&desc, probe_is_left, &probe_types, &build_types, &mut eval)?,
-            false => Vec::new(),
-        };
-        let (probe_keys, build_keys) = match probe_is_left {
-            true => (desc.left_keys, desc.right_keys),
-            false => (desc.right_keys, desc.left_keys),
-        };
-        let encoder = KeyEncoder::for_join(&probe_keys, &build_keys, &desc.null_safe)?;
-        let mut table = JoinTableBuilder::new(encoder.int_keys());
-        let mut rows = RowStore::new(&build_types);
-        while let Some(chunk) = build.next().await? {
-            self.ctx.check()?;
-            let chunk = batch::dense(chunk);
-            if rows.len() + chunk.num_rows() > JOIN_ROWS_MAX {
-                return Err(ExecError::invalid_plan("the build side of a join has too many rows"));
-            }
-            if !build_keys.is_empty() {
-                table.push(&encoder.encode(&build_keys, &chunk, &mut eval)?);
-            }
-            rows.append(&chunk)?;
-            self.memory.set((rows.bytes() + table.bytes()) as u64)?;
-        }
-        self.ctx.flush_warnings(&mut eval);
-        let preserved = match desc.kind {
-            JoinKind::LeftOuter => !probe_is_left,
-            JoinKind::RightOuter => probe_is_left,
-            _ => false,
-        };
-        let matched = preserved.then(|| (0..rows.len()).map(|_| AtomicBool::new(false)).collect());
-        Ok(JoinCore {
-            kind: desc.kind,
-            null_aware: desc.null_aware,
-            probe_is_left,
-            table: (!build_keys.is_empty()).then(|| table.finish()),
-            keys: (!probe_keys.is_empty()).then_some(JoinKeys { probe: probe_keys, encoder }),
-            conditions: desc.other_conditions,
-            na_equalities,
-            build: rows,
-            build_types,
-            probe_types,
-            matched,
         })
     }
 
@@ -266,7 +264,9 @@ impl HashJoin {
             JoinSide::Left => (left, right),
             JoinSide::Right => (right, left),
         };
-        let core = Arc::new(self.build(&mut build, probe.schema().to_vec(), desc).await?);
+        let types = probe.schema().to_vec();
+        let core = JoinCore::with_keys(&mut build, types, desc, &self.ctx, &mut self.memory);
+        let core = Arc::new(core.await?);
         self.state = match core.is_pointless() {
             true => State::Rest { core, row: 0 },
             false => State::Inline { core, probe, cursor: None, chunks: 0 },
@@ -351,6 +351,27 @@ impl Operator for HashJoin {
         }
         result
     }
+}
+
+/// Refuses an unsound join; returns the types of its output.
+pub(super) fn check(
+    desc: &mut HashJoinDesc,
+    left: &[FieldType],
+    right: &[FieldType],
+) -> Result<Vec<FieldType>> {
+    if desc.left_keys.len() != desc.right_keys.len() {
+        return Err(ExecError::invalid_plan("a join needs as many left as right keys"));
+    }
+    check_exprs(&desc.left_keys, left)?;
+    check_exprs(&desc.right_keys, right)?;
+    check_exprs(&desc.other_conditions, &[left, right].concat())?;
+    if !desc.kind.keeps_right() {
+        desc.build_side = JoinSide::Right;
+    } else if desc.null_aware {
+        return Err(ExecError::invalid_plan("only semi joins can be null-aware"));
+    }
+    desc.null_safe.resize(desc.left_keys.len(), false);
+    Ok(desc.kind.output_types(left, right))
 }
 
 /// Takes probe chunks in turns with the other workers and joins them.

@@ -9,6 +9,9 @@
 //!    equality is NULL instead of false; one that passes the other conditions
 //!    makes the row's membership *unknown*;
 //! 3. **rest**: what depends on the verdict: rows without a match, semi joins.
+//!
+//! If the probe rows' order is to be kept, an outer join's rows without a match are put among
+//! the pairs as soon as it is clear that they have none; all else keeps it anyway.
 
 use cairn_expr::{EvalContext, Expr};
 use cairn_types::Chunk;
@@ -55,6 +58,8 @@ pub(crate) struct ProbeCursor {
     pairs_at: usize,
     /// Pairs joined at once.
     pairs_max: usize,
+    /// Rows before this one were handed out, with or without a match.
+    settled: usize,
 }
 
 impl ProbeCursor {
@@ -77,6 +82,7 @@ impl ProbeCursor {
             probe_rows: Vec::with_capacity(PAIRS_MAX),
             build_rows: Vec::with_capacity(PAIRS_MAX),
             pairs_at: 0,
+            settled: 0,
         })
     }
 
@@ -226,14 +232,52 @@ impl ProbeCursor {
             self.verdicts[probe_rows[pair] as usize] = verdict;
             core.mark_build_row(build_rows[pair]);
         }
+        if core.keeps_order && core.probe_is_preserved() {
+            let rows = joined.selected().map(|pair| probe_rows[pair]).collect();
+            joined = self.settle(core, batch::dense(joined), rows)?;
+        }
         let keep = core.kind.keeps_right() && !joined.is_empty();
         Ok(keep.then_some(joined))
+    }
+
+    /// Joined pairs of probe rows `rows`, and among them the rows whose last candidate was seen
+    /// and that have no match.
+    fn settle(&mut self, core: &JoinCore, mut joined: Chunk, rows: Vec<u32>) -> Result<Chunk> {
+        let next = self.probe_rows.get(self.pairs_at).map_or(self.row, |row| *row as usize);
+        let alone = (self.settled..next).filter(|row| self.verdicts[*row] == Verdict::No);
+        let alone: Vec<u32> = alone.map(|row| row as u32).collect();
+        self.settled = next;
+        if alone.is_empty() {
+            return Ok(joined);
+        }
+        joined.append_chunk(&self.without_match(core, &alone)?);
+        let mut order = Vec::with_capacity(rows.len() + alone.len());
+        let mut alone_at = 0;
+        for (at, row) in rows.iter().enumerate() {
+            while alone.get(alone_at).is_some_and(|before| before < row) {
+                order.push((rows.len() + alone_at) as u32);
+                alone_at += 1;
+            }
+            order.push(at as u32);
+        }
+        order.extend((alone_at..alone.len()).map(|at| (rows.len() + at) as u32));
+        batch::gather(&joined, &order)
+    }
+
+    /// Probe rows beside NULLs.
+    fn without_match(&self, core: &JoinCore, rows: &[u32]) -> Result<Chunk> {
+        let probe = batch::gather(&self.chunk, rows)?;
+        let build = batch::nulls(&core.build_types, rows.len());
+        Ok(match core.probe_is_left {
+            true => batch::glue(probe, build),
+            false => batch::glue(build, probe),
+        })
     }
 
     /// What depends on the verdicts.
     fn rest(&mut self, core: &JoinCore) -> Result<Option<Chunk>> {
         let rows_with = |verdict: Verdict| -> Vec<u32> {
-            let rows = self.verdicts.iter().enumerate();
+            let rows = self.verdicts.iter().enumerate().skip(self.settled);
             rows.filter(|(_, found)| **found == verdict).map(|(row, _)| row as u32).collect()
         };
         let chunk = match core.kind {
@@ -242,13 +286,7 @@ impl ProbeCursor {
                 if !core.probe_is_preserved() {
                     return Ok(None);
                 }
-                let rows = rows_with(Verdict::No);
-                let probe = batch::gather(&self.chunk, &rows)?;
-                let build = batch::nulls(&core.build_types, rows.len());
-                match core.probe_is_left {
-                    true => batch::glue(probe, build),
-                    false => batch::glue(build, probe),
-                }
+                self.without_match(core, &rows_with(Verdict::No))?
             }
             JoinKind::Semi => batch::gather(&self.chunk, &rows_with(Verdict::Yes))?,
             JoinKind::Anti => batch::gather(&self.chunk, &rows_with(Verdict::No))?,

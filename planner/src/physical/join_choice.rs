@@ -1,0 +1,126 @@
+//! Which way a join is run: by hash, or by looking up the rows of either side.
+//!
+//! ```text
+//! SELECT * FROM o JOIN t ON t.id = o.a              both are read as a whole: HashJoin
+//! SELECT * FROM o JOIN t ON t.id = o.a WHERE o.k = 5   some rows of o: IndexJoin, t looked up
+//! SELECT * FROM o JOIN t ON t.id = o.a ORDER BY o.id   IndexJoin over o in order, if that is
+//!                                                      cheaper than HashJoin and Sort
+//! ```
+//!
+//! The cheapest wins. Without statistics costs rest on guesses (`cost.rs`), but on what is known
+//! too: whole unique keys name one row, points and ranges are told apart. A join by hash reads
+//! both sides once; one by index reads its outer side and pays for every row of it.
+//!
+//! **Hints** go before costs: `INL_JOIN` of a side that can be looked up, then `HASH_JOIN` of
+//! either side; `NO_INDEX_JOIN` and `NO_HASH_JOIN` take a choice away, unless it is the last one.
+//! A hint that cannot be followed is told of.
+
+use cairn_executor::plan::JoinSide;
+
+use super::estimate::join_rows;
+use super::index_join::{Candidate, inner_scan, sides};
+use super::plan_cost::plan_cost;
+use super::{Physical, Root, WantedOrder};
+use crate::error::Result;
+use crate::logical::{JoinHints, LogicalJoin};
+
+/// An index join with its cost.
+struct Choice {
+    candidate: Candidate,
+    /// Its outer side in the wanted order, if that is better.
+    ordered: Option<Root>,
+    cost: f64,
+}
+
+impl Physical<'_> {
+    pub(super) fn join(&mut self, join: &LogicalJoin, order: WantedOrder<'_>) -> Result<Root> {
+        let correlated = join.correlated();
+        if !correlated.is_empty() {
+            return self.apply(join, correlated);
+        }
+        let left = self.root(&join.left)?;
+        let right = self.root(&join.right)?;
+        let rows = join_rows(join, left.plan.row_count, right.plan.row_count);
+        let keys = self.keys(join)?;
+        let sorted_rows = order.map(|_| rows);
+        let mut choices = self.index_joins(join, [&left, &right], order, sorted_rows)?;
+        let (by_hash, by_index) = self.allowed(join, &mut choices);
+        let hash_cost = {
+            let inputs = left.plan.row_count + right.plan.row_count;
+            let sort = sorted_rows.map_or(0.0, |rows| self.cost.sort(rows));
+            let below = plan_cost(&left.plan, &self.cost) + plan_cost(&right.plan, &self.cost);
+            below + inputs * self.cost.hash_row + sort
+        };
+        let best = choices.into_iter().filter(|_| by_index);
+        let best = best.min_by(|a, b| a.cost.total_cmp(&b.cost));
+        let best = best.filter(|best| !by_hash || best.cost < hash_cost);
+        let Some(Choice { candidate, ordered, .. }) = best else {
+            return self.hash_join(join, left, right, keys, rows);
+        };
+        let outer = match candidate.inner() {
+            JoinSide::Right => left,
+            JoinSide::Left => right,
+        };
+        self.build_index_join(join, candidate, ordered.unwrap_or(outer), keys, rows)
+    }
+
+    /// All index joins, each with the better of its outer sides.
+    fn index_joins(
+        &mut self,
+        join: &LogicalJoin,
+        [left, right]: [&Root; 2],
+        order: WantedOrder<'_>,
+        sorted_rows: Option<f64>,
+    ) -> Result<Vec<Choice>> {
+        let mut choices = Vec::new();
+        for (inner, outer) in [(JoinSide::Right, left), (JoinSide::Left, right)] {
+            let rows = outer.plan.row_count;
+            let Some(candidate) = self.index_join_candidate(join, inner, rows) else { continue };
+            let cost = self.index_join_cost(&candidate, outer, sorted_rows);
+            let ordered = self.ordered_outer(sides(join, inner).0, order)?;
+            let ordered = ordered
+                .map(|outer| (self.index_join_cost(&candidate, &outer, sorted_rows), outer))
+                .filter(|(ordered_cost, _)| *ordered_cost < cost);
+            choices.push(match ordered {
+                Some((cost, outer)) => Choice { candidate, ordered: Some(outer), cost },
+                None => Choice { candidate, ordered: None, cost },
+            });
+        }
+        Ok(choices)
+    }
+
+    /// Whether hints allow a join by hash, and one by index; takes index joins away that they do
+    /// not allow.
+    fn allowed(&mut self, join: &LogicalJoin, choices: &mut Vec<Choice>) -> (bool, bool) {
+        let [left, right] = [&join.left, &join.right].map(inner_scan);
+        let hints = |inner: JoinSide| {
+            let scan = if inner == JoinSide::Right { right } else { left };
+            scan.map_or_else(JoinHints::default, |scan| scan.join_hints)
+        };
+        let mut both = hints(JoinSide::Left);
+        both.add(hints(JoinSide::Right));
+        if both == JoinHints::default() {
+            return (true, true);
+        }
+        choices.retain(|choice| !hints(choice.candidate.inner()).no_index);
+        let hinted = |choice: &Choice| hints(choice.candidate.inner()).index;
+        let by_index = choices.iter().any(hinted);
+        if by_index {
+            choices.retain(hinted);
+        }
+        let by_hash = !by_index && (both.hash || !both.no_hash || choices.is_empty());
+        let scans = [left, right].into_iter().flatten();
+        for scan in scans {
+            if scan.join_hints.index && !by_index {
+                self.unused_hints.insert(format!("INL_JOIN({})", scan.alias));
+            }
+            if scan.join_hints.hash && by_index {
+                self.unused_hints.insert(format!("HASH_JOIN({})", scan.alias));
+            }
+            if scan.join_hints.no_hash && by_hash && choices.is_empty() {
+                self.unused_hints.insert(format!("NO_HASH_JOIN({})", scan.alias));
+            }
+        }
+        (by_hash, by_index || !both.hash)
+    }
+}
