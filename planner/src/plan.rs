@@ -365,6 +365,11 @@ impl RowLimit {
         self.count.estimate()
     }
 
+    /// Estimate of the rows that must be read.
+    pub fn total_estimate(&self) -> f64 {
+        self.offset.estimate() + self.count.estimate()
+    }
+
     /// The limit as cairn-executor takes it.
     pub fn desc(&self, params: &[Datum]) -> LimitDesc {
         LimitDesc { offset: self.offset.value(params), limit: self.count.value(params) }

@@ -119,7 +119,7 @@ impl Physical<'_> {
 
     /// Adds a limit of offset + count rows.
     pub(crate) fn push_limit(&mut self, cop: &mut CopTask, limit: RowLimit) {
-        let rows = cop.row_count.min(limit.offset.estimate() + limit.count.estimate());
+        let rows = cop.row_count.min(limit.total_estimate());
         let op = OpDesc::Limit(LimitDesc { offset: 0, limit: limit.total(&[]) });
         self.push(cop, op, "Limit", rows);
         cop.limit = Some(limit);
@@ -127,7 +127,7 @@ impl Physical<'_> {
 
     /// Adds a TopN of offset + count rows.
     pub(crate) fn push_top_n(&mut self, cop: &mut CopTask, by: Vec<SortItem>, limit: RowLimit) {
-        let rows = cop.row_count.min(limit.offset.estimate() + limit.count.estimate());
+        let rows = cop.row_count.min(limit.total_estimate());
         let op = OpDesc::TopN(TopNDesc { order_by: by, offset: 0, limit: limit.total(&[]) });
         self.push(cop, op, "TopN", rows);
         cop.limit = Some(limit);

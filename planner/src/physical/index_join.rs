@@ -213,15 +213,20 @@ impl Physical<'_> {
         }
     }
 
-    /// Cost of a candidate with its outer side, which may have to be sorted.
+    /// Cost of the first `fraction` of a candidate's rows with its outer side, or of all its rows
+    /// and of sorting them.
     pub(super) fn index_join_cost(
         &self,
         candidate: &Candidate,
         outer: &Root,
         sorted_rows: Option<f64>,
+        fraction: f64,
     ) -> f64 {
-        let sort = sorted_rows.filter(|_| !outer.ordered).map_or(0.0, |rows| self.cost.sort(rows));
-        plan_cost(&outer.plan, &self.cost) + candidate.cost + sort
+        let (fraction, sort) = match sorted_rows.filter(|_| !outer.ordered) {
+            Some(rows) => (1.0, self.cost.sort(rows)),
+            None => (fraction, 0.0),
+        };
+        plan_cost(&outer.plan, fraction, &self.cost) + candidate.cost * fraction + sort
     }
 
     /// The outer side in the wanted order, if one of its access paths gives it.
@@ -229,12 +234,14 @@ impl Physical<'_> {
         &mut self,
         outer: &Logical,
         order: WantedOrder<'_>,
+        row_goal: Option<f64>,
     ) -> Result<Option<Root>> {
         let Some(keys) = order else { return Ok(None) };
         let columns = outer.output_set();
         if !keys.iter().all(|key| covered(&key.expr, &columns)) {
             return Ok(None);
         }
+        self.row_goal = row_goal;
         let task = self.task(outer, order)?;
         if !self.ordered(&task) {
             return Ok(None);

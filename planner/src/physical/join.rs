@@ -9,6 +9,8 @@ use cairn_expr::{Expr, Func};
 use cairn_types::{FieldType, PhysicalKind};
 
 use super::estimate::join_rows;
+use super::join_choice::Wanted;
+use super::plan_cost::plan_cost;
 use super::{Physical, Root};
 use crate::error::Result;
 use crate::logical::tree::covered;
@@ -41,10 +43,7 @@ impl Physical<'_> {
         rows: f64,
     ) -> Result<Root> {
         let (layout, both) = layouts(join, &left.layout, &right.layout);
-        let build_side = match join.kind {
-            JoinKind::Inner if left.plan.row_count < right.plan.row_count => JoinSide::Left,
-            _ => JoinSide::Right,
-        };
+        let build_side = build_side(join, &left, &right);
         let desc = HashJoinDesc {
             kind: join.kind,
             null_aware: !join.in_keys.is_empty(),
@@ -58,6 +57,30 @@ impl Physical<'_> {
         let children = vec![left.plan, right.plan];
         let plan = self.node(PhysicalOp::HashJoin(desc), children, rows, schema);
         Ok(Root { plan, layout, ordered: false })
+    }
+
+    /// Cost of a join by hash with its inputs, and of sorting it where that is wanted.
+    pub(super) fn hash_join_cost(
+        &self,
+        join: &LogicalJoin,
+        left: &Root,
+        right: &Root,
+        wanted: &Wanted<'_>,
+    ) -> f64 {
+        let unit = &self.cost;
+        let (fraction, sort) = match wanted.sorted_rows() {
+            Some(rows) => (1.0, unit.sort(rows)),
+            None => (wanted.fraction(), 0.0),
+        };
+        let (build, probe) = match build_side(join, left, right) {
+            JoinSide::Left => (left, right),
+            JoinSide::Right => (right, left),
+        };
+        let hashed = build.plan.row_count + probe.plan.row_count * fraction;
+        plan_cost(&build.plan, 1.0, unit)
+            + plan_cost(&probe.plan, fraction, unit)
+            + hashed * unit.hash_row
+            + sort
     }
 
     pub(super) fn apply(&mut self, join: &LogicalJoin, correlated: Vec<Col>) -> Result<Root> {
@@ -173,6 +196,14 @@ impl Physical<'_> {
             Ok(cairn_expr::build_cast(expr, ty, self.eval)?)
         };
         Ok((cast(left)?, cast(right)?))
+    }
+}
+
+/// The side that is put into the hash table: the smaller one, where there is a choice.
+fn build_side(join: &LogicalJoin, left: &Root, right: &Root) -> JoinSide {
+    match join.kind {
+        JoinKind::Inner if left.plan.row_count < right.plan.row_count => JoinSide::Left,
+        _ => JoinSide::Right,
     }
 }
 

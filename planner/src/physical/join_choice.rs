@@ -5,6 +5,7 @@
 //! SELECT * FROM o JOIN t ON t.id = o.a WHERE o.k = 5   some rows of o: IndexJoin, t looked up
 //! SELECT * FROM o JOIN t ON t.id = o.a ORDER BY o.id   IndexJoin over o in order, if that is
 //!                                                      cheaper than HashJoin and Sort
+//! SELECT * FROM o JOIN t ON t.id = o.a LIMIT 10        IndexJoin: it stops after few rows of o
 //! ```
 //!
 //! The cheapest wins. Without statistics costs rest on guesses (`cost.rs`), but on what is known
@@ -19,7 +20,6 @@ use cairn_executor::plan::JoinSide;
 
 use super::estimate::join_rows;
 use super::index_join::{Candidate, inner_scan, sides};
-use super::plan_cost::plan_cost;
 use super::{Physical, Root, WantedOrder};
 use crate::error::Result;
 use crate::logical::{JoinHints, LogicalJoin};
@@ -32,8 +32,35 @@ struct Choice {
     cost: f64,
 }
 
+/// What is wanted of a join.
+pub(super) struct Wanted<'w> {
+    order: WantedOrder<'w>,
+    /// All rows it gives.
+    rows: f64,
+    /// Those that are asked for.
+    row_goal: Option<f64>,
+}
+
+impl Wanted<'_> {
+    /// Rows to sort, if the join does not give them in order.
+    pub(super) fn sorted_rows(&self) -> Option<f64> {
+        self.order.map(|_| self.rows)
+    }
+
+    /// The part of the rows that is asked for.
+    pub(super) fn fraction(&self) -> f64 {
+        self.row_goal.map_or(1.0, |goal| (goal / self.rows).min(1.0))
+    }
+}
+
 impl Physical<'_> {
-    pub(super) fn join(&mut self, join: &LogicalJoin, order: WantedOrder<'_>) -> Result<Root> {
+    /// `row_goal`: how many rows a LIMIT above asks for.
+    pub(super) fn join(
+        &mut self,
+        join: &LogicalJoin,
+        order: WantedOrder<'_>,
+        row_goal: Option<f64>,
+    ) -> Result<Root> {
         let correlated = join.correlated();
         if !correlated.is_empty() {
             return self.apply(join, correlated);
@@ -42,15 +69,10 @@ impl Physical<'_> {
         let right = self.root(&join.right)?;
         let rows = join_rows(join, left.plan.row_count, right.plan.row_count);
         let keys = self.keys(join)?;
-        let sorted_rows = order.map(|_| rows);
-        let mut choices = self.index_joins(join, [&left, &right], order, sorted_rows)?;
+        let wanted = Wanted { order, rows, row_goal };
+        let mut choices = self.index_joins(join, [&left, &right], &wanted)?;
         let (by_hash, by_index) = self.allowed(join, &mut choices);
-        let hash_cost = {
-            let inputs = left.plan.row_count + right.plan.row_count;
-            let sort = sorted_rows.map_or(0.0, |rows| self.cost.sort(rows));
-            let below = plan_cost(&left.plan, &self.cost) + plan_cost(&right.plan, &self.cost);
-            below + inputs * self.cost.hash_row + sort
-        };
+        let hash_cost = self.hash_join_cost(join, &left, &right, &wanted);
         let best = choices.into_iter().filter(|_| by_index);
         let best = best.min_by(|a, b| a.cost.total_cmp(&b.cost));
         let best = best.filter(|best| !by_hash || best.cost < hash_cost);
@@ -69,18 +91,21 @@ impl Physical<'_> {
         &mut self,
         join: &LogicalJoin,
         [left, right]: [&Root; 2],
-        order: WantedOrder<'_>,
-        sorted_rows: Option<f64>,
+        wanted: &Wanted<'_>,
     ) -> Result<Vec<Choice>> {
+        let (sorted_rows, fraction) = (wanted.sorted_rows(), wanted.fraction());
         let mut choices = Vec::new();
         for (inner, outer) in [(JoinSide::Right, left), (JoinSide::Left, right)] {
             let rows = outer.plan.row_count;
             let Some(candidate) = self.index_join_candidate(join, inner, rows) else { continue };
-            let cost = self.index_join_cost(&candidate, outer, sorted_rows);
-            let ordered = self.ordered_outer(sides(join, inner).0, order)?;
-            let ordered = ordered
-                .map(|outer| (self.index_join_cost(&candidate, &outer, sorted_rows), outer))
-                .filter(|(ordered_cost, _)| *ordered_cost < cost);
+            let cost = self.index_join_cost(&candidate, outer, sorted_rows, fraction);
+            let goal = wanted.row_goal.map(|goal| goal * (rows / wanted.rows).max(1.0));
+            let ordered = self.ordered_outer(sides(join, inner).0, wanted.order, goal)?;
+            let cost_of = |outer: &Root| {
+                self.index_join_cost(&candidate, outer, sorted_rows, fraction)
+            };
+            let ordered = ordered.map(|outer| (cost_of(&outer), outer));
+            let ordered = ordered.filter(|(ordered_cost, _)| *ordered_cost < cost);
             choices.push(match ordered {
                 Some((cost, outer)) => Choice { candidate, ordered: Some(outer), cost },
                 None => Choice { candidate, ordered: None, cost },

@@ -61,6 +61,8 @@ pub(crate) struct Physical<'p> {
     /// What work costs.
     pub cost: CostParams,
     pub next_id: usize,
+    /// How many rows of the next node's task are asked for, if a LIMIT says so.
+    pub(super) row_goal: Option<f64>,
     /// Hints that cannot be followed.
     pub unused_hints: BTreeSet<String>,
     correlated: BTreeMap<Col, usize>,
@@ -103,6 +105,7 @@ impl<'p> Physical<'p> {
             slot_count,
             cost: CostParams::DEFAULT,
             next_id: 1,
+            row_goal: None,
             unused_hints: BTreeSet::new(),
             correlated: BTreeMap::new(),
         }
@@ -133,6 +136,7 @@ impl<'p> Physical<'p> {
     /// The task of a node; rows are in `order` only if the task says so
     /// ([`Physical::ordered`]).
     pub(crate) fn task(&mut self, logical: &Logical, order: WantedOrder<'_>) -> Result<Task> {
+        let row_goal = self.row_goal.take();
         match logical {
             Logical::Scan(scan) => self.scan(scan, order),
             Logical::Dual { rows, columns } => {
@@ -152,16 +156,19 @@ impl<'p> Physical<'p> {
                 Ok(Task::Root(Root { plan, layout: columns.clone(), ordered: false }))
             }
             Logical::Filter { conditions, input } => {
+                let fraction = cost::selectivity_of_all(conditions);
+                self.row_goal = row_goal.map(|goal| goal / fraction.max(f64::EPSILON));
                 let task = self.task(input, order)?;
                 self.filter(task, conditions)
             }
             Logical::Project { exprs, input } => {
+                self.row_goal = row_goal;
                 let below = self.task(input, order_below(order, exprs))?;
                 let root = self.finish(below)?;
                 Ok(Task::Root(self.project(root, exprs)?))
             }
             Logical::Aggregate(aggregate) => self.aggregate(aggregate),
-            Logical::Join(join) => Ok(Task::Root(self.join(join, order)?)),
+            Logical::Join(join) => Ok(Task::Root(self.join(join, order, row_goal)?)),
             Logical::Sort { by, input } => Ok(Task::Root(self.sort(by, input)?)),
             Logical::Limit { limit, input } => self.limit(*limit, input, order),
             Logical::TopN { by, limit, input } => Ok(Task::Root(self.top_n(by, *limit, input)?)),
@@ -173,6 +180,7 @@ impl<'p> Physical<'p> {
                 Ok(Task::Root(Root { plan, layout: root.layout, ordered: root.ordered }))
             }
             Logical::Lock { lock, input } => {
+                self.row_goal = row_goal;
                 let task = self.task(input, order)?;
                 let root = self.finish(task)?;
                 Ok(Task::Root(self.lock(lock, root)?))
@@ -304,6 +312,7 @@ impl<'p> Physical<'p> {
 
     /// LIMIT: in the stores too, where every task needs no more rows than that.
     fn limit(&mut self, limit: RowLimit, input: &Logical, order: WantedOrder<'_>) -> Result<Task> {
+        self.row_goal = Some(limit.total_estimate());
         let mut task = self.task(input, order)?;
         if let Task::Cop(cop) = &mut task
             && cop.accepts_limit()

@@ -1,44 +1,53 @@
 //! What a plan costs as a whole, where whole plans are compared: the ways to join.
 //!
 //! Costs follow from the operators and their estimated rows, in the units of [`super::cost`];
-//! plans carry no costs of their own.
+//! plans carry no costs of their own. Under a LIMIT only a fraction of the rows is asked for:
+//! operators that answer while they read then do that fraction of their work, others all of it.
 
-use cairn_executor::plan::OpDesc;
+use cairn_executor::plan::{JoinSide, OpDesc};
 
 use super::cost::CostParams;
 use crate::plan::{PhysicalOp, PhysicalPlan, Reader};
 
-/// Cost of a plan with everything below it.
-pub(super) fn plan_cost(plan: &PhysicalPlan, unit: &CostParams) -> f64 {
-    let below: f64 = plan.children.iter().map(|child| plan_cost(child, unit)).sum();
+/// Cost of the first `fraction` of a plan's rows, with everything below it.
+pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -> f64 {
+    let child = |at: usize, fraction: f64| {
+        plan.children.get(at).map_or(0.0, |child| plan_cost(child, fraction, unit))
+    };
     let rows_of = |at: usize| plan.children.get(at).map_or(0.0, |child| child.row_count);
     let input: f64 = plan.children.iter().map(|child| child.row_count).sum();
+    let all = (0..plan.children.len()).map(|at| child(at, 1.0)).sum::<f64>();
+    let some = (0..plan.children.len()).map(|at| child(at, fraction)).sum::<f64>();
     let point = unit.seek_range + unit.scan_row + unit.send_row;
     match &plan.op {
         PhysicalOp::PointGet(_) => point,
         PhysicalOp::BatchPointGet(get) => get.keys.len() as f64 * point,
         PhysicalOp::TableReader(reader)
         | PhysicalOp::IndexReader(reader)
-        | PhysicalOp::IndexLookUp(reader) => reader_cost(reader, unit),
-        PhysicalOp::HashJoin(_) => below + input * unit.hash_row,
-        // The right side runs for every left row.
-        PhysicalOp::Apply(_) => {
-            let cost = |at: usize| plan.children.get(at).map_or(0.0, |one| plan_cost(one, unit));
-            cost(0) + rows_of(0) * cost(1)
+        | PhysicalOp::IndexLookUp(reader) => reader_cost(reader, fraction, unit),
+        PhysicalOp::HashJoin(join) => {
+            let (build, probe) = match join.build_side {
+                JoinSide::Left => (0, 1),
+                JoinSide::Right => (1, 0),
+            };
+            let hashed = rows_of(build) + rows_of(probe) * fraction;
+            child(build, 1.0) + child(probe, fraction) + hashed * unit.hash_row
         }
+        // The right side runs for every left row.
+        PhysicalOp::Apply(_) => child(0, fraction) + rows_of(0) * fraction * child(1, 1.0),
         PhysicalOp::IndexJoin(join) => {
-            let (outer, _) = join.sides();
+            let (outer, inner) = join.sides();
             // The inner reader's rows are those of all look-ups.
-            below
-                + rows_of(outer) * (unit.seek_range + unit.lookup_key)
-                + input * unit.hash_row
+            let keys = rows_of(outer) * (unit.seek_range + unit.lookup_key);
+            child(outer, fraction)
+                + (child(inner, 1.0) + keys + input * unit.hash_row) * fraction
         }
         PhysicalOp::Selection(selection) => {
-            below + input * selection.conditions.len() as f64 * unit.filter_row
+            some + input * fraction * selection.conditions.len() as f64 * unit.filter_row
         }
-        PhysicalOp::HashAgg(_) => below + input * unit.hash_row,
-        PhysicalOp::Sort(_) => below + unit.sort(input),
-        PhysicalOp::TopN { .. } => below + unit.sort(input.min(plan.row_count.max(2.0))) + input * unit.filter_row,
+        PhysicalOp::HashAgg(_) => all + input * unit.hash_row,
+        PhysicalOp::Sort(_) => all + unit.sort(input),
+        PhysicalOp::TopN { .. } => all + input * unit.filter_row + unit.sort(plan.row_count),
         PhysicalOp::Projection(_)
         | PhysicalOp::StreamAgg(_)
         | PhysicalOp::MemTableScan(_)
@@ -47,24 +56,28 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, unit: &CostParams) -> f64 {
         | PhysicalOp::Limit(_)
         | PhysicalOp::UnionAll
         | PhysicalOp::MaxOneRow
-        | PhysicalOp::SelectLock(_) => below + input * unit.filter_row,
+        | PhysicalOp::SelectLock(_) => some + input * fraction * unit.filter_row,
     }
 }
 
-fn reader_cost(reader: &Reader, unit: &CostParams) -> f64 {
+fn reader_cost(reader: &Reader, fraction: f64, unit: &CostParams) -> f64 {
     let ranges = reader.ranges.fixed.as_ref().map_or(1, Vec::len) as f64;
-    let mut cost = ranges * unit.seek_range;
+    let mut cost = 0.0;
     let mut rows = 0.0;
+    let mut fraction = fraction;
     for (op, info) in reader.operators.iter().zip(&reader.info) {
         cost += match op {
             OpDesc::TableScan(_) => info.row_count * unit.scan_row,
             OpDesc::IndexScan(_) => info.row_count * unit.scan_entry,
             OpDesc::IndexLookup(_) => info.row_count * unit.lookup_row,
             OpDesc::Selection(filter) => rows * filter.conditions.len() as f64 * unit.filter_row,
-            OpDesc::Aggregation(_) => rows * unit.hash_row,
-            OpDesc::Projection(_) | OpDesc::TopN(_) | OpDesc::Limit(_) => rows * unit.filter_row,
+            OpDesc::Projection(_) | OpDesc::Limit(_) => rows * unit.filter_row,
+            OpDesc::Aggregation(_) | OpDesc::TopN(_) => {
+                fraction = 1.0;
+                rows * unit.hash_row
+            }
         };
         rows = info.row_count;
     }
-    cost + rows * unit.send_row
+    ranges * unit.seek_range + (cost + rows * unit.send_row) * fraction
 }

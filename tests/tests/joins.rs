@@ -1,0 +1,207 @@
+//! A join gives the same rows by index as by hash: random joins over tables with all kinds of
+//! keys, with values that make trouble, also over a transaction's own changes.
+//!
+//! `CAIRN_JOIN_SEED` repeats a run.
+
+use cairn_tests::playground::Layout;
+use cairn_tests::{HarnessError, Playground};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row, Value};
+use rand::prelude::*;
+use rand::rngs::StdRng;
+
+/// Joins compared in each state of the data.
+const JOINS: usize = 150;
+/// Of them, at least so many must really have been run by index, or nothing was compared.
+const BY_INDEX_MIN: usize = 40;
+/// Rows of the outer table, and of each inner one.
+const ROWS: usize = 90;
+
+/// Columns of every table, of kinds that are compared with each other.
+const COLUMNS: &str = "a INT, b INT, c BIGINT UNSIGNED, d DECIMAL(8,2), e DOUBLE, \
+     s VARCHAR(12), t VARCHAR(12) COLLATE utf8mb4_bin, m DATETIME, y DATE, z TIMESTAMP NULL";
+const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "s", "t", "m", "y", "z"];
+
+/// Inner tables and their keys.
+const INNER: [(&str, &str); 6] = [
+    ("handle", "id INT PRIMARY KEY, {}, KEY (a, b), UNIQUE KEY (c), KEY (s(2)), KEY (t), KEY (d)"),
+    ("wide", "id INT, {}, PRIMARY KEY (a, id) CLUSTERED, KEY (s, b), KEY (m), KEY (e), KEY (z)"),
+    ("text", "id INT, {}, PRIMARY KEY (s, id) CLUSTERED, KEY (y), KEY (c, d)"),
+    ("rowid", "id INT, {}, PRIMARY KEY (b, id) NONCLUSTERED, KEY (t, a), KEY (s), UNIQUE KEY (a, b)"),
+    ("big", "id BIGINT UNSIGNED PRIMARY KEY, {}, KEY (b), KEY (c)"),
+    ("none", "id INT, {}, KEY (a), KEY (b, a), KEY (m, y)"),
+];
+
+/// Values of a column; few, so that they meet.
+fn value(column: &str, rng: &mut StdRng) -> String {
+    let pick = |values: &[&str], rng: &mut StdRng| {
+        let value = values.choose(rng).expect("there are some");
+        if *value == "NULL" { (*value).to_owned() } else { format!("'{value}'") }
+    };
+    match column {
+        "a" | "b" if rng.random_ratio(1, 8) => "NULL".to_owned(),
+        "a" | "b" => rng.random_range(-2..9).to_string(),
+        "c" => pick(&["NULL", "0", "1", "2", "3", "7", "18446744073709551615"], rng),
+        "d" => pick(&["NULL", "-1.00", "0", "1", "1.50", "2.00", "3", "7.25"], rng),
+        "e" => pick(&["NULL", "-1", "0", "-0.0", "1", "1.5", "2", "3e0"], rng),
+        "s" | "t" => pick(&["NULL", "", "a", "A", "ab", "aB ", "abc", "ABD", "ä", "2", "x "], rng),
+        "m" => pick(&["NULL", "2024-01-01", "2024-01-01 10:00:00", "2024-03-31 02:30:00"], rng),
+        "y" => pick(&["NULL", "2024-01-01", "2024-01-02", "2024-03-31"], rng),
+        _ => pick(&["NULL", "2024-01-01", "2024-01-01 10:00:00", "2024-10-27 02:30:00"], rng),
+    }
+}
+
+/// A row as a list of values; key columns are made so that no key is NULL or taken twice.
+fn row(id: usize, table: &str, rng: &mut StdRng) -> String {
+    let mut values = vec![id.to_string()];
+    for name in NAMES {
+        let mut text = value(name, rng);
+        let is_key = matches!((table, name), ("wide", "a") | ("text", "s") | ("rowid", "b"));
+        while is_key && text == "NULL" {
+            text = value(name, rng);
+        }
+        values.push(text);
+    }
+    format!("({})", values.join(", "))
+}
+
+async fn fill(conn: &mut Conn, table: &str, ids: std::ops::Range<usize>, rng: &mut StdRng) {
+    let rows: Vec<String> = ids.map(|id| row(id, table, rng)).collect();
+    // Rows that an index has already are left out.
+    let insert = format!("INSERT IGNORE INTO j.{table} VALUES {}", rows.join(", "));
+    conn.query_drop(&insert).await.unwrap_or_else(|error| panic!("{error}: {insert}"));
+}
+
+/// A join, with `{o}` and `{i}` for hints of the outer and of the inner query.
+fn random_join(rng: &mut StdRng) -> String {
+    let (table, _) = INNER.choose(rng).expect("there are some");
+    let mut on = Vec::new();
+    for _ in 0..rng.random_range(1..=2) {
+        let inner = *NAMES.choose(rng).expect("there are some");
+        // Mostly columns of one kind, but also others.
+        let outer = match rng.random_ratio(1, 3) {
+            true => *NAMES.choose(rng).expect("there are some"),
+            false => inner,
+        };
+        let outer = match rng.random_ratio(1, 6) {
+            true => format!("(o.{outer} + 1)"),
+            false => format!("o.{outer}"),
+        };
+        let operator = if rng.random_ratio(1, 8) { "<=>" } else { "=" };
+        on.push(format!("i.{inner} {operator} {outer}"));
+    }
+    if rng.random_ratio(1, 3) {
+        let operator = ["<", "<=", ">", ">=", "<>"].choose(rng).expect("there are some");
+        let column = ["a", "b", "id"].choose(rng).expect("there are some");
+        on.push(format!("i.{column} {operator} o.b"));
+    }
+    if rng.random_ratio(1, 3) {
+        let column = ["a", "b", "c"].choose(rng).expect("there are some");
+        let condition = ["= 2", "> 1", "< 3", "IN (1, 2, 5)", "IS NULL", "BETWEEN 0 AND 3"];
+        on.push(format!("i.{column} {}", condition.choose(rng).expect("there are some")));
+    }
+    let on = on.join(" AND ");
+    let filter = if rng.random_ratio(1, 2) { " AND o.id < 40" } else { "" };
+    match rng.random_range(0..8) {
+        0 | 1 => format!(
+            "SELECT {{o}} o.id, i.id, i.a, i.s, i.d FROM j.outr o JOIN j.{table} i ON {on}{filter}"
+        ),
+        2 => format!("SELECT {{o}} o.id, i.* FROM j.outr o, j.{table} i WHERE {on}{filter}"),
+        3 | 4 => format!(
+            "SELECT {{o}} o.id, i.id, i.b, i.t FROM j.outr o LEFT JOIN j.{table} i ON {on}{filter}"
+        ),
+        5 => format!(
+            "SELECT o.id FROM j.outr o WHERE EXISTS (SELECT {{i}} 1 FROM j.{table} i WHERE {on}){filter}"
+        ),
+        6 => format!(
+            "SELECT o.id FROM j.outr o WHERE NOT EXISTS \
+             (SELECT {{i}} 1 FROM j.{table} i WHERE {on}){filter}"
+        ),
+        _ => format!(
+            "SELECT o.id, EXISTS (SELECT {{i}} 1 FROM j.{table} i WHERE {on}) FROM j.outr o \
+             WHERE o.b IS NOT NULL{filter}"
+        ),
+    }
+}
+
+fn hinted(join: &str, hint: &str) -> String {
+    join.replace("{o}", &format!("/*+ {hint}(i) */")).replace("{i}", &format!("/*+ {hint}(i) */"))
+}
+
+/// The rows as text; the multiset decides, unless the join says an order.
+async fn rows(conn: &mut Conn, sql: &str) -> Vec<Vec<Value>> {
+    let rows: Vec<Row> =
+        conn.query(sql).await.unwrap_or_else(|error| panic!("{error}\nstatement: {sql}"));
+    rows.into_iter().map(Row::unwrap).collect()
+}
+
+fn sorted(mut rows: Vec<Vec<Value>>) -> Vec<Vec<Value>> {
+    rows.sort_by_key(|row| format!("{row:?}"));
+    rows
+}
+
+/// Compares random joins; tells how many were run by index.
+async fn compare(conn: &mut Conn, state: &str, rng: &mut StdRng) -> usize {
+    let mut by_index = 0;
+    for _ in 0..JOINS {
+        let join = random_join(rng);
+        let (index, hash) = (hinted(&join, "INL_JOIN"), hinted(&join, "HASH_JOIN"));
+        let plan = rows(conn, &format!("EXPLAIN {index}")).await;
+        by_index += usize::from(format!("{plan:?}").contains("IndexJoin"));
+        let (found, expected) = (rows(conn, &index).await, rows(conn, &hash).await);
+        assert_eq!(sorted(found), sorted(expected), "{state}\nstatement: {index}");
+        // The order of the outer rows is kept, or they are sorted.
+        let ordered = rows(conn, &format!("{index} ORDER BY o.id")).await;
+        let ids: Vec<i64> =
+            ordered.iter().map(|row| mysql_async::from_value(row[0].clone())).collect();
+        assert!(ids.is_sorted(), "{state}\nstatement: {index} ORDER BY o.id\n{ids:?}");
+    }
+    by_index
+}
+
+/// Changes some rows of every inner table, index columns and keys among them.
+async fn change(conn: &mut Conn, rng: &mut StdRng) {
+    for (at, (table, _)) in INNER.iter().enumerate() {
+        let from = rng.random_range(0..ROWS / 2);
+        for statement in [
+            format!("DELETE FROM j.{table} WHERE id BETWEEN {from} AND {}", from + 7),
+            format!("UPDATE IGNORE j.{table} SET b = b + 1, s = 'ab' WHERE id > {from} AND a > 3"),
+            format!("UPDATE j.{table} SET t = CONCAT(t, 'x'), d = d + 1 WHERE id < {from}"),
+        ] {
+            conn.query_drop(&statement).await.unwrap_or_else(|e| panic!("{e}: {statement}"));
+        }
+        fill(conn, table, 1000 + at * 100..1020 + at * 100, rng).await;
+    }
+    let outer = "UPDATE j.outr SET a = b, s = t WHERE id > 60";
+    conn.query_drop(outer).await.expect(outer);
+}
+
+#[tokio::test]
+async fn joins_by_index_and_by_hash_agree() -> Result<(), HarnessError> {
+    let seed = std::env::var("CAIRN_JOIN_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or(7_u64);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let cluster = Playground::start(Layout::OneProcess).await?;
+    let mut conn = cluster.connect("").await?;
+    for statement in ["CREATE DATABASE j", "SET time_zone = 'Europe/Berlin'"] {
+        conn.query_drop(statement).await.expect(statement);
+    }
+    let outer = format!("CREATE TABLE j.outr (id INT PRIMARY KEY, {COLUMNS}, KEY (b))");
+    conn.query_drop(&outer).await.expect("the outer table");
+    fill(&mut conn, "outr", 0..ROWS, &mut rng).await;
+    for (table, definition) in INNER {
+        let create = format!("CREATE TABLE j.{table} ({})", definition.replace("{}", COLUMNS));
+        conn.query_drop(&create).await.unwrap_or_else(|error| panic!("{error}: {create}"));
+        fill(&mut conn, table, 0..ROWS, &mut rng).await;
+    }
+    let by_index = compare(&mut conn, &format!("committed, seed {seed}"), &mut rng).await;
+    assert!(by_index >= BY_INDEX_MIN, "only {by_index} of {JOINS} joins by index");
+
+    for begin in ["BEGIN PESSIMISTIC", "BEGIN OPTIMISTIC"] {
+        conn.query_drop(begin).await.expect(begin);
+        change(&mut conn, &mut rng).await;
+        compare(&mut conn, &format!("{begin}, seed {seed}"), &mut rng).await;
+        conn.query_drop("ROLLBACK").await.expect("it rolls back");
+    }
+    Ok(())
+}
