@@ -6,7 +6,7 @@
 use cairn_tests::playground::Layout;
 use cairn_tests::{HarnessError, Playground};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row, Value};
+use mysql_async::{Conn, Row};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
@@ -83,9 +83,10 @@ fn random_join(rng: &mut StdRng) -> String {
             true => *NAMES.choose(rng).expect("there are some"),
             false => inner,
         };
-        let outer = match rng.random_ratio(1, 6) {
-            true => format!("(o.{outer} + 1)"),
-            false => format!("o.{outer}"),
+        let outer = match (rng.random_ratio(1, 6), outer) {
+            (true, "a" | "b" | "c" | "d" | "e") => format!("IFNULL(o.{outer}, 2)"),
+            (true, "s" | "t") => format!("CONCAT(o.{outer}, '')"),
+            _ => format!("o.{outer}"),
         };
         let operator = if rng.random_ratio(1, 8) { "<=>" } else { "=" };
         on.push(format!("i.{inner} {operator} {outer}"));
@@ -128,15 +129,16 @@ fn hinted(join: &str, hint: &str) -> String {
     join.replace("{o}", &format!("/*+ {hint}(i) */")).replace("{i}", &format!("/*+ {hint}(i) */"))
 }
 
-/// The rows as text; the multiset decides, unless the join says an order.
-async fn rows(conn: &mut Conn, sql: &str) -> Vec<Vec<Value>> {
+/// The rows, their values as they stand in SQL.
+async fn rows(conn: &mut Conn, sql: &str) -> Vec<Vec<String>> {
     let rows: Vec<Row> =
         conn.query(sql).await.unwrap_or_else(|error| panic!("{error}\nstatement: {sql}"));
-    rows.into_iter().map(Row::unwrap).collect()
+    let texts = |row: Row| row.unwrap().iter().map(|value| value.as_sql(true)).collect();
+    rows.into_iter().map(texts).collect()
 }
 
-fn sorted(mut rows: Vec<Vec<Value>>) -> Vec<Vec<Value>> {
-    rows.sort_by_key(|row| format!("{row:?}"));
+fn sorted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    rows.sort();
     rows
 }
 
@@ -147,13 +149,13 @@ async fn compare(conn: &mut Conn, state: &str, rng: &mut StdRng) -> usize {
         let join = random_join(rng);
         let (index, hash) = (hinted(&join, "INL_JOIN"), hinted(&join, "HASH_JOIN"));
         let plan = rows(conn, &format!("EXPLAIN {index}")).await;
-        by_index += usize::from(format!("{plan:?}").contains("IndexJoin"));
+        by_index += usize::from(plan.iter().any(|line| line[0].contains("IndexJoin")));
         let (found, expected) = (rows(conn, &index).await, rows(conn, &hash).await);
         assert_eq!(sorted(found), sorted(expected), "{state}\nstatement: {index}");
         // The order of the outer rows is kept, or they are sorted.
         let ordered = rows(conn, &format!("{index} ORDER BY o.id")).await;
         let ids: Vec<i64> =
-            ordered.iter().map(|row| mysql_async::from_value(row[0].clone())).collect();
+            ordered.iter().map(|row| row[0].trim_matches('\'').parse().expect("an id")).collect();
         assert!(ids.is_sorted(), "{state}\nstatement: {index} ORDER BY o.id\n{ids:?}");
     }
     by_index
@@ -163,9 +165,11 @@ async fn compare(conn: &mut Conn, state: &str, rng: &mut StdRng) -> usize {
 async fn change(conn: &mut Conn, rng: &mut StdRng) {
     for (at, (table, _)) in INNER.iter().enumerate() {
         let from = rng.random_range(0..ROWS / 2);
+        // Where `b` is unique it stays as it is.
+        let more = if *table == "rowid" { "" } else { ", b = b + 1" };
         for statement in [
             format!("DELETE FROM j.{table} WHERE id BETWEEN {from} AND {}", from + 7),
-            format!("UPDATE IGNORE j.{table} SET b = b + 1, s = 'ab' WHERE id > {from} AND a > 3"),
+            format!("UPDATE j.{table} SET s = 'ab'{more} WHERE id > {from} AND a > 3"),
             format!("UPDATE j.{table} SET t = CONCAT(t, 'x'), d = d + 1 WHERE id < {from}"),
         ] {
             conn.query_drop(&statement).await.unwrap_or_else(|e| panic!("{e}: {statement}"));

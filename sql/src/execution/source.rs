@@ -143,7 +143,8 @@ impl MergedScan {
 impl KvScan for MergedScan {
     async fn next_batch(&mut self, out: &mut KvBatch, limit: usize) -> Result<bool> {
         use std::cmp::Ordering;
-        while out.len() < limit {
+        let full = out.len().saturating_add(limit);
+        while out.len() < full {
             self.refill().await?;
             let Some(side) = self.next_side() else { return Ok(false) };
             if side == Ordering::Greater {
