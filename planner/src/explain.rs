@@ -17,8 +17,8 @@ use cairn_expr::Expr;
 
 use crate::catalog::{IndexInfo, TableInfo};
 use crate::plan::{
-    CopInfo, IndexJoin, InsertRows, PhysicalOp, PhysicalPlan, Plan, PlanColumn, PlanKind, PointAccess, Reader,
-    RowCount, RowLimit, SubplanKind,
+    CopInfo, IndexJoin, InsertRows, PhysicalOp, PhysicalPlan, Plan, PlanColumn, PlanKind,
+    PointAccess, Reader, RowCount, RowLimit, SubplanKind,
 };
 
 /// Names of EXPLAIN's columns.

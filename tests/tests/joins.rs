@@ -27,7 +27,10 @@ const INNER: [(&str, &str); 6] = [
     ("handle", "id INT PRIMARY KEY, {}, KEY (a, b), UNIQUE KEY (c), KEY (s(2)), KEY (t), KEY (d)"),
     ("wide", "id INT, {}, PRIMARY KEY (a, id) CLUSTERED, KEY (s, b), KEY (m), KEY (e), KEY (z)"),
     ("text", "id INT, {}, PRIMARY KEY (s, id) CLUSTERED, KEY (y), KEY (c, d)"),
-    ("rowid", "id INT, {}, PRIMARY KEY (b, id) NONCLUSTERED, KEY (t, a), KEY (s), UNIQUE KEY (a, b)"),
+    (
+        "rowid",
+        "id INT, {}, PRIMARY KEY (b, id) NONCLUSTERED, KEY (t, a), KEY (s), UNIQUE KEY (a, b)",
+    ),
     ("big", "id BIGINT UNSIGNED PRIMARY KEY, {}, KEY (b), KEY (c)"),
     ("none", "id INT, {}, KEY (a), KEY (b, a), KEY (m, y)"),
 ];

@@ -118,9 +118,7 @@ impl IndexJoin {
         self.ctx.flush_warnings(&mut self.eval);
         let mut inner = match (self.factory)(&keys)? {
             Some(inner) => inner,
-            None => {
-                Box::new(Values::new(self.inner_types.clone(), Vec::new(), self.ctx.clone())?)
-            }
+            None => Box::new(Values::new(self.inner_types.clone(), Vec::new(), self.ctx.clone())?),
         };
         let (types, desc) = (self.outer_types.clone(), self.desc.join.clone());
         let read = JoinCore::with_keys(&mut inner, types, desc, &self.ctx, &mut self.memory);

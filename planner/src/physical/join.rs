@@ -119,7 +119,11 @@ impl Physical<'_> {
         Ok(Root { plan, layout, ordered: false })
     }
 
-    pub(super) fn join_schema(&self, join: &LogicalJoin, layout: &[Col]) -> Vec<crate::plan::PlanColumn> {
+    pub(super) fn join_schema(
+        &self,
+        join: &LogicalJoin,
+        layout: &[Col],
+    ) -> Vec<crate::plan::PlanColumn> {
         let mut schema = self.schema(layout);
         if join.kind == JoinKind::LeftOuter {
             let left = join.left.output_set();

@@ -101,9 +101,8 @@ impl Physical<'_> {
             let cost = self.index_join_cost(&candidate, outer, sorted_rows, fraction);
             let goal = wanted.row_goal.map(|goal| goal * (rows / wanted.rows).max(1.0));
             let ordered = self.ordered_outer(sides(join, inner).0, wanted.order, goal)?;
-            let cost_of = |outer: &Root| {
-                self.index_join_cost(&candidate, outer, sorted_rows, fraction)
-            };
+            let cost_of =
+                |outer: &Root| self.index_join_cost(&candidate, outer, sorted_rows, fraction);
             let ordered = ordered.map(|outer| (cost_of(&outer), outer));
             let ordered = ordered.filter(|(ordered_cost, _)| *ordered_cost < cost);
             choices.push(match ordered {

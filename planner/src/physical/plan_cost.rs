@@ -39,8 +39,7 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
             let (outer, inner) = join.sides();
             // The inner reader's rows are those of all look-ups.
             let keys = rows_of(outer) * (unit.seek_range + unit.lookup_key);
-            child(outer, fraction)
-                + (child(inner, 1.0) + keys + input * unit.hash_row) * fraction
+            child(outer, fraction) + (child(inner, 1.0) + keys + input * unit.hash_row) * fraction
         }
         PhysicalOp::Selection(selection) => {
             some + input * fraction * selection.conditions.len() as f64 * unit.filter_row
