@@ -35,6 +35,7 @@ use cairn_types::{PhysicalKind, TypeCode};
 
 use super::access::Path;
 use super::join::{Keys, layouts};
+use super::join_choice::gives;
 use super::plan_cost::plan_cost;
 use super::{Physical, Root, Task, WantedOrder};
 use crate::error::Result;
@@ -236,9 +237,7 @@ impl Physical<'_> {
         order: WantedOrder<'_>,
         row_goal: Option<f64>,
     ) -> Result<Option<Root>> {
-        let Some(keys) = order else { return Ok(None) };
-        let columns = outer.output_set();
-        if !keys.iter().all(|key| covered(&key.expr, &columns)) {
+        if !gives(outer, order) {
             return Ok(None);
         }
         self.row_goal = row_goal;

@@ -22,7 +22,8 @@ use super::estimate::join_rows;
 use super::index_join::{Candidate, inner_scan, sides};
 use super::{Physical, Root, WantedOrder};
 use crate::error::Result;
-use crate::logical::{JoinHints, LogicalJoin};
+use crate::logical::tree::covered;
+use crate::logical::{JoinHints, Logical, LogicalJoin};
 
 /// An index join with its cost.
 struct Choice {
@@ -30,6 +31,12 @@ struct Choice {
     /// Its outer side in the wanted order, if that is better.
     ordered: Option<Root>,
     cost: f64,
+}
+
+/// Whether a side has all columns of an order.
+pub(super) fn gives(side: &Logical, order: WantedOrder<'_>) -> bool {
+    let columns = side.output_set();
+    order.is_some_and(|keys| keys.iter().all(|key| covered(&key.expr, &columns)))
 }
 
 /// What is wanted of a join.
@@ -65,8 +72,11 @@ impl Physical<'_> {
         if !correlated.is_empty() {
             return self.apply(join, correlated);
         }
-        let left = self.root(&join.left)?;
-        let right = self.root(&join.right)?;
+        let mut left = self.root(&join.left)?;
+        let mut right = self.root(&join.right)?;
+        // One row is in every order, but not what it is joined with.
+        left.ordered &= gives(&join.left, order);
+        right.ordered &= gives(&join.right, order);
         let rows = join_rows(join, left.plan.row_count, right.plan.row_count);
         let keys = self.keys(join)?;
         let wanted = Wanted { order, rows, row_goal };
