@@ -16,8 +16,10 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
     };
     let rows_of = |at: usize| plan.children.get(at).map_or(0.0, |child| child.row_count);
     let input: f64 = plan.children.iter().map(|child| child.row_count).sum();
-    let all = (0..plan.children.len()).map(|at| child(at, 1.0)).sum::<f64>();
-    let some = (0..plan.children.len()).map(|at| child(at, fraction)).sum::<f64>();
+    // Each child is asked once, or chains of joins would cost the planner dearly.
+    let below = |fraction: f64| -> f64 {
+        plan.children.iter().map(|child| plan_cost(child, fraction, unit)).sum()
+    };
     let point = unit.seek_range + unit.scan_row + unit.send_row;
     match &plan.op {
         PhysicalOp::PointGet(_) => point,
@@ -42,11 +44,11 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
             child(outer, fraction) + (child(inner, 1.0) + keys + input * unit.hash_row) * fraction
         }
         PhysicalOp::Selection(selection) => {
-            some + input * fraction * selection.conditions.len() as f64 * unit.filter_row
+            below(fraction) + input * fraction * selection.conditions.len() as f64 * unit.filter_row
         }
-        PhysicalOp::HashAgg(_) => all + input * unit.hash_row,
-        PhysicalOp::Sort(_) => all + unit.sort(input),
-        PhysicalOp::TopN { .. } => all + input * unit.filter_row + unit.sort(plan.row_count),
+        PhysicalOp::HashAgg(_) => below(1.0) + input * unit.hash_row,
+        PhysicalOp::Sort(_) => below(1.0) + unit.sort(input),
+        PhysicalOp::TopN { .. } => below(1.0) + input * unit.filter_row + unit.sort(plan.row_count),
         PhysicalOp::Projection(_)
         | PhysicalOp::StreamAgg(_)
         | PhysicalOp::MemTableScan(_)
@@ -55,7 +57,7 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
         | PhysicalOp::Limit(_)
         | PhysicalOp::UnionAll
         | PhysicalOp::MaxOneRow
-        | PhysicalOp::SelectLock(_) => some + input * fraction * unit.filter_row,
+        | PhysicalOp::SelectLock(_) => below(fraction) + input * fraction * unit.filter_row,
     }
 }
 

@@ -34,3 +34,20 @@ fn deep_nesting_is_refused() {
     let error = session.plan(&sql, PlanOptions::default());
     assert!(error.is_err());
 }
+
+/// Every join is compared with its alternatives, and those plan its inputs anew: that must not
+/// multiply along a chain.
+#[test]
+fn long_chains_of_joins_are_planned() {
+    let session = session(&["CREATE TABLE t (id INT PRIMARY KEY, a INT, INDEX ia (a))"]);
+    for join in ["JOIN", "LEFT JOIN"] {
+        let mut sql = "SELECT t0.id FROM t t0".to_string();
+        for at in 1..crate::binder::TABLES_MAX {
+            sql += &format!(" {join} t t{at} ON t{at}.id = t{}.a", at - 1);
+        }
+        for order in ["", " ORDER BY t0.id", " ORDER BY t0.id LIMIT 1"] {
+            let plan = session.plan(&format!("{sql}{order}"), PlanOptions::default());
+            assert!(plan.is_ok(), "{plan:?}");
+        }
+    }
+}
