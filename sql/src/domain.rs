@@ -246,9 +246,14 @@ impl Domain {
         Ok(())
     }
 
+    /// How much longer other nodes certainly wait for this one.
+    pub fn schema_lease_left(&self) -> Duration {
+        OWN_LEASE.saturating_sub(self.last_published.lock().elapsed())
+    }
+
     /// Refuses to write when other nodes may have stopped waiting for this one.
     pub fn check_schema_lease(&self) -> Result<()> {
-        if self.last_published.lock().elapsed() < OWN_LEASE {
+        if !self.schema_lease_left().is_zero() {
             return Ok(());
         }
         Err(SqlError::new(

@@ -30,6 +30,11 @@ pub enum Bug {
     CommitIgnoresReaders,
     /// One-phase commit does not ask what was read before.
     OnePcIgnoresReads,
+    /// Async commit does not ask what was read before its locks stood.
+    AsyncCommitIgnoresReads,
+    /// Whoever finishes an async commit of a dead client looks at one of its locks besides the
+    /// primary's, not at all.
+    RecoverySkipsSecondaries,
     /// Locks are resolved without asking their primary.
     ResolveWithoutPrimary,
     /// PD hands out timestamps above a bound that is not durable.
@@ -38,7 +43,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 15] = [
         Bug::LeaseTooLong,
         Bug::AnswerBeforeSync,
         Bug::VoteAfterRestart,
@@ -50,6 +55,8 @@ impl Bug {
         Bug::NoLatches,
         Bug::CommitIgnoresReaders,
         Bug::OnePcIgnoresReads,
+        Bug::AsyncCommitIgnoresReads,
+        Bug::RecoverySkipsSecondaries,
         Bug::ResolveWithoutPrimary,
         Bug::TsoBoundNotDurable,
     ];

@@ -157,6 +157,11 @@ impl Retrier {
         self.deadline
     }
 
+    /// Whether something of this kind was waited for.
+    pub fn has_waited(&self, kind: BackoffKind) -> bool {
+        self.series[kind as usize].is_some()
+    }
+
     /// Pays for a repeat that causes load, but waits for nothing.
     pub fn pay_repeat(&self) -> bool {
         self.budget.spend()

@@ -49,6 +49,8 @@ pub struct ClientConfig {
     pub entry_size_bytes_max: u64,
     /// Commit in one round when a single region holds the transaction.
     pub one_pc: bool,
+    /// Answer once all locks of a transaction stand, and commit them afterwards.
+    pub async_commit: bool,
 }
 
 impl Default for ClientConfig {
@@ -62,6 +64,7 @@ impl Default for ClientConfig {
             txn_size_bytes_max: 100 << 20,
             entry_size_bytes_max: 6 << 20,
             one_pc: true,
+            async_commit: true,
         }
     }
 }

@@ -50,4 +50,4 @@ pub use transport::{
 };
 pub use txn::membuffer::{BufferedValue, Checkpoint, KeyFlags, MemBuffer};
 pub use txn::pessimistic::{LockOptions, LockWait};
-pub use txn::{BufferedPair, CommitInfo, Transaction};
+pub use txn::{BufferedPair, CommitInfo, CommitKind, CommitLease, CommitModes, Transaction};

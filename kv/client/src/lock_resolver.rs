@@ -4,7 +4,8 @@
 //! its TTL is over), committed, or rolled back. Whoever meets a secondary lock
 //! asks the primary ([`CheckTxnStatusRequest`]) and then brings the lock to the
 //! same end ([`ResolveLockRequest`]). A dead transaction is rolled back by that
-//! question itself, once its TTL is over by PD's clock.
+//! question itself, once its TTL is over by PD's clock. With async commit all locks of the
+//! transaction decide, and the primary's names the others (`txn/async_commit.rs`).
 //!
 //! **Invariants.** A lock is only resolved after its transaction's fate is final;
 //! the fate of a finished transaction never changes, so it may be cached.
@@ -40,6 +41,16 @@ pub(crate) enum TxnFate {
     Committed(TimeStamp),
     /// Rolled back.
     RolledBack,
+}
+
+impl TxnFate {
+    /// As requests carry it: zero rolls back.
+    pub fn commit_ts(self) -> TimeStamp {
+        match self {
+            TxnFate::Committed(commit_ts) => commit_ts,
+            TxnFate::RolledBack => TimeStamp::ZERO,
+        }
+    }
 }
 
 /// What a transaction's primary says.
@@ -115,12 +126,28 @@ impl KvClient {
             // Without any trace at the primary, its prewrite may still be under
             // way; only behind the TTL it is shut out.
             rollback_if_not_exist: current_ts.physical_ms() >= expires_ms,
+            force_sync_commit: false,
         };
         if lock.primary == lock.key {
             request.rollback_if_not_exist = true;
         }
         let response = self.check_txn_status(&request, retrier).await?;
-        let status = status_of(&response)?;
+        let asynchronous = response.lock_info.as_ref().filter(|lock| lock.use_async_commit);
+        let status = match (response.action(), asynchronous) {
+            (TxnAction::TtlExpireAsyncCommit, Some(primary)) => {
+                self.finish_async_commit(&request, primary, retrier).await?
+            }
+            // A writer would wait or give way; a reader waits once for the commit records.
+            (TxnAction::NoAction, Some(primary))
+                if caller_start_ts.is_zero() || retrier.has_waited(BackoffKind::Lock) =>
+            {
+                match self.find_committed(primary, retrier).await? {
+                    Some(fate) => TxnStatus::Final(fate),
+                    None => TxnStatus::Alive { pushed: false },
+                }
+            }
+            _ => status_of(&response)?,
+        };
         if let TxnStatus::Final(fate) = status {
             self.statuses.put(lock, fate);
         }
@@ -153,15 +180,11 @@ impl KvClient {
             TxnStatus::Alive { pushed: true } => return Ok(LockOutcome::Bypass),
             TxnStatus::Alive { pushed: false } => return Ok(LockOutcome::Alive),
         };
-        let commit_ts = match fate {
-            TxnFate::Committed(commit_ts) => commit_ts,
-            TxnFate::RolledBack => TimeStamp::ZERO,
-        };
         let keys = if lock.txn_size < BIG_TXN_KEYS { vec![lock.key.clone()] } else { Vec::new() };
         let build = || {
             Cmd::ResolveLock(ResolveLockRequest {
                 start_ts: lock.start_ts,
-                commit_ts: commit_ts.0,
+                commit_ts: fate.commit_ts().0,
                 keys: keys.clone(),
             })
         };
@@ -200,7 +223,7 @@ pub(crate) async fn wait_for_lock(lock: &LockInfo, retrier: &mut Retrier) -> Res
     })
 }
 
-fn status_of(response: &CheckTxnStatusResponse) -> Result<TxnStatus, KvError> {
+pub(crate) fn status_of(response: &CheckTxnStatusResponse) -> Result<TxnStatus, KvError> {
     match response.error.as_ref().and_then(|error| error.kind.as_ref()) {
         // Nothing at the primary yet, and the TTL of the lock we met is not over.
         Some(key_error::Kind::TxnNotFound(_)) => return Ok(TxnStatus::Alive { pushed: false }),

@@ -5,7 +5,10 @@
 //! fault is meant for the next request of a kind, so that a test reads as a
 //! script: what goes wrong, what the client must make of it, what was sent.
 
+mod async_commit;
 mod locks;
+
+pub use async_commit::AsyncLock;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -44,6 +47,8 @@ pub enum Fault {
     Split(&'static str),
     /// The leader moves to the store first.
     LeaderTo(u64),
+    /// A prewrite leaves ordinary locks.
+    NoAsyncCommit,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +61,8 @@ struct Lock {
     txn_size: u64,
     min_commit_ts: u64,
     is_pessimistic: bool,
+    use_async_commit: bool,
+    secondaries: Vec<Bytes>,
 }
 
 #[derive(Clone, Debug)]
@@ -171,6 +178,8 @@ impl Cluster {
             txn_size: 2,
             min_commit_ts: 0,
             is_pessimistic: false,
+            use_async_commit: false,
+            secondaries: Vec::new(),
         };
         self.inner.lock().locks.insert(Bytes::copy_from_slice(key.as_bytes()), lock);
     }
@@ -233,6 +242,9 @@ impl Inner {
     /// The region keeps the right part, as in the stores.
     fn split(&mut self, key: &[u8]) {
         let at = self.region_of(key);
+        if self.regions[at].0.start_key == key {
+            return;
+        }
         self.next_id += 10;
         let id = self.next_id;
         let (parent, leader) = &mut self.regions[at];
@@ -284,7 +296,9 @@ impl Inner {
 
     fn lock_error(&self, key: &[u8], context: &Context, version: u64) -> Option<KeyError> {
         let lock = self.locks.get(key)?;
-        let past = lock.start_ts > version || context.resolved_locks.contains(&lock.start_ts);
+        let is_later = lock.use_async_commit && lock.min_commit_ts > version;
+        let past =
+            lock.start_ts > version || is_later || context.resolved_locks.contains(&lock.start_ts);
         let silent = past || lock.op == MutationOp::OpLock;
         (!silent).then(|| locked(key, lock))
     }
@@ -343,13 +357,21 @@ impl Inner {
             .collect();
         let keys = request.mutations.iter().map(|mutation| &mutation.key);
         if let Some(commit_ts) = keys.clone().find_map(|key| self.commit_of(key, start_ts)) {
-            return PrewriteResponse { one_pc_commit_ts: commit_ts, ..Default::default() };
+            let one_pc_commit_ts = if request.try_one_pc { commit_ts } else { 0 };
+            let min_commit_ts = if request.use_async_commit { commit_ts } else { 0 };
+            return PrewriteResponse { min_commit_ts, one_pc_commit_ts, ..Default::default() };
         }
         if !errors.is_empty() {
             return PrewriteResponse { errors, ..Default::default() };
         }
         let locks = request.mutations.iter().filter(|one| one.op() != MutationOp::OpCheckNotExists);
         for mutation in locks {
+            let held = self.locks.get(&mutation.key);
+            if held.is_some_and(|lock| lock.start_ts == start_ts && !lock.is_pessimistic) {
+                continue;
+            }
+            let is_primary = mutation.key == request.primary;
+            let secondaries = request.secondaries.iter().filter(|_| is_primary);
             let lock = Lock {
                 start_ts,
                 primary: request.primary.clone(),
@@ -359,11 +381,21 @@ impl Inner {
                 txn_size: request.txn_size,
                 min_commit_ts: request.min_commit_ts,
                 is_pessimistic: false,
+                use_async_commit: request.use_async_commit,
+                secondaries: secondaries.cloned().collect(),
             };
             self.locks.insert(mutation.key.clone(), lock);
         }
+        let own = keys.filter_map(|key| self.locks.get(key));
+        let asynchronous =
+            own.map(|lock| if lock.use_async_commit { lock.min_commit_ts } else { 0 });
+        let asynchronous: Vec<u64> = asynchronous.collect();
         let mut response = PrewriteResponse::default();
+        if !asynchronous.contains(&0) {
+            response.min_commit_ts = asynchronous.into_iter().max().unwrap_or(0);
+        }
         if request.try_one_pc {
+            response.min_commit_ts = 0;
             response.one_pc_commit_ts = request.min_commit_ts;
             for mutation in &request.mutations {
                 self.commit_key(&mutation.key, start_ts, request.min_commit_ts);
@@ -472,6 +504,14 @@ impl Inner {
         if let Some(lock) = self.locks.get_mut(key).filter(|lock| lock.start_ts == request.lock_ts)
         {
             let expires = TimeStamp(lock.start_ts).physical_ms() + lock.ttl_ms;
+            if lock.use_async_commit && !request.force_sync_commit {
+                if TimeStamp(request.current_ts).physical_ms() >= expires {
+                    response.set_action(TxnAction::TtlExpireAsyncCommit);
+                }
+                response.lock_ttl_ms = lock.ttl_ms;
+                response.lock_info = info(key, lock);
+                return response;
+            }
             if TimeStamp(request.current_ts).physical_ms() < expires {
                 response.lock_ttl_ms = lock.ttl_ms;
                 if request.caller_start_ts > 0 {
@@ -541,6 +581,11 @@ impl Inner {
             Request::CheckTxnStatus(check) => {
                 Response::CheckTxnStatus(self.check_txn_status(check))
             }
+            Request::ScanLock(scan) => Response::ScanLock(self.scan_lock(scan)),
+            Request::CheckSecondaryLocks(check) => {
+                self.check_keys(context, check.keys.iter());
+                Response::CheckSecondaryLocks(self.check_secondary_locks(check))
+            }
             Request::ResolveLock(resolve) => Response::ResolveLock(self.resolve_lock(resolve)),
             Request::PessimisticRollback(rollback) => {
                 self.check_keys(context, rollback.keys.iter());
@@ -592,9 +637,18 @@ fn locked(key: &[u8], lock: &Lock) -> KeyError {
             true => LockKind::Pessimistic.into(),
             false => LockKind::Put.into(),
         },
+        use_async_commit: lock.use_async_commit,
+        secondaries: lock.secondaries.clone(),
         ..LockInfo::default()
     };
     KeyError { kind: Some(key_error::Kind::Locked(info)) }
+}
+
+fn info(key: &[u8], lock: &Lock) -> Option<LockInfo> {
+    match locked(key, lock).kind {
+        Some(key_error::Kind::Locked(info)) => Some(info),
+        _ => None,
+    }
 }
 
 fn kind_of(request: &Request) -> &'static str {
@@ -606,6 +660,7 @@ fn kind_of(request: &Request) -> &'static str {
         Request::Commit(_) => "commit",
         Request::Rollback(_) => "rollback",
         Request::CheckTxnStatus(_) => "check_txn_status",
+        Request::CheckSecondaryLocks(_) => "check_secondary_locks",
         Request::ResolveLock(_) => "resolve_lock",
         Request::TxnHeartBeat(_) => "txn_heart_beat",
         Request::PessimisticLock(_) => "pessimistic_lock",
@@ -660,6 +715,10 @@ impl KvStoreService for MockStore {
             }
             fault
         };
+        let mut cmd = cmd;
+        if let (Request::Prewrite(prewrite), Some(Fault::NoAsyncCommit)) = (&mut cmd, &fault) {
+            prewrite.use_async_commit = false;
+        }
         let response = match &cmd {
             Request::PessimisticLock(lock) => self.lock_patiently(&context, lock).await,
             cmd => self.cluster.inner.lock().execute(&context, cmd),

@@ -207,7 +207,7 @@ async fn pending_one_phase_commits_block() {
         start_ts: 60,
         ..Default::default()
     };
-    let pending = table.max_ts.begin_one_pc(&request);
+    let pending = table.max_ts.begin(&request);
     let pages = collect(table.run(vec![table_scan(false)], all_rows(), 0)).await;
     assert_eq!(pages[0].locked.as_ref().unwrap().start_ts, 60);
     drop(pending);

@@ -63,6 +63,7 @@ request_counters!(
     pessimistic_lock PessimisticLock,
     pessimistic_rollback PessimisticRollback,
     detect_deadlock DetectDeadlock,
+    check_secondary_locks CheckSecondaryLocks,
 );
 
 /// A store's metrics.

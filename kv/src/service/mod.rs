@@ -19,6 +19,8 @@ pub mod status;
 pub mod store;
 
 #[cfg(test)]
+mod async_tests;
+#[cfg(test)]
 mod hop_tests;
 #[cfg(test)]
 mod lock_tests;

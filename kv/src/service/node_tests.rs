@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_kv_client::{ClientConfig, KeyRange, KvClient, LocalConnector, ScanOptions};
+use cairn_kv_client::{ClientConfig, CommitKind, KeyRange, KvClient, LocalConnector, ScanOptions};
 use cairn_proto::kv::{self, kv_request::Cmd, kv_response};
 use cairn_proto::meta;
 
@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::testing::FakePd;
 use super::*;
 
-async fn start(folder: &tempfile::TempDir, pd: &Arc<FakePd>) -> Result<Arc<StoreNode>, NodeError> {
+pub(super) async fn start(
+    folder: &tempfile::TempDir,
+    pd: &Arc<FakePd>,
+) -> Result<Arc<StoreNode>, NodeError> {
     let config = StoreConfig::new(folder.path(), "127.0.0.1:20160");
     StoreNode::start(config, Arc::clone(pd) as _, None).await
 }
@@ -42,7 +45,7 @@ async fn context_for(node: &StoreNode, key: &[u8]) -> kv::Context {
     panic!("no leader");
 }
 
-async fn call(node: &StoreNode, key: &[u8], cmd: Cmd) -> kv_response::Cmd {
+pub(super) async fn call(node: &StoreNode, key: &[u8], cmd: Cmd) -> kv_response::Cmd {
     // A fresh leader may have to commit in its term first.
     for _ in 0..1000 {
         let context = Some(context_for(node, key).await);
@@ -140,7 +143,7 @@ async fn transactions_of_the_client_run_end_to_end() {
     for key in ["a", "m", "z"] {
         txn.set(key.into(), format!("1{key}").into()).unwrap();
     }
-    assert!(txn.commit().await.unwrap().one_pc);
+    assert_eq!(txn.commit().await.unwrap().kind, CommitKind::OnePhase);
 
     // Two phases: the keys' region is split.
     let born = client.split_regions(vec!["k".into()], Duration::from_secs(20)).await.unwrap();
@@ -152,7 +155,7 @@ async fn transactions_of_the_client_run_end_to_end() {
         txn.set(key.into(), format!("2{key}").into()).unwrap();
     }
     txn.delete("m".into()).unwrap();
-    assert!(!txn.commit().await.unwrap().one_pc);
+    assert_eq!(txn.commit().await.unwrap().kind, CommitKind::Async);
     rival.set("z".into(), "3z".into()).unwrap();
     assert!(rival.commit().await.is_err(), "the rival must meet a write conflict");
 

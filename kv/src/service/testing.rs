@@ -207,6 +207,11 @@ impl FakePd {
         self.cluster_id.store(told.cluster_id, Ordering::SeqCst);
     }
 
+    /// Time passes.
+    pub fn advance_ms(&self, ms: u64) {
+        self.state.lock().last_ts += TimeStamp::compose(ms, 0).0;
+    }
+
     /// It forgets its stores.
     pub fn forget_stores(&self) {
         self.state.lock().stores.clear();

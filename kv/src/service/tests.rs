@@ -23,7 +23,7 @@ async fn call(service: &StoreService, context: &kv::Context, cmd: Cmd) -> kv::Kv
     service.call(request).await.unwrap()
 }
 
-fn put(key: &str, value: impl Into<Bytes>, start_ts: u64) -> kv::PrewriteRequest {
+pub(super) fn put(key: &str, value: impl Into<Bytes>, start_ts: u64) -> kv::PrewriteRequest {
     let mutation =
         kv::Mutation { op: 0, key: key.to_string().into(), value: value.into(), is_locked: false };
     kv::PrewriteRequest {
@@ -35,7 +35,7 @@ fn put(key: &str, value: impl Into<Bytes>, start_ts: u64) -> kv::PrewriteRequest
     }
 }
 
-async fn prewrite(
+pub(super) async fn prewrite(
     service: &StoreService,
     context: &kv::Context,
     request: kv::PrewriteRequest,
@@ -46,7 +46,7 @@ async fn prewrite(
     }
 }
 
-async fn commit(
+pub(super) async fn commit(
     service: &StoreService,
     context: &kv::Context,
     key: &str,
@@ -61,7 +61,7 @@ async fn commit(
     }
 }
 
-async fn get(
+pub(super) async fn get(
     service: &StoreService,
     context: &kv::Context,
     key: &str,

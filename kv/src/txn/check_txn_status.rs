@@ -5,9 +5,14 @@
 //! | --- | --- |
 //! | its lock, expired | rolled back now: `TTL_EXPIRE_ROLLBACK` |
 //! | its lock, alive | `lock_ttl_ms`; the lock's `min_commit_ts` is pushed above the caller's read, which then need not wait: `MIN_COMMIT_TS_PUSHED` |
+//! | its lock of an async commit, expired | the lock: `TTL_EXPIRE_ASYNC_COMMIT`. The transaction may be committed, which all of its locks decide together ([`super::check_secondary_locks`]) |
+//! | its lock of an async commit, alive | `lock_ttl_ms`. Nothing is pushed: the commit timestamp may be decided already, and whoever waits for the last lock has it from the answers of prewrites |
 //! | its commit record | `commit_ts` |
 //! | its rollback record | all zero, `NO_ACTION` |
 //! | nothing | a protected rollback record now (`LOCK_NOT_EXIST_ROLLBACK`), or the error `TxnNotFound` when its prewrite may still be on its way |
+//!
+//! `force_sync_commit` treats an async commit as any other: the caller has found a lock of it
+//! that says two phases, so that its client will not take it for committed before the primary is.
 
 use cairn_proto::kv::{self, TxnAction};
 use cairn_types::TimeStamp;
@@ -53,7 +58,16 @@ fn check_lock(
         return Err(TxnError::abort("the key asked is not the primary of its lock"));
     }
     let mut response = kv::CheckTxnStatusResponse::default();
-    if lock.is_expired(TimeStamp(request.current_ts)) {
+    let is_expired = lock.is_expired(TimeStamp(request.current_ts));
+    if lock.use_async_commit && !request.force_sync_commit {
+        if is_expired {
+            response.action = TxnAction::TtlExpireAsyncCommit.into();
+        }
+        response.lock_ttl_ms = lock.ttl_ms.max(1);
+        response.lock_info = Some(lock.to_info(request.primary_key.clone()));
+        return Ok(response);
+    }
+    if is_expired {
         rollback_lock(reader, txn, &request.primary_key, user_key, &lock)?;
         response.action = TxnAction::TtlExpireRollback.into();
         return Ok(response);

@@ -1,5 +1,8 @@
 //! Cleanup: rolls one key back if its transaction's time is up (Percolator §2.2,
 //! a reader that meets a lock whose holder died).
+//!
+//! The lock of an async commit stays, however old: it may be all that tells that the transaction
+//! is committed.
 
 use cairn_proto::kv;
 use cairn_types::TimeStamp;
@@ -18,7 +21,8 @@ pub fn run(
     let current_ts = TimeStamp(request.current_ts);
     let user_key = keys::user_key(&request.key);
     if let Some(lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == start_ts) {
-        if !current_ts.is_zero() && !lock.is_expired(current_ts) {
+        let is_alive = !current_ts.is_zero() && !lock.is_expired(current_ts);
+        if is_alive || lock.use_async_commit {
             return Err(TxnError::locked(lock.to_info(request.key.clone())));
         }
         rollback_lock(reader, txn, &request.key, &user_key, &lock)?;

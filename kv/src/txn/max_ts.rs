@@ -1,9 +1,11 @@
-//! The highest timestamp this store has read at, and the keys that one-phase
-//! commits are about to write: together they let a store choose a commit
-//! timestamp without asking PD.
+//! The highest timestamp this store has read at, and the keys that one-phase and
+//! async commits are about to write or lock: together they let a store choose a commit
+//! timestamp, or a bound below it, without asking PD.
 //!
 //! A one-phase commit at `commit_ts` must not change what a reader at
-//! `read_ts >= commit_ts` has already seen. So it commits above `max_ts`. A reader
+//! `read_ts >= commit_ts` has already seen. So it commits above `max_ts`. An async commit will
+//! commit at the largest `min_commit_ts` of its locks, which nobody can change once they
+//! stand, so each of them must lie above `max_ts` when its lock becomes visible. A reader
 //! that comes between that choice and the apply finds the key in the table here:
 //!
 //! ```text
@@ -12,24 +14,27 @@
 //! ```
 //!
 //! Either the writer sees the raised `max_ts`, or the reader sees the table's
-//! entry, or the entry is gone and the snapshot holds the commit (both sides use
+//! entry, or the entry is gone and the snapshot holds the commit or the lock (both sides use
 //! sequentially consistent atomics or the table's lock).
 //!
 //! **Leadership**: reads of earlier leaders are unknown here. Before the first
-//! one-phase commit of a term in a region, `max_ts` is raised to a fresh timestamp
+//! choice of a term in a region, `max_ts` is raised to a fresh timestamp
 //! of PD's, which lies above all of them: an old leader's lease has run out before
-//! a new leader serves.
+//! a new leader serves. What an old leader chose and replicated, the new one has applied
+//! before it serves: its readers meet the locks themselves.
 //!
 //! **Merges**: a region that absorbed another one knows nothing of the reads of that
 //! one's leader. Its version has grown, and `max_ts` is raised again before the first
-//! one-phase commit at that version: the other leader stopped serving before.
+//! choice at that version: the other leader stopped serving before.
 //!
 //! **Followers**: a follower's read is announced to the leader first ([`ReadGuard`]), which
 //! takes part for it: it raises `max_ts`, looks into the table, and only then says up to
 //! where the follower must have applied.
 //!
 //! Reads of the newest version (`TimeStamp::MAX`) take no part: a commit that is
-//! not applied yet is not acknowledged yet, so either answer is linearizable.
+//! not applied yet is not acknowledged yet, and an async commit happens no earlier than its last
+//! lock is applied, so either answer is linearizable. They do not pass an async commit's lock
+//! that is applied ([`crate::mvcc::Lock::blocks_read`]).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -61,11 +66,12 @@ struct Pending {
     start_ts: TimeStamp,
     primary: Bytes,
     ttl_ms: u64,
-    /// Zero while the writer is still choosing.
-    commit_ts: TimeStamp,
+    /// The earliest the commit can be at. Zero while the writer is still choosing.
+    min_commit_ts: TimeStamp,
+    use_async_commit: bool,
 }
 
-/// A one-phase commit's keys; leaves the table when dropped.
+/// The keys of a commit that is being replicated; leaves the table when dropped.
 pub struct PendingGuard {
     owner: Arc<MaxTs>,
     keys: Vec<Bytes>,
@@ -170,19 +176,17 @@ impl MaxTs {
         self.synced.insert(view.region.id, point_of(view));
     }
 
-    /// Enters a one-phase commit's keys and chooses its commit timestamp. The
-    /// caller holds the keys' latches.
-    pub fn begin_one_pc(
-        self: &Arc<Self>,
-        request: &kv::PrewriteRequest,
-    ) -> (PendingGuard, TimeStamp) {
+    /// Enters a prewrite's keys and chooses the commit timestamp of its one-phase commit, or
+    /// the `min_commit_ts` of its async commit. The caller holds the keys' latches.
+    pub fn begin(self: &Arc<Self>, request: &kv::PrewriteRequest) -> (PendingGuard, TimeStamp) {
         let keys: Vec<Bytes> = request.mutations.iter().map(|m| m.key.clone()).collect();
         let start_ts = TimeStamp(request.start_ts);
         let entry = Pending {
             start_ts,
             primary: request.primary.clone(),
             ttl_ms: request.lock_ttl_ms,
-            commit_ts: TimeStamp::ZERO,
+            min_commit_ts: TimeStamp::ZERO,
+            use_async_commit: request.use_async_commit,
         };
         self.pending_count.fetch_add(1, Ordering::SeqCst);
         {
@@ -191,17 +195,21 @@ impl MaxTs {
                 pending.insert(key.clone(), entry.clone());
             }
         }
-        let floor = TimeStamp(request.min_commit_ts).max(start_ts.next());
-        let commit_ts = self.get().next().max(floor);
+        // A pessimistic transaction has read at for_update_ts, and may have seen a commit there.
+        let own_reads = start_ts.max(TimeStamp(request.for_update_ts));
+        let floor = TimeStamp(request.min_commit_ts).max(own_reads.next());
+        let is_blind = !request.try_one_pc && planted(Bug::AsyncCommitIgnoresReads);
+        let others_reads = if is_blind { TimeStamp::ZERO } else { self.get() };
+        let min_commit_ts = others_reads.next().max(floor);
         {
             let mut pending = self.pending.write();
             for key in &keys {
                 if let Some(entry) = pending.get_mut(key) {
-                    entry.commit_ts = commit_ts;
+                    entry.min_commit_ts = min_commit_ts;
                 }
             }
         }
-        (PendingGuard { owner: Arc::clone(self), keys }, commit_ts)
+        (PendingGuard { owner: Arc::clone(self), keys }, min_commit_ts)
     }
 }
 
@@ -218,7 +226,7 @@ fn point_of(view: &RegionSnapshot) -> (u64, u64) {
 impl Pending {
     fn blocks(&self, read_ts: TimeStamp, resolved: &[u64]) -> bool {
         self.start_ts <= read_ts
-            && self.commit_ts <= read_ts
+            && self.min_commit_ts <= read_ts
             && !resolved.contains(&self.start_ts.0)
     }
 
@@ -228,7 +236,8 @@ impl Pending {
             primary: self.primary.clone(),
             start_ts: self.start_ts.0,
             ttl_ms: self.ttl_ms,
-            min_commit_ts: self.commit_ts.0,
+            min_commit_ts: self.min_commit_ts.0,
+            use_async_commit: self.use_async_commit,
             ..kv::LockInfo::default()
         })
     }
@@ -258,7 +267,7 @@ mod tests {
             start_ts: 20,
             ..Default::default()
         };
-        let (guard, commit_ts) = max_ts.begin_one_pc(&request);
+        let (guard, commit_ts) = max_ts.begin(&request);
         assert_eq!(commit_ts, TimeStamp(51));
         assert!(max_ts.enter_read(b"k", TimeStamp(50), &[]).is_ok());
         assert!(max_ts.enter_read(b"k", TimeStamp(51), &[]).is_err());

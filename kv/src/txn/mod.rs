@@ -9,7 +9,9 @@
 //!   after every lost answer, and Raft may have applied what they lost.
 //! - Atomic: an answer with a key error comes with no changes.
 //! - The primary key decides. Once its lock became a commit record the transaction
-//!   is committed; once a protected rollback record stands there it never will be.
+//!   is committed; once a protected rollback record stands there it never will be. With async
+//!   commit all keys decide: the transaction is committed once all of its locks stand, and never
+//!   once a protected rollback record stands at one of them ([`check_secondary_locks`]).
 //! - A command changes a key only under the key's latch and only on the leader
 //!   whose term its engine snapshot came from.
 //!
@@ -20,13 +22,12 @@
 //! ([`pessimistic_lock`]), wait for each other in queues ([`lock_waits`]) and ask one
 //! detector ([`deadlock`]) before they do. Prewrite turns the locks into ordinary ones.
 //!
-//! **Left out**: async commit (`use_async_commit` is answered with `min_commit_ts` 0,
-//! "fall back to two phases").
-//!
 //! **Sources**: Percolator (OSDI 2010) §2.2 for prewrite, commit and clean-up;
-//! TiDB's and TiKV's documentation for TTL, `min_commit_ts` and overlapped
-//! rollbacks.
+//! TiDB's and TiKV's documentation for TTL, `min_commit_ts`, overlapped
+//! rollbacks and async commit (tikv/sig-transaction, `design/async-commit`), which follows the
+//! parallel commits of CockroachDB (Taft et al., SIGMOD 2020, §3.1).
 
+pub mod check_secondary_locks;
 pub mod check_txn_status;
 pub mod cleanup;
 pub mod commit;
@@ -44,6 +45,8 @@ pub mod scan_lock;
 pub mod scheduler;
 pub mod txn_heart_beat;
 
+#[cfg(test)]
+mod async_tests;
 #[cfg(test)]
 mod tests;
 

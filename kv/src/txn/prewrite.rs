@@ -1,5 +1,6 @@
 //! Prewrite: Percolator's first phase (paper §2.2, `Prewrite`), or, when one
-//! region holds the whole transaction, all of it (one-phase commit).
+//! region holds the whole transaction, all of it (one-phase commit), or, when all of its locks
+//! shall tell that it is committed, the rest of it (async commit).
 //!
 //! Per key: another transaction's lock refuses (`Locked`, the client resolves and
 //! retries); a commit above `start_ts` refuses (`WriteConflict`); otherwise the
@@ -18,6 +19,15 @@
 //! read this store has served (`max_ts.rs`). It falls back to locks when the
 //! request bounds the commit timestamp below that, or when an earlier call left
 //! locks behind.
+//!
+//! **Async commit** writes into each lock the least timestamp that the transaction may commit at
+//! here, above every read this store has served, and into the primary's the names of the others.
+//! The answer is the largest of them; the largest of all answers is when the transaction
+//! commits, once it has them all. So the number is fixed with the lock: nobody pushes it, a retried
+//! call answers what it finds in the locks, and in commit records, the commit timestamp. A lock that
+//! cannot have such a number (the request bounds it, the leader does not know what was read, there
+//! are too many keys) is an ordinary one, and the answer 0: then the whole transaction commits in two
+//! phases, and whoever looks for its locks finds by this one that it does.
 
 use bytes::Bytes;
 use cairn_proto::kv::{self, MutationOp, key_error};
@@ -32,34 +42,37 @@ use crate::mvcc::{Lock, LockKind, MvccError, MvccReader, MvccTxn, Write, WriteKi
 /// Locks of others that one answer reports: enough for the client to resolve
 /// many at once, without walking a whole conflicting bulk load.
 const LOCKED_ERRORS_MAX: usize = 64;
+/// Keys that the primary's lock of an async commit may name. Every heart beat writes and every
+/// recovery looks at all of them. Clients keep below of their own accord.
+const SECONDARIES_MAX: usize = 1024;
 
 /// What a check of one key found.
 enum KeyState {
     /// Free to be locked; `last_change` as in [`Lock`], `held` the transaction's own
     /// pessimistic lock.
     Free { last_change: Option<TimeStamp>, held: Option<Box<Lock>> },
-    /// An earlier call locked it.
-    Locked,
+    /// An earlier call locked it; zero unless for an async commit.
+    Locked { min_commit_ts: TimeStamp },
     /// An earlier call, or a commit after it, finished it.
     Committed(TimeStamp),
 }
 
-/// Prewrites all mutations or none. With `one_pc_commit_ts` commits them instead,
-/// where that is possible.
+/// Prewrites all mutations or none. With `chosen_ts` commits them instead, or gives the locks
+/// what an async commit needs, as the request wants and where that is possible.
 pub fn run(
     reader: &mut MvccReader,
     txn: &mut MvccTxn,
     request: &kv::PrewriteRequest,
-    one_pc_commit_ts: Option<TimeStamp>,
+    chosen_ts: Option<TimeStamp>,
 ) -> Result<kv::PrewriteResponse, MvccError> {
     let mut response = kv::PrewriteResponse::default();
     let mut free = Vec::with_capacity(request.mutations.len());
-    let mut is_partly_locked = false;
+    let mut locked_before = Vec::new();
     let mut committed_at = None;
     for mutation in &request.mutations {
         match check_key(reader, request, mutation) {
             Ok(KeyState::Free { last_change, held }) => free.push((mutation, last_change, held)),
-            Ok(KeyState::Locked) => is_partly_locked = true,
+            Ok(KeyState::Locked { min_commit_ts }) => locked_before.push(min_commit_ts),
             Ok(KeyState::Committed(commit_ts)) => committed_at = Some(commit_ts),
             Err(error) => {
                 let error = error.into_key_error()?;
@@ -84,6 +97,10 @@ pub fn run(
         if request.try_one_pc {
             response.one_pc_commit_ts = commit_ts.0;
         }
+        if request.use_async_commit {
+            // Also beside the other: some of its locks may be left.
+            response.min_commit_ts = commit_ts.0;
+        }
         return Ok(response);
     }
     let is_pushed = |commit_ts: TimeStamp| {
@@ -91,16 +108,30 @@ pub fn run(
             .filter_map(|(_, _, held)| held.as_ref())
             .any(|held| held.min_commit_ts > commit_ts)
     };
-    let one_pc = one_pc_commit_ts.filter(|ts| !is_partly_locked && !is_pushed(*ts));
+    let one_pc =
+        chosen_ts.filter(|ts| request.try_one_pc && locked_before.is_empty() && !is_pushed(*ts));
+    let is_async = request.use_async_commit && request.secondaries.len() <= SECONDARIES_MAX;
+    let async_ts = chosen_ts.filter(|_| is_async && one_pc.is_none());
+    let mut min_commit_ts = locked_before;
     for (mutation, last_change, held) in &free {
         let held = held.as_deref();
-        let Some(lock) = new_lock(request, mutation, *last_change, held) else { continue };
+        let Some(lock) = new_lock(request, mutation, *last_change, held, async_ts) else {
+            continue;
+        };
+        min_commit_ts.push(if lock.use_async_commit {
+            lock.min_commit_ts
+        } else {
+            TimeStamp::ZERO
+        });
         apply(reader, txn, mutation, &lock, one_pc)?;
         if one_pc.is_some() && held.is_some() {
             txn.unlock(&keys::user_key(&mutation.key));
         }
     }
     response.one_pc_commit_ts = one_pc.map_or(0, |ts| ts.0);
+    if one_pc.is_none() && min_commit_ts.iter().all(|ts| !ts.is_zero()) {
+        response.min_commit_ts = min_commit_ts.iter().max().map_or(0, |ts| ts.0);
+    }
     Ok(response)
 }
 
@@ -125,7 +156,9 @@ fn check_key(
             });
         }
         if lock.kind != LockKind::Pessimistic {
-            return Ok(KeyState::Locked);
+            let min_commit_ts =
+                if lock.use_async_commit { lock.min_commit_ts } else { TimeStamp::ZERO };
+            return Ok(KeyState::Locked { min_commit_ts });
         }
     }
     let is_guarded = mutation.is_locked && held.is_some();
@@ -217,6 +250,7 @@ fn new_lock(
     mutation: &kv::Mutation,
     last_change: Option<TimeStamp>,
     held: Option<&Lock>,
+    async_ts: Option<TimeStamp>,
 ) -> Option<Lock> {
     let start_ts = TimeStamp(request.start_ts);
     let kind = match mutation.op() {
@@ -226,7 +260,9 @@ fn new_lock(
         MutationOp::OpCheckNotExists => return None,
     };
     let is_inline = kind == LockKind::Put && MvccTxn::is_short(&mutation.value);
-    let min_commit_ts = TimeStamp(request.min_commit_ts).max(start_ts.next());
+    let least = TimeStamp(request.min_commit_ts).max(start_ts.next());
+    let min_commit_ts = async_ts.map_or(least, |ts| ts.max(least));
+    let is_primary = mutation.key == request.primary;
     // Heart beats have raised the one, readers of secondaries the other.
     let (held_ttl_ms, pushed_ts) =
         held.map_or((0, TimeStamp::ZERO), |held| (held.ttl_ms, held.min_commit_ts));
@@ -238,8 +274,11 @@ fn new_lock(
         txn_size: request.txn_size,
         for_update_ts: TimeStamp(request.for_update_ts),
         min_commit_ts: min_commit_ts.max(pushed_ts),
-        use_async_commit: false,
-        secondaries: Vec::new(),
+        use_async_commit: async_ts.is_some(),
+        secondaries: match async_ts {
+            Some(_) if is_primary => request.secondaries.clone(),
+            _ => Vec::new(),
+        },
         short_value: is_inline.then(|| mutation.value.clone()),
         last_change: last_change.filter(|_| kind == LockKind::Lock),
     })

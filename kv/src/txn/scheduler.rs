@@ -31,8 +31,8 @@ use super::latch::Latches;
 use super::lock_waits::LockWaits;
 use super::max_ts::{MaxTs, PendingGuard};
 use super::{
-    TxnError, check_txn_status, cleanup, commit, pessimistic_lock, pessimistic_rollback, prewrite,
-    resolve_lock, rollback, txn_heart_beat,
+    TxnError, check_secondary_locks, check_txn_status, cleanup, commit, pessimistic_lock,
+    pessimistic_rollback, prewrite, resolve_lock, rollback, txn_heart_beat,
 };
 use crate::gc::VersionFilter;
 use crate::keys::region_contains;
@@ -48,12 +48,12 @@ const COMMANDS_MAX: usize = 8192;
 /// Bytes of keys and values of the commands under way.
 const COMMAND_BYTES_MAX: usize = 256 << 20;
 
-/// A one-phase commit may lie this far above its start. Further up a reader must
-/// have come with a timestamp that PD never gave; committing above it would hide
+/// A commit timestamp that is chosen here may lie this far above the transaction's start. Further
+/// up a reader must have come with a timestamp that PD never gave; committing above it would hide
 /// the commit from everybody else, so that PD's own timestamp is used (two phases).
-const ONE_PC_AHEAD_MS_MAX: u64 = 10 * 60 * 1000;
+const CHOSEN_AHEAD_MS_MAX: u64 = 10 * 60 * 1000;
 
-/// Fresh timestamps, for the first one-phase commit of a term.
+/// Fresh timestamps, for the first commit timestamp that is chosen in a term.
 #[async_trait]
 pub trait TsoSource: Send + Sync {
     /// A timestamp above every one handed out before the call; `None` when PD
@@ -89,7 +89,7 @@ impl Drop for Admission {
 }
 
 impl Scheduler {
-    /// A scheduler over `kv`. Without `tso` one-phase commit always falls back. Records below the
+    /// A scheduler over `kv`. Without `tso` one-phase and async commit always fall back. Records below the
     /// safe point of `collected` may be gone.
     pub fn new(
         kv: Arc<dyn RaftKv>,
@@ -257,12 +257,13 @@ impl Scheduler {
             let start_ts = TimeStamp(request.start_ts);
             request.keys.iter().for_each(|key| self.waits.cancel(key, start_ts));
         }
-        let one_pc = self.begin_one_pc(&view, command).await;
-        let one_pc_commit_ts = one_pc.as_ref().map(|(_, commit_ts)| *commit_ts);
+        // Readers meet the keys in the table until the changes are applied.
+        let chosen = self.choose_commit_ts(&view, command).await;
+        let chosen_ts = chosen.as_ref().map(|(_, chosen_ts)| *chosen_ts);
         let user_keys = || keys.iter().map(|key| user_key(key));
         let leader_locks = view.locks.of_keys(&view, user_keys())?;
         let mut reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
-        let (changes, response) = run_command(&mut reader, command, one_pc_commit_ts);
+        let (changes, response) = run_command(&mut reader, command, chosen_ts);
         if changes.is_empty() {
             return Ok(response);
         }
@@ -336,26 +337,27 @@ impl Scheduler {
         }
     }
 
-    /// Chooses a commit timestamp, if the command asks for one-phase commit and
-    /// this leader knows what was read before it.
-    async fn begin_one_pc(
+    /// Chooses a commit timestamp, or the least of an async commit, if the command asks for it
+    /// and this leader knows what was read before it.
+    async fn choose_commit_ts(
         &self,
         view: &RegionSnapshot,
         command: &kv_request::Cmd,
     ) -> Option<(PendingGuard, TimeStamp)> {
         let kv_request::Cmd::Prewrite(request) = command else { return None };
-        if !request.try_one_pc {
+        if !request.try_one_pc && !request.use_async_commit {
             return None;
         }
         if !self.max_ts.is_synced(view) {
             let pd_ts = self.tso.as_ref()?.timestamp().await?;
             self.max_ts.sync(view, pd_ts);
         }
-        let (guard, commit_ts) = self.max_ts.begin_one_pc(request);
-        let start_ms = TimeStamp(request.start_ts).physical_ms();
-        let is_far_ahead = commit_ts.physical_ms() > start_ms.saturating_add(ONE_PC_AHEAD_MS_MAX);
-        let is_out_of_bounds = request.max_commit_ts != 0 && commit_ts.0 > request.max_commit_ts;
-        (!is_far_ahead && !is_out_of_bounds).then_some((guard, commit_ts))
+        let (guard, chosen_ts) = self.max_ts.begin(request);
+        // The transaction's own timestamps are PD's.
+        let own_ts = TimeStamp(request.start_ts.max(request.min_commit_ts));
+        let ahead_ms = chosen_ts.physical_ms().saturating_sub(own_ts.physical_ms());
+        let is_out_of_bounds = request.max_commit_ts != 0 && chosen_ts.0 > request.max_commit_ts;
+        (ahead_ms <= CHOSEN_AHEAD_MS_MAX && !is_out_of_bounds).then_some((guard, chosen_ts))
     }
 }
 
@@ -372,13 +374,13 @@ fn fate_of(written: &Result<(), RegionError>) -> Replicated {
 fn run_command(
     reader: &mut MvccReader,
     command: &kv_request::Cmd,
-    one_pc_commit_ts: Option<TimeStamp>,
+    chosen_ts: Option<TimeStamp>,
 ) -> (MvccTxn, kv_response::Cmd) {
     let mut txn = MvccTxn::new();
     let txn_ref = &mut txn;
     let response = match command {
         kv_request::Cmd::Prewrite(request) => {
-            let outcome = prewrite::run(reader, txn_ref, request, one_pc_commit_ts);
+            let outcome = prewrite::run(reader, txn_ref, request, chosen_ts);
             let response = outcome.unwrap_or_else(|error| kv::PrewriteResponse {
                 errors: vec![abort(&error)],
                 ..Default::default()
@@ -428,6 +430,14 @@ fn run_command(
                 });
             (response.error.is_some(), kv_response::Cmd::CheckTxnStatus(response))
         }
+        kv_request::Cmd::CheckSecondaryLocks(request) => {
+            let outcome = check_secondary_locks::run(reader, txn_ref, request);
+            let response = outcome.unwrap_or_else(|error| kv::CheckSecondaryLocksResponse {
+                error: Some(abort(&error)),
+                ..Default::default()
+            });
+            (response.error.is_some(), kv_response::Cmd::CheckSecondaryLocks(response))
+        }
         kv_request::Cmd::ResolveLock(request) => {
             let (start_ts, commit_ts) = (request.start_ts.into(), request.commit_ts.into());
             let outcome = resolve_lock::run(reader, txn_ref, start_ts, commit_ts, &request.keys);
@@ -464,6 +474,7 @@ pub fn is_scheduled(command: &kv_request::Cmd) -> bool {
             | Cmd::Rollback(_)
             | Cmd::Cleanup(_)
             | Cmd::CheckTxnStatus(_)
+            | Cmd::CheckSecondaryLocks(_)
             | Cmd::ResolveLock(_)
             | Cmd::TxnHeartBeat(_)
     )
@@ -479,6 +490,7 @@ fn command_keys(command: &kv_request::Cmd) -> Vec<&Bytes> {
         Cmd::Rollback(request) => request.keys.iter().collect(),
         Cmd::Cleanup(request) => vec![&request.key],
         Cmd::CheckTxnStatus(request) => vec![&request.primary_key],
+        Cmd::CheckSecondaryLocks(request) => request.keys.iter().collect(),
         Cmd::ResolveLock(request) => request.keys.iter().collect(),
         Cmd::TxnHeartBeat(request) => vec![&request.primary],
         _ => Vec::new(),

@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! prewrite a=1 delete/b lock/c insert/d/4 check/e primary=a start=10 [ttl=..] [one_pc=..]
+//! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b,c]
 //! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
 //! prewrite held/a=1 primary=a start=10 for_update=15
 //! pessimistic_rollback a b start=10
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
 //! check_txn_status a lock=10 caller=15 current=1000ms rollback_if_not_exist=true
+//! check_secondary_locks b c start=10 [only_look=true]
 //! resolve_lock start=10 commit=20 [keys] | heart_beat a start=10 ttl=5000
 //! scan_lock max=30 | get a ts=20 [resolved=10] | scan from to ts=20 [desc=true] | dump
 //! ```
@@ -39,17 +41,17 @@ type Outcome<T> = Result<T, Box<kv::KeyError>>;
 
 /// The store of one script.
 #[derive(Default)]
-struct Store {
-    engine: MemoryEngine,
+pub(super) struct Store {
+    pub(super) engine: MemoryEngine,
 }
 
 impl Store {
-    fn reader(&self) -> MvccReader {
+    pub(super) fn reader(&self) -> MvccReader {
         MvccReader::new(self.engine.snapshot())
     }
 
     /// Runs a command and applies its changes, unless it answers an error.
-    fn run<T>(
+    pub(super) fn run<T>(
         &self,
         command: impl FnOnce(&mut MvccReader, &mut MvccTxn) -> Result<T, TxnError>,
     ) -> (Outcome<T>, WriteBatch) {
@@ -64,13 +66,14 @@ impl Store {
         }
     }
 
-    fn prewrite(
+    /// `chosen_ts`: what the scheduler would have chosen.
+    pub(super) fn prewrite(
         &self,
         request: &kv::PrewriteRequest,
-        one_pc: Option<TimeStamp>,
+        chosen_ts: Option<TimeStamp>,
     ) -> (kv::PrewriteResponse, WriteBatch) {
         let (response, batch) =
-            self.run(|reader, txn| Ok(prewrite::run(reader, txn, request, one_pc)?));
+            self.run(|reader, txn| Ok(prewrite::run(reader, txn, request, chosen_ts)?));
         (response.unwrap(), batch)
     }
 
@@ -79,7 +82,7 @@ impl Store {
         self.run(|reader, txn| commit::run(reader, txn, &request)).0
     }
 
-    fn rollback(&self, keys: &[Bytes], start_ts: u64) -> Outcome<()> {
+    pub(super) fn rollback(&self, keys: &[Bytes], start_ts: u64) -> Outcome<()> {
         let request = kv::RollbackRequest { keys: keys.to_vec(), start_ts };
         self.run(|reader, txn| rollback::run(reader, txn, &request)).0
     }
@@ -160,6 +163,10 @@ fn show_lock(lock: &Lock) -> String {
     if !lock.for_update_ts.is_zero() {
         write!(out, " for_update={}", show_ts(lock.for_update_ts)).unwrap();
     }
+    if lock.use_async_commit {
+        let others = lock.secondaries.iter().map(|key| text(key)).collect::<Vec<_>>();
+        write!(out, " async=[{}]", others.join(",")).unwrap();
+    }
     if let Some(value) = &lock.short_value {
         write!(out, " value={}", text(value)).unwrap();
     }
@@ -194,7 +201,7 @@ fn show_info(info: &kv::LockInfo) -> String {
         show_ts(info.start_ts.into()),
         info.ttl_ms,
         show_ts(info.min_commit_ts.into())
-    )
+    ) + if info.use_async_commit { " async" } else { "" }
 }
 
 fn show_error(error: &kv::KeyError) -> String {
@@ -263,6 +270,10 @@ const NAMES: &[&str] = &[
     "key_only",
     "for_update",
     "skip_locked",
+    "async",
+    "secondaries",
+    "only_look",
+    "force_sync_commit",
 ];
 
 impl Args {
@@ -291,6 +302,12 @@ impl Args {
             }
         }
         keys
+    }
+
+    fn secondaries(&self) -> Vec<Bytes> {
+        let named = self.named.get("secondaries").map_or("", String::as_str);
+        let keys = named.split(',').filter(|key| !key.is_empty());
+        keys.map(|key| Bytes::from(key.to_string())).collect()
     }
 
     fn key(&self, position: usize) -> Bytes {
@@ -349,10 +366,14 @@ impl Store {
                     min_commit_ts: args.ts("min_commit")?,
                     for_update_ts: args.ts("for_update")?,
                     try_one_pc: args.named.contains_key("one_pc"),
+                    use_async_commit: args.named.contains_key("async"),
+                    secondaries: args.secondaries(),
                     ..Default::default()
                 };
-                let one_pc = request.try_one_pc.then_some(args.ts("one_pc")?.into());
-                let (response, batch) = self.prewrite(&request, one_pc);
+                // `async=0`: the scheduler could not choose.
+                let chosen_ts = args.ts("one_pc")?.max(args.ts("async")?);
+                let chosen_ts = (chosen_ts > 0).then_some(chosen_ts.into());
+                let (response, batch) = self.prewrite(&request, chosen_ts);
                 let mut out = String::new();
                 for error in &response.errors {
                     writeln!(out, "{}", show_error(error))?;
@@ -362,6 +383,9 @@ impl Store {
                 }
                 if response.one_pc_commit_ts > 0 {
                     write!(out, " one_pc_commit={}", show_ts(response.one_pc_commit_ts.into()))?;
+                }
+                if request.use_async_commit && response.errors.is_empty() {
+                    write!(out, " min_commit={}", show_ts(response.min_commit_ts.into()))?;
                 }
                 (Ok(out), batch)
             }
@@ -420,6 +444,7 @@ impl Store {
                     caller_start_ts: args.ts("caller")?,
                     current_ts: args.ts("current")?,
                     rollback_if_not_exist: args.named.contains_key("rollback_if_not_exist"),
+                    force_sync_commit: args.named.contains_key("force_sync_commit"),
                 };
                 self.run(|reader, txn| {
                     let status = check_txn_status::run(reader, txn, &request)?;
@@ -429,6 +454,21 @@ impl Store {
                         status.lock_ttl_ms,
                         show_ts(status.commit_ts.into())
                     ))
+                })
+            }
+            "check_secondary_locks" => {
+                let request = kv::CheckSecondaryLocksRequest {
+                    keys: args.keys(),
+                    start_ts,
+                    only_look: args.named.contains_key("only_look"),
+                };
+                self.run(|reader, txn| {
+                    let found = check_secondary_locks::run(reader, txn, &request)?;
+                    let mut out = format!("commit={}\n", show_ts(found.commit_ts.into()));
+                    for lock in &found.locks {
+                        out += &(show_info(lock) + "\n");
+                    }
+                    Ok(out)
                 })
             }
             "resolve_lock" => {
@@ -596,6 +636,7 @@ fn resolve_all(store: &Store, now: u64) {
             caller_start_ts: 0,
             current_ts: now,
             rollback_if_not_exist: true,
+            force_sync_commit: false,
         };
         let (status, _) = store.run(|reader, txn| check_txn_status::run(reader, txn, &request));
         let status = status.unwrap();

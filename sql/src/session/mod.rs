@@ -8,6 +8,7 @@
 //! through [`shared::SessionShared`] alone.
 
 pub mod bounds;
+mod last_transaction;
 pub mod prepared;
 mod raw_literals;
 pub mod shared;
@@ -418,6 +419,7 @@ impl SystemVariables for Session {
                 Some(errors.count().to_string())
             }
             "last_insert_id" | "identity" => Some(self.shared.last_insert_id().to_string()),
+            "tidb_last_txn_info" => Some(self.transaction.last_info()),
             "tidb_current_ts" => Some(self.transaction.start_ts().0.to_string()),
             "pseudo_thread_id" => Some(self.process.id.0.to_string()),
             _ => None,

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_kv_client::txn::membuffer::Checkpoint;
-use cairn_kv_client::{KvError, LockOptions, LockWait, Transaction};
+use cairn_kv_client::{CommitModes, KvError, LockOptions, LockWait, Transaction};
 use cairn_parser::ast::{Begin, Completion, TransactionMode};
 use cairn_types::{TimeStamp, errno};
 
+use super::last_transaction::LastTransaction;
 use super::{Session, fold_name};
 use crate::catalog::{SchemaSnapshot, VersionHold};
 use crate::error::{Result, SqlError};
@@ -66,6 +67,8 @@ pub struct TransactionState {
     next_reads_committed: Option<bool>,
     /// The schema that the running statement was planned with.
     statement_hold: Option<VersionHold>,
+    /// What became of the last one that wrote something.
+    last: Option<LastTransaction>,
 }
 
 impl TransactionState {
@@ -93,6 +96,11 @@ impl TransactionState {
     /// The open transaction's timestamp; zero when it has none yet.
     pub fn start_ts(&self) -> TimeStamp {
         self.started().map_or(TimeStamp::ZERO, |started| started.transaction.start_ts())
+    }
+
+    /// `@@tidb_last_txn_info`.
+    pub fn last_info(&self) -> String {
+        self.last.as_ref().map(LastTransaction::to_json).unwrap_or_default()
     }
 
     /// `SET TRANSACTION READ ONLY | READ WRITE` for the next transaction.
@@ -262,7 +270,7 @@ impl Session {
         outcome
     }
 
-    async fn commit_transaction(&self, transaction: &Transaction) -> Result<()> {
+    async fn commit_transaction(&mut self, transaction: &Transaction) -> Result<()> {
         if transaction.is_read_only() {
             return Ok(transaction.rollback().await?);
         }
@@ -272,12 +280,26 @@ impl Session {
             return Err(error);
         }
         transaction.enter(self.scope().clone());
-        match transaction.commit().await {
+        transaction.set_commit_modes(self.commit_modes());
+        let domain = Arc::clone(&self.domain);
+        transaction.set_commit_lease(Arc::new(move || domain.schema_lease_left()));
+        let outcome = transaction.commit().await;
+        self.transaction.last = Some(LastTransaction::new(transaction.start_ts(), &outcome));
+        match outcome {
             Ok(_) => Ok(()),
             Err(KvError::KeyExists { key, .. }) => {
                 Err(crate::dml::duplicate_key_error(&self.schema(), &key.0))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a commit may do to save rounds: what the node and the session's variables allow.
+    fn commit_modes(&self) -> CommitModes {
+        let (node, settings) = (self.domain.kv.config(), self.settings());
+        CommitModes {
+            one_pc: node.one_pc && settings.one_pc,
+            async_commit: node.async_commit && settings.async_commit,
         }
     }
 

@@ -201,6 +201,10 @@ pub struct Settings {
     pub timestamp_micros: Option<i64>,
     /// `tidb_txn_mode`: transactions lock what they change before they commit.
     pub is_pessimistic: bool,
+    /// `tidb_enable_1pc`.
+    pub one_pc: bool,
+    /// `tidb_enable_async_commit`.
+    pub async_commit: bool,
     /// `transaction_isolation`: every statement sees what is committed when it begins.
     pub reads_committed: bool,
     /// `innodb_lock_wait_timeout`.
@@ -243,6 +247,8 @@ impl Settings {
             max_allowed_packet: unsigned("max_allowed_packet"),
             timestamp_micros: (seconds > 0.0).then_some((seconds * 1e6) as i64),
             is_pessimistic: text("tidb_txn_mode") == "pessimistic",
+            one_pc: text("tidb_enable_1pc") == "ON",
+            async_commit: text("tidb_enable_async_commit") == "ON",
             reads_committed: reads_committed(text("transaction_isolation")),
             lock_wait_timeout_s: unsigned("innodb_lock_wait_timeout"),
             foreign_key_checks: text("foreign_key_checks") == "ON",

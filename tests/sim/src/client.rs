@@ -34,6 +34,7 @@ pub fn connect_mortal(cluster: &Arc<Cluster>, node: Node, dead: Arc<AtomicBool>)
         lock_wait_timeout_ms: LOCK_WAIT_TIMEOUT_MS,
         commit_check_timeout_ms: COMMIT_CHECK_TIMEOUT_MS,
         one_pc: cluster.plan.one_pc,
+        async_commit: cluster.plan.async_commit,
         ..ClientConfig::default()
     };
     let connector = Arc::new(SimConnector { cluster: cluster.clone(), node, dead });

@@ -187,6 +187,8 @@ pub struct Plan {
     pub drift_ppm_max: i64,
     /// Whether clients try one-phase commit.
     pub one_pc: bool,
+    /// Whether clients commit asynchronously.
+    pub async_commit: bool,
     /// Longest pause of a session between two operations.
     pub think_ms_max: u64,
     /// One read of so many goes to any replica; 0 = none.
@@ -221,6 +223,7 @@ impl Plan {
             think_ms_max: *[1, 10, 100].choose(rng).unwrap_or(&10),
             replica_reads_one_in: *[0, 0, 2, 8].choose(rng).unwrap_or(&0),
             splits: rng.random_range(0..=4),
+            async_commit: rng.random_bool(0.8),
         }
     }
 }

@@ -40,6 +40,8 @@ impl Inner {
                 txn_size: 0,
                 min_commit_ts: 0,
                 is_pessimistic: true,
+                use_async_commit: false,
+                secondaries: Vec::new(),
             };
             self.locks.entry(key.clone()).or_insert(lock);
         }

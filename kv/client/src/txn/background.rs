@@ -16,7 +16,8 @@ use crate::client::KvClient;
 use crate::request::Cmd;
 
 impl Committer {
-    pub(super) async fn commit_secondaries_in_background(
+    /// Commits what lies from `from` on of a transaction that is committed.
+    pub(super) async fn commit_rest_in_background(
         self: &Arc<Committer>,
         commit_ts: TimeStamp,
         from: usize,

@@ -1,8 +1,10 @@
-//! Two-phase commit after Percolator, with a one-round path.
+//! Two-phase commit after Percolator, and the ways to save a round of it.
 //!
 //! ```text
 //! prewrite (parallel over regions)    every key gets a lock that names the primary
 //!   │ all keys in one region: the store commits at once (1PC) ──────────► done
+//!   │ all locks are those of an async commit: committed ────────────────► answer to the caller
+//!   │                                                        commit of all in the background
 //! commit_ts from PD
 //! commit of the primary's batch       ← the transaction is committed here, or never
 //!   │ answer to the caller
@@ -10,25 +12,28 @@
 //! ```
 //!
 //! What follows an answer that was lost is in [`super::outcome`], what goes on
-//! behind the caller's back in [`super::background`].
+//! behind the caller's back in [`super::background`], why locks alone may commit in
+//! [`super::async_commit`].
 //!
 //! **Sources.** Percolator (Peng & Dabek, OSDI 2010), figure 6.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    CommitRequest, KeyError, LockInfo, LockKind, Mutation, MutationOp, PrewriteRequest, key_error,
+    CommitRequest, KeyError, LockInfo, LockKind, Mutation, PrewriteRequest, key_error,
 };
 use cairn_types::TimeStamp;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::CommitInfo;
+use super::async_commit::secondaries;
 use super::batches::{Mutations, Run};
 use super::keep_alive::{LOCK_TTL_MS, keep_alive};
-use super::membuffer::{BufferedValue, Entry, MemBuffer};
+use super::membuffer::MemBuffer;
+use super::mutations::{leaves_lock, mutation, with_locks};
 use super::pessimistic::Locks;
+use super::{CommitInfo, CommitKind, CommitLease, CommitTerms};
 use crate::backoff::Retrier;
 use crate::client::KvClient;
 use crate::error::{KvError, ShownKey};
@@ -48,10 +53,31 @@ const COMMIT_TS_ATTEMPTS_MAX: u32 = 16;
 /// How the first phase ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prewritten {
-    /// Locks stand.
-    Locked,
-    /// The store has committed already.
-    Committed(TimeStamp),
+    /// Locks stand. None of them can be committed below `least`; if they are all those of an async
+    /// commit, the transaction is committed there.
+    Locked { is_async: bool, least: TimeStamp },
+    /// Committed already; locks of an async commit may be left.
+    Committed { commit_ts: TimeStamp, leaves_locks: bool },
+}
+
+impl Prewritten {
+    /// No lock at all.
+    const NOTHING: Prewritten = Prewritten::Locked { is_async: true, least: TimeStamp::ZERO };
+
+    /// Of two parts together.
+    fn and(self, other: Prewritten) -> Prewritten {
+        match (self, other) {
+            (committed @ Prewritten::Committed { .. }, _)
+            | (_, committed @ Prewritten::Committed { .. }) => committed,
+            (
+                Prewritten::Locked { is_async, least },
+                Prewritten::Locked { is_async: is_other_async, least: other_least },
+            ) => Prewritten::Locked {
+                is_async: is_async && is_other_async,
+                least: least.max(other_least),
+            },
+        }
+    }
 }
 
 /// How a request to commit the primary ended.
@@ -76,6 +102,12 @@ pub(crate) struct Committer {
     /// Of a pessimistic transaction; zero otherwise.
     for_update_ts: TimeStamp,
     size_bytes: u64,
+    /// Whether one phase may be tried, and was.
+    one_pc: bool,
+    one_pc_tried: AtomicBool,
+    /// The keys besides the primary, if this may be an async commit.
+    secondaries: Option<Vec<Bytes>>,
+    lease: Option<CommitLease>,
     /// Ends the wait for other transactions' locks; never a request that may have effect.
     scope: RequestScope,
 }
@@ -85,6 +117,8 @@ pub(crate) struct Committer {
 struct PrewriteTerms {
     lock_ttl_ms: u64,
     min_commit_ts: TimeStamp,
+    /// Zero: no bound.
+    max_commit_ts: TimeStamp,
 }
 
 impl Committer {
@@ -94,6 +128,7 @@ impl Committer {
         start_ts: TimeStamp,
         buffer: &MemBuffer,
         locks: Option<&Locks>,
+        terms: CommitTerms,
         scope: RequestScope,
     ) -> Option<Committer> {
         let mut mutations: Vec<Mutation> =
@@ -109,9 +144,15 @@ impl Committer {
             Some(found) => found,
             None => mutations.iter().position(leaves_lock),
         };
+        let CommitTerms { modes, lease } = terms;
+        let may_be_async = primary.filter(|_| modes.async_commit);
         Some(Committer {
             client,
             start_ts,
+            one_pc: modes.one_pc && primary.is_some(),
+            one_pc_tried: AtomicBool::new(false),
+            secondaries: may_be_async.and_then(|primary| secondaries(&mutations, primary)),
+            lease,
             for_update_ts: locks.map_or(TimeStamp::ZERO, Locks::for_update_ts),
             mutations: Mutations(Arc::new(mutations)),
             primary,
@@ -153,7 +194,11 @@ impl Committer {
         let for_size_ms = (LOCK_TTL_PER_SQRT_MIB_MS * size_mib.sqrt()) as u64;
         let ttl_ms = (LOCK_TTL_BASE_MS + for_size_ms).min(LOCK_TTL_MAX_MS);
         // TTLs count from start_ts.
-        PrewriteTerms { lock_ttl_ms: open_ms + ttl_ms, min_commit_ts: now.next() }
+        let max_commit_ts = self.lease.as_ref().map_or(TimeStamp::ZERO, |lease| {
+            let left_ms = u64::try_from(lease().as_millis()).unwrap_or(u64::MAX);
+            TimeStamp::compose(now.physical_ms().saturating_add(left_ms), 0)
+        });
+        PrewriteTerms { lock_ttl_ms: open_ms + ttl_ms, min_commit_ts: now.next(), max_commit_ts }
     }
 
     pub(super) fn primary_key(&self) -> Bytes {
@@ -161,31 +206,41 @@ impl Committer {
     }
 
     async fn commit(self: Arc<Committer>, terms: PrewriteTerms) -> Result<CommitInfo, KvError> {
-        match self.prewrite_all(terms).await {
-            Ok(Prewritten::Committed(commit_ts)) => {
-                return Ok(CommitInfo { commit_ts, one_pc: true });
+        let least = match self.prewrite_all(terms).await {
+            Ok(Prewritten::Committed { commit_ts, leaves_locks: false }) => {
+                return Ok(self.info(commit_ts, CommitKind::OnePhase));
             }
-            Ok(Prewritten::Locked) => {}
+            Ok(Prewritten::Committed { commit_ts, leaves_locks: true }) => {
+                self.commit_rest_in_background(commit_ts, 0).await;
+                // A retry found it; what was tried first is the likely one.
+                let one_pc_tried = self.one_pc_tried.load(Ordering::Relaxed);
+                let kind = if one_pc_tried { CommitKind::OnePhase } else { CommitKind::Async };
+                return Ok(self.info(commit_ts, kind));
+            }
+            Ok(Prewritten::Locked { is_async: true, least: commit_ts }) => {
+                self.commit_rest_in_background(commit_ts, 0).await;
+                return Ok(self.info(commit_ts, CommitKind::Async));
+            }
+            Ok(Prewritten::Locked { is_async: false, least }) => least,
             Err(error) => {
-                // An undetermined one-round commit must not be rolled back.
+                // What may be committed must not be rolled back.
                 if !matches!(error, KvError::UndeterminedCommit { .. }) {
                     self.rollback_in_background().await;
                 }
                 return Err(error);
             }
-        }
-        let Some(primary) = self.primary else {
-            return Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false });
         };
-        // Conflicts with records that were collected meanwhile would not have been seen.
-        if let Err(error) = self.client.visibility.check(self.start_ts) {
+        let Some(primary) = self.primary else {
+            return Ok(CommitInfo::NOTHING);
+        };
+        if let Err(error) = self.check_before_second_phase() {
             self.rollback_in_background().await;
             return Err(error);
         }
-        match self.commit_primary(primary).await {
+        match self.commit_primary(primary, least).await {
             Ok((commit_ts, done)) => {
-                self.commit_secondaries_in_background(commit_ts, done.end).await;
-                Ok(CommitInfo { commit_ts, one_pc: false })
+                self.commit_rest_in_background(commit_ts, done.end).await;
+                Ok(self.info(commit_ts, CommitKind::TwoPhases))
             }
             Err(error) => {
                 if !matches!(error, KvError::UndeterminedCommit { .. }) {
@@ -193,6 +248,29 @@ impl Committer {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// What stores check themselves where they commit.
+    fn check_before_second_phase(&self) -> Result<(), KvError> {
+        // Conflicts with records that were collected meanwhile would not have been seen.
+        self.client.visibility.check(self.start_ts)?;
+        match &self.lease {
+            Some(lease) if lease().is_zero() => Err(KvError::TxnAborted {
+                start_ts: self.start_ts.0,
+                reason: "the lease it could be committed under is over".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn info(&self, commit_ts: TimeStamp, kind: CommitKind) -> CommitInfo {
+        let one_pc_tried = self.one_pc_tried.load(Ordering::Relaxed);
+        CommitInfo {
+            commit_ts,
+            kind,
+            one_pc_fallback: one_pc_tried && kind != CommitKind::OnePhase,
+            async_commit_fallback: self.secondaries.is_some() && kind == CommitKind::TwoPhases,
         }
     }
 
@@ -206,9 +284,7 @@ impl Committer {
             return stream::iter(pieces)
                 .map(|piece| self.prewrite_run(piece, terms))
                 .buffer_unordered(self.client.config.concurrency.max(1))
-                .try_fold(Prewritten::Locked, |so_far, part| async move {
-                    Ok(if part == Prewritten::Locked { so_far } else { part })
-                })
+                .try_fold(Prewritten::NOTHING, |so_far, part| async move { Ok(so_far.and(part)) })
                 .await;
         };
         self.prewrite_run(piece.clone(), terms).await
@@ -218,14 +294,16 @@ impl Committer {
         let mut retrier = self.client.retrier();
         let result = self.prewrite_pieces(run, terms, &mut retrier).await;
         let Err(error) = result else { return result };
-        // A one-round commit may have happened although its answer was lost; a
-        // repeat can then even meet younger writers and look like a conflict.
-        let one_pc_tried = self.client.config.one_pc && self.primary.is_some();
-        if !one_pc_tried || !retrier.maybe_executed() {
+        // A commit may have happened although the answer was lost; a
+        // repeat can then even meet younger writers and look like a conflict. If none was lost,
+        // the locks that were refused do not stand and never will.
+        let may_commit = self.one_pc || self.secondaries.is_some();
+        if !may_commit || !retrier.maybe_executed() {
             return Err(error);
         }
+        let leaves_locks = self.secondaries.is_some();
         match self.fate(&error).await? {
-            Some(commit_ts) => Ok(Prewritten::Committed(commit_ts)),
+            Some(commit_ts) => Ok(Prewritten::Committed { commit_ts, leaves_locks }),
             None => Err(error),
         }
     }
@@ -239,28 +317,33 @@ impl Committer {
         let lock_wait = self.client.retrier_for(self.client.config.lock_wait_timeout_ms);
         let mut lock_wait = lock_wait.within(&self.scope);
         let mut rest = run;
-        let mut outcome = Prewritten::Locked;
+        let mut outcome = Prewritten::NOTHING;
         while !rest.is_empty() {
             let build = |piece: &Run| self.prewrite_request(piece, terms);
             let options = RequestOptions::default();
             let answer =
                 self.mutations.send_first(&self.client, &rest, &options, retrier, &build).await?;
             let response = expect_response!(answer.response, Prewrite)?;
-            if response.one_pc_commit_ts > 0 {
-                outcome = Prewritten::Committed(TimeStamp(response.one_pc_commit_ts));
-            }
+            let commit_ts = TimeStamp(response.one_pc_commit_ts);
+            let least = TimeStamp(response.min_commit_ts);
+            let part = match commit_ts.is_zero() {
+                true => Prewritten::Locked { is_async: !least.is_zero(), least },
+                false => Prewritten::Committed { commit_ts, leaves_locks: !least.is_zero() },
+            };
             let mut locks = Vec::new();
             for error in response.errors {
                 match self.prewrite_error(error)? {
                     Blocked::Lock(lock) => locks.push(lock),
                     Blocked::CommittedBefore(commit_ts) => {
-                        outcome = Prewritten::Committed(commit_ts);
+                        let leaves_locks = self.secondaries.is_some();
+                        outcome = Prewritten::Committed { commit_ts, leaves_locks };
                         locks.clear();
                         break;
                     }
                 }
             }
             if locks.is_empty() {
+                outcome = outcome.and(part);
                 rest.start = answer.piece.end;
             } else {
                 self.clear_locks(&locks, &mut lock_wait).await?;
@@ -270,7 +353,12 @@ impl Committer {
     }
 
     fn prewrite_request(&self, piece: &Run, terms: PrewriteTerms) -> Cmd {
-        let whole = *piece == self.mutations.all();
+        let try_one_pc = self.one_pc && *piece == self.mutations.all();
+        if try_one_pc {
+            self.one_pc_tried.store(true, Ordering::Relaxed);
+        }
+        let has_primary = self.primary.is_some_and(|primary| piece.contains(&primary));
+        let secondaries = self.secondaries.as_ref().filter(|_| has_primary);
         Cmd::Prewrite(PrewriteRequest {
             mutations: self.mutations.0[piece.clone()].to_vec(),
             primary: self.primary_key(),
@@ -279,8 +367,10 @@ impl Committer {
             txn_size: self.mutations.0.len() as u64,
             min_commit_ts: terms.min_commit_ts.0,
             for_update_ts: self.for_update_ts.0,
-            try_one_pc: whole && self.client.config.one_pc && self.primary.is_some(),
-            ..PrewriteRequest::default()
+            use_async_commit: self.secondaries.is_some(),
+            secondaries: secondaries.cloned().unwrap_or_default(),
+            try_one_pc,
+            max_commit_ts: terms.max_commit_ts.0,
         })
     }
 
@@ -350,10 +440,18 @@ impl Committer {
 
     /// Commits the primary with its neighbours in the same message. Answers the
     /// commit timestamp and the mutations that are done.
-    async fn commit_primary(&self, primary: usize) -> Result<(TimeStamp, Run), KvError> {
+    async fn commit_primary(
+        &self,
+        primary: usize,
+        least: TimeStamp,
+    ) -> Result<(TimeStamp, Run), KvError> {
         let run = primary..self.mutations.0.len();
         for _ in 0..COMMIT_TS_ATTEMPTS_MAX {
             let commit_ts = self.client.current_ts().await?;
+            if commit_ts < least {
+                // A secondary could not be committed there.
+                continue;
+            }
             let mut retrier = self.client.retrier();
             let (piece, outcome) = self.try_commit_primary(&run, commit_ts, &mut retrier).await?;
             match outcome {
@@ -419,47 +517,4 @@ impl Committer {
 enum Blocked {
     Lock(LockInfo),
     CommittedBefore(TimeStamp),
-}
-
-fn leaves_lock(mutation: &Mutation) -> bool {
-    mutation.op() != MutationOp::OpCheckNotExists
-}
-
-/// What an entry of the buffer means to the store.
-fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
-    let (op, value) = match (&entry.value, entry.flags) {
-        (BufferedValue::Put(value), flags) if flags.presume_not_exists => {
-            (MutationOp::OpInsert, value.clone())
-        }
-        (BufferedValue::Put(value), _) => (MutationOp::OpPut, value.clone()),
-        // Inserted and removed again: nothing to write, but it must not have
-        // existed.
-        (BufferedValue::Delete, flags) if flags.presume_not_exists => {
-            (MutationOp::OpCheckNotExists, Bytes::new())
-        }
-        (BufferedValue::Delete, _) => (MutationOp::OpDelete, Bytes::new()),
-        (BufferedValue::Untouched | BufferedValue::Unchanged(_), flags) if flags.locked => {
-            (MutationOp::OpLock, Bytes::new())
-        }
-        (BufferedValue::Untouched | BufferedValue::Unchanged(_), _) => return None,
-    };
-    Some(Mutation { op: op.into(), key: key.clone(), value, is_locked: false })
-}
-
-/// Marks the mutations of keys that the transaction holds, and adds those it holds only: they
-/// guard what it has read.
-fn with_locks(mut mutations: Vec<Mutation>, mut held: BTreeSet<Bytes>) -> Vec<Mutation> {
-    for mutation in &mut mutations {
-        mutation.is_locked = held.remove(&mutation.key);
-        if mutation.is_locked && !leaves_lock(mutation) {
-            // That the key did not exist was seen under its lock.
-            mutation.set_op(MutationOp::OpLock);
-        }
-    }
-    let op = MutationOp::OpLock.into();
-    let guards =
-        held.into_iter().map(|key| Mutation { op, key, is_locked: true, value: Bytes::new() });
-    mutations.extend(guards);
-    mutations.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-    mutations
 }

@@ -1,26 +1,30 @@
-//! Transactions: a read view, a buffer of writes, locks, two-phase commit.
+//! Transactions: a read view, a buffer of writes, locks, commit.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`membuffer`] | the ordered buffer with statement rollback |
-//! | `commit` | the two phases over regions |
+//! | `commit` | the two phases over regions, and the ways to save one |
+//! | `async_commit` | committed once all locks stand; what became of such a transaction |
 //! | [`pessimistic`] | locks taken before the commit |
 //! | `keep_alive` | heart beats of those who hold locks |
 //! | `outcome` | what became of a commit whose answer was lost |
 //! | `background` | secondaries and rollbacks behind the caller's back |
+//! | `mutations` | what the buffer and the locks mean to the stores |
 //! | `batches` | one pass of a command over the regions of a run of keys |
 //!
 //! **Invariants.** No write reaches a store before [`Transaction::commit`]; a pessimistic
 //! transaction's locks do. A transaction ends once: whatever comes later answers
 //! [`KvError::TxnEnded`].
-//!
-//! **Left out.** Async commit; the requests carry its fields.
 
+mod async_commit;
+#[cfg(test)]
+mod async_tests;
 mod background;
 mod batches;
 mod commit;
 mod keep_alive;
 pub mod membuffer;
+mod mutations;
 mod outcome;
 pub mod pessimistic;
 #[cfg(test)]
@@ -30,10 +34,11 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::TimeStamp;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::client::KvClient;
 use crate::error::KvError;
@@ -44,14 +49,58 @@ use commit::Committer;
 use membuffer::{BufferLimits, BufferedValue, Checkpoint, KeyFlags, MemBuffer};
 use pessimistic::Locks;
 
+/// What a commit may do to save rounds. With neither it takes two phases: after the first nothing
+/// is committed, so that whoever must may look once more before the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitModes {
+    /// Commit in one round when a single region holds the transaction.
+    pub one_pc: bool,
+    /// Be committed once all locks stand.
+    pub async_commit: bool,
+}
+
+impl CommitModes {
+    /// Always two phases.
+    pub const TWO_PHASES: CommitModes = CommitModes { one_pc: false, async_commit: false };
+}
+
+/// How a transaction was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitKind {
+    /// One region had it all, and did it in one round.
+    OnePhase,
+    /// All of its locks stood.
+    Async,
+    /// Its primary was committed after all of its locks stood.
+    TwoPhases,
+}
+
 /// What a commit did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitInfo {
     /// When the writes became visible; zero when there was nothing to write.
     pub commit_ts: TimeStamp,
-    /// Whether one round sufficed.
-    pub one_pc: bool,
+    /// How.
+    pub kind: CommitKind,
+    /// One phase was tried, but the store declined.
+    pub one_pc_fallback: bool,
+    /// Async commit was tried, but a store declined.
+    pub async_commit_fallback: bool,
 }
+
+impl CommitInfo {
+    /// There was nothing to write.
+    pub(crate) const NOTHING: CommitInfo = CommitInfo {
+        commit_ts: TimeStamp::ZERO,
+        kind: CommitKind::TwoPhases,
+        one_pc_fallback: false,
+        async_commit_fallback: false,
+    };
+}
+
+/// How much longer a transaction may be committed by what its caller knows; asked before each
+/// step that may commit.
+pub type CommitLease = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// One entry of a transaction's buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +122,15 @@ pub struct Transaction {
     buffer: RwLock<MemBuffer>,
     /// Of a pessimistic transaction.
     locks: Option<Locks>,
+    terms: Mutex<CommitTerms>,
     ended: AtomicBool,
+}
+
+/// What the caller demands of the commit.
+#[derive(Clone)]
+struct CommitTerms {
+    modes: CommitModes,
+    lease: Option<CommitLease>,
 }
 
 impl Transaction {
@@ -88,6 +145,13 @@ impl Transaction {
         };
         let snapshot = client.snapshot(start_ts);
         Transaction {
+            terms: Mutex::new(CommitTerms {
+                modes: CommitModes {
+                    one_pc: client.config.one_pc,
+                    async_commit: client.config.async_commit,
+                },
+                lease: None,
+            }),
             view: RwLock::new(snapshot.clone()),
             snapshot,
             client,
@@ -101,6 +165,18 @@ impl Transaction {
     /// The timestamp the transaction began at; its identity.
     pub fn start_ts(&self) -> TimeStamp {
         self.start_ts
+    }
+
+    /// Which ways to save a round the commit may use, instead of those that the client's settings
+    /// name.
+    pub fn set_commit_modes(&self, modes: CommitModes) {
+        self.terms.lock().modes = modes;
+    }
+
+    /// The transaction may only be committed while the lease lasts: it knows something (a schema)
+    /// that others may change afterwards.
+    pub fn set_commit_lease(&self, lease: CommitLease) {
+        self.terms.lock().lease = Some(lease);
     }
 
     /// A statement begins: what is read from here on, and the wait for locks of a commit,
@@ -290,11 +366,12 @@ impl Transaction {
         let committer = {
             let buffer = self.buffer.read();
             let locks = self.locks.as_ref();
-            Committer::new(self.client.clone(), self.start_ts, &buffer, locks, scope)
+            let terms = self.terms.lock().clone();
+            Committer::new(self.client.clone(), self.start_ts, &buffer, locks, terms, scope)
         };
         let Some(committer) = committer else {
             self.give_all_back().await;
-            return Ok(CommitInfo { commit_ts: TimeStamp::ZERO, one_pc: false });
+            return Ok(CommitInfo::NOTHING);
         };
         let outcome = Arc::new(committer).run().await;
         if let Some(locks) = &self.locks {

@@ -5,13 +5,15 @@
 //! still there means that the commit has not happened, so it is sent again. Only
 //! when nobody answers until the check's own deadline the caller gets
 //! [`KvError::UndeterminedCommit`]. The same holds for a prewrite that may have
-//! committed in one round.
+//! committed: in one round, or as the last lock of an async commit. There the other locks
+//! are asked too, as anybody does who recovers the transaction.
 
 use std::time::Duration;
 
-use cairn_proto::kv::{CheckTxnStatusRequest, RollbackRequest, key_error};
+use cairn_proto::kv::{CheckTxnStatusRequest, LockInfo, RollbackRequest, key_error};
 use cairn_types::TimeStamp;
 
+use super::async_commit::LocksSay;
 use super::commit::{Committer, PrimaryCommit};
 use crate::backoff::{BackoffKind, Retrier};
 use crate::error::KvError;
@@ -19,7 +21,7 @@ use crate::request::{Cmd, RequestOptions, expect_response};
 
 /// What the primary of our own transaction says.
 enum PrimaryState {
-    Locked,
+    Locked(LockInfo),
     Committed(TimeStamp),
     RolledBack,
 }
@@ -43,7 +45,7 @@ impl Committer {
             match self.ask_primary(&mut retrier).await.map_err(|error| unknown(&error))? {
                 PrimaryState::Committed(commit_ts) => return Ok(Some(commit_ts)),
                 PrimaryState::RolledBack => return Ok(None),
-                PrimaryState::Locked => {}
+                PrimaryState::Locked(_) => {}
             }
             match self.try_commit_primary(&run, commit_ts, &mut retrier).await {
                 Ok((_, PrimaryCommit::Committed(commit_ts))) => return Ok(Some(commit_ts)),
@@ -61,20 +63,29 @@ impl Committer {
         }
     }
 
-    /// What became of a one-round commit whose answer was lost; a transaction
-    /// without a trace is shut out for good. `None`: not committed.
+    /// What became of a commit whose prewrite's answer was lost; a transaction
+    /// without a trace, or without one of its locks, is shut out for good. `None`: not committed.
     pub(super) async fn fate(&self, cause: &KvError) -> Result<Option<TimeStamp>, KvError> {
         let mut retrier = self.client.retrier_for(self.client.config.commit_check_timeout_ms);
         let unknown = |last: KvError| KvError::UndeterminedCommit {
             start_ts: self.start_ts.0,
             reason: format!("{cause}; then {last}"),
         };
-        match self.ask_primary(&mut retrier).await.map_err(unknown)? {
-            PrimaryState::Committed(commit_ts) => Ok(Some(commit_ts)),
-            PrimaryState::RolledBack => Ok(None),
-            // Its prewrite may still be on the way; behind a rollback it comes too late.
-            PrimaryState::Locked => self.roll_back_primary(&mut retrier).await.map_err(unknown),
+        let primary = match self.ask_primary(&mut retrier).await.map_err(unknown)? {
+            PrimaryState::Committed(commit_ts) => return Ok(Some(commit_ts)),
+            PrimaryState::RolledBack => return Ok(None),
+            PrimaryState::Locked(primary) => primary,
+        };
+        if primary.use_async_commit {
+            let looked = self.client.look_at_locks(&primary, false, &mut retrier).await;
+            match looked.map_err(unknown)? {
+                LocksSay::Committed(commit_ts) => return Ok(Some(commit_ts)),
+                LocksSay::Missing => return Ok(None),
+                LocksSay::TwoPhases => {}
+            }
         }
+        // Its prewrite may still be on the way; behind a rollback it comes too late.
+        self.roll_back_primary(&mut retrier).await.map_err(unknown)
     }
 
     async fn ask_primary(&self, retrier: &mut Retrier) -> Result<PrimaryState, KvError> {
@@ -85,12 +96,13 @@ impl Committer {
             // Before every expiry: our own lock must not be removed for its age.
             current_ts: 0,
             rollback_if_not_exist: true,
+            force_sync_commit: false,
         };
         let response = self.client.check_txn_status(&request, retrier).await?;
         Ok(if let Some(kind) = response.error.and_then(|error| error.kind) {
             return Err(KvError::Malformed(format!("checking our own transaction: {kind:?}")));
         } else if response.lock_ttl_ms > 0 {
-            PrimaryState::Locked
+            PrimaryState::Locked(response.lock_info.unwrap_or_default())
         } else if response.commit_ts > 0 {
             PrimaryState::Committed(TimeStamp(response.commit_ts))
         } else {

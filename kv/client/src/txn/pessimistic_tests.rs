@@ -9,7 +9,7 @@ use super::keep_alive::LOCK_TTL_MS;
 use super::pessimistic::{LockOptions, LockWait};
 use crate::testing::{Cluster, Fault};
 use crate::txn::Transaction;
-use crate::{KvClient, KvError};
+use crate::{CommitKind, KvClient, KvError};
 
 async fn begin(client: &Arc<KvClient>) -> Transaction {
     client.begin_pessimistic(client.current_ts().await.expect("the mock serves"))
@@ -75,7 +75,8 @@ async fn locks_precede_the_commit_and_end_with_it() {
         }
         assert_eq!(cluster.locked_keys(), ["a", "m", "x"]);
         let info = txn.commit().await.expect("commits");
-        assert_eq!(info.one_pc, split.is_empty());
+        let expected = if split.is_empty() { CommitKind::OnePhase } else { CommitKind::Async };
+        assert_eq!(info.kind, expected);
         settle(&client).await;
         assert!(cluster.locked_keys().is_empty());
         assert_eq!(cluster.value("m"), Some("1".into()));
@@ -354,7 +355,7 @@ async fn what_is_noted_is_read_and_neither_written_nor_locked() {
     // Somebody else may write what the transaction leaves alone.
     cluster.put("a", "theirs");
     let info = txn.commit().await.expect("nothing is in its way");
-    assert!(info.one_pc, "only one region is written to");
+    assert_eq!(info.kind, CommitKind::OnePhase, "only one region is written to");
     settle(&client).await;
     assert!(cluster.locked_keys().is_empty());
     assert_eq!(cluster.value("a"), Some("theirs".into()));

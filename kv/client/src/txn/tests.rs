@@ -9,12 +9,13 @@ use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{NotLeader, ServerIsBusy, StaleCommand};
 
 use crate::testing::{Cluster, Fault};
-use crate::txn::Transaction;
+use crate::txn::{CommitKind, Transaction};
 use crate::{ClientConfig, KvClient, KvError};
 
 fn two_phases() -> ClientConfig {
     ClientConfig {
         one_pc: false,
+        async_commit: false,
         request_timeout_ms: 5_000,
         lock_wait_timeout_ms: 1_000,
         commit_check_timeout_ms: 2_000,
@@ -47,7 +48,8 @@ async fn one_region_commits_in_one_round() {
     let cluster = Cluster::new();
     let client = cluster.client();
     let info = transfer(&client).await.commit().await.expect("commits");
-    assert!(info.one_pc && info.commit_ts > crate::txn::TimeStamp::ZERO);
+    assert_eq!(info.kind, CommitKind::OnePhase);
+    assert!(info.commit_ts > crate::txn::TimeStamp::ZERO);
     assert_eq!(cluster.calls(), ["prewrite@1"]);
     assert_eq!(written(&cluster), [true; 3]);
 }
@@ -55,9 +57,10 @@ async fn one_region_commits_in_one_round() {
 #[tokio::test(start_paused = true)]
 async fn three_regions_commit_in_two_phases() {
     let cluster = Cluster::split_at(&["f", "p"]);
-    let client = cluster.client();
+    let client = cluster.client_with(two_phases());
     let info = transfer(&client).await.commit().await.expect("commits");
-    assert!(!info.one_pc);
+    assert_eq!(info.kind, CommitKind::TwoPhases);
+    assert!(!info.one_pc_fallback && !info.async_commit_fallback);
     settle(&client).await;
     let calls = cluster.calls();
     assert_eq!(calls.iter().filter(|call| *call == "prewrite@1").count(), 3);
@@ -81,12 +84,13 @@ async fn faults_on_the_way_do_not_change_the_outcome() {
         Fault::Split("x"),
         Fault::LeaderTo(3),
     ];
-    for one_pc in [false, true] {
+    for (one_pc, async_commit) in [(false, false), (true, false), (false, true), (true, true)] {
         for split in [&["f", "p"][..], &[]] {
             for phase in ["prewrite", "commit"] {
                 for fault in &faults {
                     let cluster = Cluster::split_at(split);
-                    let client = cluster.client_with(ClientConfig { one_pc, ..two_phases() });
+                    let client =
+                        cluster.client_with(ClientConfig { one_pc, async_commit, ..two_phases() });
                     cluster.fault(phase, fault.clone());
                     let result = transfer(&client).await.commit().await;
                     let told = format!("{phase} {fault:?} {split:?}: {:?}", cluster.calls());
@@ -163,7 +167,7 @@ async fn a_lost_one_round_commit_is_found_again() {
     let client = cluster.client();
     cluster.fault("prewrite", Fault::LostAfter);
     let info = transfer(&client).await.commit().await.expect("commits");
-    assert!(info.one_pc);
+    assert_eq!(info.kind, CommitKind::OnePhase);
     assert_eq!(written(&cluster), [true; 3]);
 }
 
