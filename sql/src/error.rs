@@ -1,6 +1,7 @@
 //! The crate's error: everything a statement can end with, mapped once to MySQL's number,
 //! SQLSTATE and message.
 
+use cairn_kv_client::KvError;
 use cairn_types::{MysqlError, errno};
 
 use crate::protocol::ProtocolError;
@@ -19,7 +20,7 @@ pub enum SqlError {
     Interrupted,
     /// The key-value tier failed.
     #[error(transparent)]
-    Kv(#[from] cairn_kv_client::KvError),
+    Kv(#[from] KvError),
     /// The placement driver failed.
     #[error(transparent)]
     Pd(#[from] cairn_pd_client::PdError),
@@ -57,6 +58,14 @@ impl SqlError {
             }
             // Applications know what to do about a deadlock: start over. The keys and
             // timestamps of the conflict are in the log.
+            SqlError::Kv(error @ KvError::ReadChanged { .. }) => {
+                tracing::debug!(%error, "transaction is not serializable");
+                MysqlError::new(
+                    errno::ER_LOCK_DEADLOCK,
+                    "Serialization failure: what the transaction has read was changed; \
+                     try restarting transaction",
+                )
+            }
             SqlError::Kv(error) if error.is_txn_retryable() => {
                 tracing::debug!(%error, "transaction lost a conflict");
                 MysqlError::new(

@@ -39,11 +39,13 @@ pub enum Bug {
     ResolveWithoutPrimary,
     /// PD hands out timestamps above a bound that is not durable.
     TsoBoundNotDurable,
+    /// A SERIALIZABLE transaction commits whatever became of what it has read.
+    RefreshSkipped,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 16] = [
         Bug::LeaseTooLong,
         Bug::AnswerBeforeSync,
         Bug::VoteAfterRestart,
@@ -59,6 +61,7 @@ impl Bug {
         Bug::RecoverySkipsSecondaries,
         Bug::ResolveWithoutPrimary,
         Bug::TsoBoundNotDurable,
+        Bug::RefreshSkipped,
     ];
 }
 

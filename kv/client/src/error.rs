@@ -49,6 +49,21 @@ pub enum KvError {
         /// When the other one committed; 0 while it has not yet.
         conflict_commit_ts: u64,
     },
+    /// What a SERIALIZABLE transaction has read was changed before it could commit.
+    #[error(
+        "serialization failure: read by txnStartTS={start_ts}, changed by \
+         conflictStartTS={conflict_start_ts}, conflictCommitTS={conflict_commit_ts}, key={key}"
+    )]
+    ReadChanged {
+        /// The changed key.
+        key: ShownKey,
+        /// Our transaction.
+        start_ts: u64,
+        /// The other transaction.
+        conflict_start_ts: u64,
+        /// When the other one committed; 0 while it has not yet.
+        conflict_commit_ts: u64,
+    },
     /// An inserted key exists already. The SQL tier names the index.
     #[error("key exists: {key}")]
     KeyExists {
@@ -175,7 +190,7 @@ impl KvError {
             KvError::KeyExists { .. } => errno::ER_DUP_ENTRY,
             KvError::LockTimeout { .. } => errno::ER_LOCK_WAIT_TIMEOUT,
             KvError::LockNotAvailable { .. } => errno::ER_LOCK_NOWAIT,
-            KvError::Deadlock { .. } => errno::ER_LOCK_DEADLOCK,
+            KvError::Deadlock { .. } | KvError::ReadChanged { .. } => errno::ER_LOCK_DEADLOCK,
             KvError::TxnAborted { .. } => errno::ER_WRITE_CONFLICT,
             KvError::UndeterminedCommit { .. } => errno::ER_TXN_UNDETERMINED,
             KvError::TxnTooLarge { .. } => errno::ER_TXN_TOO_LARGE,
@@ -197,7 +212,10 @@ impl KvError {
     pub fn is_txn_retryable(&self) -> bool {
         matches!(
             self,
-            KvError::WriteConflict { .. } | KvError::TxnAborted { .. } | KvError::Deadlock { .. }
+            KvError::WriteConflict { .. }
+                | KvError::ReadChanged { .. }
+                | KvError::TxnAborted { .. }
+                | KvError::Deadlock { .. }
         )
     }
 }

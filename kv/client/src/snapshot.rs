@@ -31,6 +31,7 @@ use crate::lock_resolver::{LockOutcome, wait_for_lock};
 use crate::region_cache::{CachedRegion, KeyRange};
 use crate::request::{Cmd, RequestOptions, SendError, expect_response, wait_for_pd};
 use crate::scope::RequestScope;
+use crate::txn::read_set::ReadSet;
 use crate::visibility::OpenView;
 
 /// Keys of one batch-get request.
@@ -51,6 +52,8 @@ pub struct Snapshot {
     start_ts: TimeStamp,
     scope: RequestScope,
     shared: Arc<Shared>,
+    /// Where a SERIALIZABLE transaction notes what it reads.
+    reads: Option<Arc<ReadSet>>,
 }
 
 /// What clones of a view share.
@@ -78,7 +81,25 @@ impl Snapshot {
     pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Snapshot {
         let _open = client.visibility.open(start_ts);
         let shared = Arc::new(Shared { resolved_locks: Mutex::default(), _open });
-        Snapshot { client, start_ts, scope: RequestScope::default(), shared }
+        Snapshot { client, start_ts, scope: RequestScope::default(), shared, reads: None }
+    }
+
+    /// The same view, whose reads are noted.
+    #[must_use]
+    pub(crate) fn noting(mut self, reads: Option<Arc<ReadSet>>) -> Snapshot {
+        self.reads = reads;
+        self
+    }
+
+    /// Where reads of the view are noted; those that others make for it must be too.
+    pub fn reads(&self) -> Option<&Arc<ReadSet>> {
+        self.reads.as_ref()
+    }
+
+    fn note_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Bytes>) {
+        if let Some(reads) = &self.reads {
+            reads.record_keys(keys, self.start_ts);
+        }
     }
 
     /// The same view, read for a statement with these bounds.
@@ -111,6 +132,7 @@ impl Snapshot {
     /// Reads a key at once, without waiting for anything: only when its store is
     /// in this process and can answer now. `None` means: use [`Snapshot::get`].
     pub fn try_get_now(&self, key: &Bytes) -> Option<Option<Bytes>> {
+        self.note_keys([key]);
         let region = self.client.cache.cached(key)?;
         let service = self.client.cache.cached_store(region.leader.store_id)?;
         let response = service.try_get_now(&region.context(), key, self.start_ts.0)?;
@@ -155,6 +177,7 @@ impl Snapshot {
 
     /// The values of the keys that exist.
     pub async fn batch_get(&self, keys: &[Bytes]) -> Result<KvMap, KvError> {
+        self.note_keys(keys);
         let view = self.for_operation();
         let mut found = KvMap::default();
         let mut pending: Vec<Bytes> = keys.to_vec();
@@ -339,9 +362,10 @@ impl SnapshotScan {
             let full = pairs.len() >= request.limit as usize;
             let (batch, lock) = self.until_lock(pairs)?;
             match &lock {
-                Some(lock) => self.continue_at_lock(rest, &batch, lock),
-                None => self.continue_behind(rest, part, &batch, full),
+                Some(lock) => self.continue_at_lock(rest.clone(), &batch, lock),
+                None => self.continue_behind(rest.clone(), part, &batch, full),
             }
+            self.note_read(rest);
             self.snapshot.check_visible()?;
             if !batch.is_empty() {
                 return Ok(batch);
@@ -351,6 +375,19 @@ impl SnapshotScan {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// What remained before and does not any more was read.
+    fn note_read(&self, before: KeyRange) {
+        let Some(reads) = &self.snapshot.reads else { return };
+        let read = match &self.rest {
+            None => before,
+            Some(rest) if self.options.reverse => {
+                KeyRange { start: rest.end.clone(), end: before.end }
+            }
+            Some(rest) => KeyRange { start: before.start, end: rest.start.clone() },
+        };
+        reads.record(read, self.snapshot.start_ts);
     }
 
     async fn region_of(

@@ -7,6 +7,7 @@
 
 mod async_commit;
 mod locks;
+mod refresh;
 
 pub use async_commit::AsyncLock;
 
@@ -594,6 +595,10 @@ impl Inner {
             Request::DetectDeadlock(detect) => {
                 Response::DetectDeadlock(self.detect_deadlock(detect))
             }
+            Request::Refresh(refresh) => {
+                self.check_keys(context, refresh.spans.iter().map(|span| &span.start));
+                Response::Refresh(self.refresh(refresh))
+            }
             Request::TxnHeartBeat(beat) => Response::TxnHeartBeat(self.heart_beat(beat)),
             Request::SplitRegion(split) => {
                 for key in &split.keys {
@@ -663,6 +668,7 @@ fn kind_of(request: &Request) -> &'static str {
         Request::CheckSecondaryLocks(_) => "check_secondary_locks",
         Request::ResolveLock(_) => "resolve_lock",
         Request::TxnHeartBeat(_) => "txn_heart_beat",
+        Request::Refresh(_) => "refresh",
         Request::PessimisticLock(_) => "pessimistic_lock",
         Request::PessimisticRollback(_) => "pessimistic_rollback",
         Request::DetectDeadlock(_) => "detect_deadlock",

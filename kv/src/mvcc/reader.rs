@@ -306,6 +306,6 @@ impl VersionCursor {
 }
 
 /// Whether `key` of CF write or default is a version of `user_key`.
-pub(super) fn is_version_of(key: &[u8], user_key: &[u8]) -> bool {
+pub(crate) fn is_version_of(key: &[u8], user_key: &[u8]) -> bool {
     key.len() == user_key.len() + TS_LEN && key.starts_with(user_key)
 }

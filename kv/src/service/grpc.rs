@@ -339,7 +339,10 @@ impl Retractable {
 /// Whether a request changes nothing: then it may end anywhere.
 fn only_reads(request: &kv::KvRequest) -> bool {
     use kv_request::Cmd;
-    matches!(request.cmd, Some(Cmd::Get(_) | Cmd::BatchGet(_) | Cmd::Scan(_) | Cmd::ScanLock(_)))
+    matches!(
+        request.cmd,
+        Some(Cmd::Get(_) | Cmd::BatchGet(_) | Cmd::Scan(_) | Cmd::ScanLock(_) | Cmd::Refresh(_))
+    )
 }
 
 /// Whether a request may wait for other transactions: the scheduler bounds how many do. A try

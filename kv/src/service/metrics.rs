@@ -58,6 +58,7 @@ request_counters!(
     resolve_lock ResolveLock,
     txn_heart_beat TxnHeartBeat,
     scan_lock ScanLock,
+    refresh Refresh,
     split_region SplitRegion,
     delete_range DeleteRange,
     pessimistic_lock PessimisticLock,

@@ -15,6 +15,7 @@ pub mod read_pool;
 mod read_turns;
 pub mod reads;
 pub mod recovery;
+mod refresh;
 pub mod status;
 pub mod store;
 
@@ -26,6 +27,8 @@ mod hop_tests;
 mod lock_tests;
 #[cfg(test)]
 mod node_tests;
+#[cfg(test)]
+mod refresh_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -36,9 +36,9 @@ const SCAN_ROWS_DEFAULT: usize = 256;
 
 /// The reading half of a store.
 pub struct Reads {
-    kv: Arc<dyn RaftKv>,
-    max_ts: Arc<MaxTs>,
-    pool: Arc<ReadPool>,
+    pub(super) kv: Arc<dyn RaftKv>,
+    pub(super) max_ts: Arc<MaxTs>,
+    pub(super) pool: Arc<ReadPool>,
 }
 
 /// A read's view and how locks concern it.
@@ -240,7 +240,7 @@ fn replica_read(start: Bytes, end: Bytes, at: ReadAt<'_>) -> ReplicaRead {
 }
 
 /// The first key behind `key`.
-fn key_after(key: &Bytes) -> Bytes {
+pub(super) fn key_after(key: &Bytes) -> Bytes {
     let mut after = Vec::with_capacity(key.len() + 1);
     after.extend_from_slice(key);
     after.push(0);
@@ -265,7 +265,7 @@ fn get_at(
 
 /// Damaged data is not an answer: the client comes again, and finds the region led by
 /// another store.
-fn refuse_damage(error: Option<&ReadError>) -> Result<(), RegionError> {
+pub(super) fn refuse_damage(error: Option<&ReadError>) -> Result<(), RegionError> {
     match error {
         Some(error) if error.is_damage() => Err(RegionError::busy("data is damaged here")),
         _ => Ok(()),
@@ -411,7 +411,7 @@ pub fn clip(
     Ok((from, to))
 }
 
-fn outside(view: &RegionSnapshot, key: &Bytes) -> RegionError {
+pub(super) fn outside(view: &RegionSnapshot, key: &Bytes) -> RegionError {
     let region_id = crate::raftstore::RegionId(view.region.id);
     RegionError::KeyNotInRegion { key: key.clone(), region_id }
 }

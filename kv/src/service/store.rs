@@ -121,6 +121,10 @@ impl StoreService {
                 let response = self.reads.scan_lock(&region, request).await?;
                 Ok(kv_response::Cmd::ScanLock(response))
             }
+            kv_request::Cmd::Refresh(request) => {
+                let response = self.reads.refresh(&region, request).await?;
+                Ok(kv_response::Cmd::Refresh(response))
+            }
             kv_request::Cmd::SplitRegion(request) => {
                 let regions = self.kv.split(&region, request.keys).await?;
                 Ok(kv_response::Cmd::SplitRegion(kv::SplitRegionResponse { regions }))

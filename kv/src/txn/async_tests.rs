@@ -178,12 +178,11 @@ proptest! {
         fates.extend(last.fate);
         prop_assert!(fates.windows(2).all(|pair| pair[0] == pair[1]), "{fates:?}");
         let fate = fates[0];
-        for key in 0..KEYS.len() {
+        for (key, name) in KEYS.iter().enumerate() {
             last.resolve(&store, key);
             // Nothing that comes late changes anything.
             prewrite(&store, key, Some(30));
-            let key = KEYS[key].as_bytes();
-            let read = store.reader().get(key, 1_000.into(), &[START_TS]).unwrap();
+            let read = store.reader().get(name.as_bytes(), 1_000.into(), &[START_TS]).unwrap();
             prop_assert_eq!(read.is_some(), fate.is_some());
         }
     }

@@ -39,6 +39,7 @@ mod patient_lock;
 pub mod pessimistic_lock;
 pub mod pessimistic_rollback;
 pub mod prewrite;
+pub mod refresh;
 pub mod resolve_lock;
 pub mod rollback;
 pub mod scan_lock;

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! prewrite a=1 delete/b lock/c insert/d/4 check/e primary=a start=10 [ttl=..] [one_pc=..]
-//! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b,c]
+//! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b/c]
 //! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
 //! prewrite held/a=1 primary=a start=10 for_update=15
 //! pessimistic_rollback a b start=10
@@ -165,7 +165,7 @@ fn show_lock(lock: &Lock) -> String {
     }
     if lock.use_async_commit {
         let others = lock.secondaries.iter().map(|key| text(key)).collect::<Vec<_>>();
-        write!(out, " async=[{}]", others.join(",")).unwrap();
+        write!(out, " async=[{}]", others.join("/")).unwrap();
     }
     if let Some(value) = &lock.short_value {
         write!(out, " value={}", text(value)).unwrap();
@@ -306,7 +306,7 @@ impl Args {
 
     fn secondaries(&self) -> Vec<Bytes> {
         let named = self.named.get("secondaries").map_or("", String::as_str);
-        let keys = named.split(',').filter(|key| !key.is_empty());
+        let keys = named.split('/').filter(|key| !key.is_empty());
         keys.map(|key| Bytes::from(key.to_string())).collect()
     }
 

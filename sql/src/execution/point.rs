@@ -11,7 +11,7 @@ use cairn_executor::operators::ChunkSource;
 use cairn_executor::{BoxOperator, ExecError};
 use cairn_expr::{EvalContext, Expr};
 use cairn_kv_client::{LockOptions, RequestScope};
-use cairn_parser::ast::LockWait;
+use cairn_parser::ast::{IsolationLevel, LockWait};
 use cairn_planner::plan::{PhysicalPlan, Plan, PointAccess, PointGet};
 use cairn_planner::ranger::{PointKey, point_key};
 use cairn_proto::kv::Priority;
@@ -42,6 +42,10 @@ pub async fn run_point_get(
         Some((transaction, _)) => ReadView::Transaction(transaction),
         // A read through a unique index takes two steps that must agree on the time.
         None if get.access.index.is_some() => ReadView::of_session(session).await?,
+        // The newest version of one row is in no order with reads of others.
+        None if session.settings().isolation == IsolationLevel::Serializable => {
+            ReadView::of_session(session).await?
+        }
         None => {
             let newest = session.domain.kv.snapshot(TimeStamp::MAX);
             ReadView::Snapshot(newest.within(point_scope(session.scope())))

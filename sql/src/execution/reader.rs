@@ -1,8 +1,9 @@
 //! Readers: a fragment over key ranges, run by the stores or here.
 //!
 //! A fragment runs here when the transaction wrote into its ranges, or into the table of an
-//! index (the stores do not know those writes), or when it looks rows up by index entries and must keep their
-//! order (rows of several stores would come out of order).
+//! index (the stores do not know those writes), when it looks rows up by index entries and must keep their
+//! order (rows of several stores would come out of order), or when a SERIALIZABLE transaction must know
+//! more of what it reads than stores tell.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,15 +45,19 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
     let ranges = super::builder::key_ranges(reader, context, &mut eval);
     let fragment = reader.fragment(&mut eval, eval_settings(&context.exec));
     let looks_up = fragment.operators.iter().any(|op| matches!(op, OpDesc::IndexLookup(_)));
-    if is_dirty(reader, &ranges, context) || (looks_up && reader.keep_order) {
+    let snapshot = context.view.snapshot();
+    let limit = reader.limit.as_ref().map(|limit| limit.total(&eval.params));
+    // What a SERIALIZABLE transaction reads is noted here: the rows that stores would look up by
+    // themselves, and how far a scan came that ends with its limit.
+    let is_noted = snapshot.reads().is_some() && (looks_up || limit.is_some());
+    if is_dirty(reader, &ranges, context) || (looks_up && reader.keep_order) || is_noted {
         let index = reader.index.as_deref();
         let own_rows = index.and_then(|index| OwnRows::of(&context.view, &reader.table, index));
         let source: Arc<dyn KvSource> =
-            Arc::new(TransactionSource::new(context.view.clone(), own_rows));
+            Arc::new(TransactionSource::new(context.view.clone(), own_rows, limit));
         return cairn_executor::build_fragment(&fragment, ranges, source, context.exec.clone());
     }
     let types = fragment.validate()?;
-    let snapshot = context.view.snapshot();
     let scan = DistributedRead {
         kv: Arc::clone(&context.kv),
         exec: context.exec.clone(),
@@ -73,8 +78,9 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         keep_order: reader.keep_order,
         desc: reader.desc,
         concurrency: context.scan_concurrency,
-        limit_hint: reader.limit.as_ref().map(|limit| limit.total(&eval.params)),
+        limit_hint: limit,
         scope: scan.scope.clone(),
+        reads: snapshot.reads().cloned(),
         ..DistScanRequest::new(
             context.view.start_ts(),
             Arc::new(fragment.to_proto()?),

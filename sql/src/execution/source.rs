@@ -16,6 +16,8 @@ use super::view::{ReadView, client_range};
 
 /// Pairs asked of the stores, and of the buffer, at a time.
 const BATCH_PAIRS: usize = 1_024;
+/// The same where few are wanted: what a filter lets pass is not known.
+const FEW_PAIRS: u64 = 32;
 
 type Result<T> = cairn_executor::Result<T>;
 
@@ -23,12 +25,16 @@ type Result<T> = cairn_executor::Result<T>;
 pub struct TransactionSource {
     view: ReadView,
     own_rows: Option<OwnRows>,
+    batch_size: u32,
 }
 
 impl TransactionSource {
-    /// A source that reads `view`; `own_rows` of the index whose entries are scanned.
-    pub fn new(view: ReadView, own_rows: Option<OwnRows>) -> Self {
-        Self { view, own_rows }
+    /// A source that reads `view`; `own_rows` of the index whose entries are scanned; about
+    /// `limit` rows are wanted.
+    pub fn new(view: ReadView, own_rows: Option<OwnRows>, limit: Option<u64>) -> Self {
+        let most = BATCH_PAIRS as u64;
+        let batch_size = limit.unwrap_or(most).clamp(FEW_PAIRS, most) as u32;
+        Self { view, own_rows, batch_size }
     }
 
     async fn found(&self, keys: &[Bytes]) -> Result<KvMap> {
@@ -49,7 +55,7 @@ impl TransactionSource {
 impl KvSource for TransactionSource {
     async fn scan(&self, range: KeyRange, desc: bool) -> Result<Box<dyn KvScan>> {
         let options =
-            ScanOptions { reverse: desc, batch_size: BATCH_PAIRS as u32, ..ScanOptions::default() };
+            ScanOptions { reverse: desc, batch_size: self.batch_size, ..ScanOptions::default() };
         let committed = self.view.snapshot().scan(client_range(&range), options);
         Ok(Box::new(MergedScan {
             view: self.view.clone(),
@@ -143,6 +149,7 @@ impl MergedScan {
 impl KvScan for MergedScan {
     async fn next_batch(&mut self, out: &mut KvBatch, limit: usize) -> Result<bool> {
         use std::cmp::Ordering;
+        // It may hold pairs of other ranges already.
         let full = out.len().saturating_add(limit);
         while out.len() < full {
             self.refill().await?;

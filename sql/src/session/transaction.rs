@@ -10,6 +10,10 @@
 //! ([`Session::restart_write`]). Statements that stand alone are optimistic; one that loses a
 //! conflict tries again pessimistically.
 //!
+//! **SERIALIZABLE** is REPEATABLE READ whose COMMIT fails with 1213 when anything that the transaction has
+//! read was changed meanwhile. What only read at one timestamp, an autocommit SELECT for example,
+//! happened at that timestamp and needs no look.
+//!
 //! **Invariants.** An open transaction holds its schema version ([`VersionHold`]): no
 //! schema change ends while it may still write in the old form. Error 1213 ends the transaction.
 
@@ -18,7 +22,7 @@ use std::time::Duration;
 
 use cairn_kv_client::txn::membuffer::Checkpoint;
 use cairn_kv_client::{CommitModes, KvError, LockOptions, LockWait, Transaction};
-use cairn_parser::ast::{Begin, Completion, TransactionMode};
+use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode};
 use cairn_types::{TimeStamp, errno};
 
 use super::last_transaction::LastTransaction;
@@ -42,7 +46,7 @@ struct Open {
 pub struct TransactionModes {
     read_only: bool,
     is_pessimistic: bool,
-    reads_committed: bool,
+    isolation: IsolationLevel,
 }
 
 struct Started {
@@ -64,7 +68,7 @@ pub struct TransactionState {
     /// `SET TRANSACTION READ ONLY` for the next one.
     next_read_only: Option<bool>,
     /// `SET TRANSACTION ISOLATION LEVEL` for the next one.
-    next_reads_committed: Option<bool>,
+    next_isolation: Option<IsolationLevel>,
     /// The schema that the running statement was planned with.
     statement_hold: Option<VersionHold>,
     /// What became of the last one that wrote something.
@@ -109,12 +113,12 @@ impl TransactionState {
     }
 
     /// `SET TRANSACTION ISOLATION LEVEL` for the next transaction.
-    pub fn set_next_reads_committed(&mut self, reads_committed: bool) {
-        self.next_reads_committed = Some(reads_committed);
+    pub fn set_next_isolation(&mut self, isolation: IsolationLevel) {
+        self.next_isolation = Some(isolation);
     }
 
     fn reads_committed(&self) -> bool {
-        self.modes().is_some_and(|modes| modes.reads_committed)
+        self.modes().is_some_and(|modes| modes.isolation.reads_committed())
     }
 
     fn started(&self) -> Option<&Started> {
@@ -184,10 +188,7 @@ impl Session {
         let schema = self.schema();
         let start_ts = self.fresh_ts().await?;
         // Whatever the mode of explicit transactions: nobody sees how the statement won.
-        let transaction = match again {
-            true => self.domain.kv.begin_pessimistic(start_ts),
-            false => self.domain.kv.begin(start_ts),
-        };
+        let transaction = self.new_transaction(start_ts, again, self.settings().isolation);
         transaction.enter(self.scope().clone());
         let checkpoint = transaction.is_pessimistic().then(|| transaction.checkpoint());
         let transaction = Arc::new(transaction);
@@ -201,6 +202,7 @@ impl Session {
         if let Some(checkpoint) = statement.checkpoint.take() {
             statement.transaction.rollback_to(checkpoint);
         }
+        statement.transaction.forget_reads();
         statement.transaction.begin_statement(self.fresh_ts().await?);
         statement.checkpoint = Some(statement.transaction.checkpoint());
         Ok(())
@@ -271,7 +273,7 @@ impl Session {
     }
 
     async fn commit_transaction(&mut self, transaction: &Transaction) -> Result<()> {
-        if transaction.is_read_only() {
+        if transaction.is_trivial() {
             return Ok(transaction.rollback().await?);
         }
         if let Err(error) = self.domain.check_schema_lease() {
@@ -335,14 +337,31 @@ impl Session {
             Some(mode) => mode == TransactionMode::Pessimistic,
             None => settings.is_pessimistic,
         };
-        let reads_committed = settings.reads_committed;
-        let reads_committed =
-            self.transaction.next_reads_committed.take().unwrap_or(reads_committed);
-        self.open_as(TransactionModes { read_only, is_pessimistic, reads_committed });
+        let isolation = settings.isolation;
+        let isolation = self.transaction.next_isolation.take().unwrap_or(isolation);
+        self.open_as(TransactionModes { read_only, is_pessimistic, isolation });
     }
 
     fn open_as(&mut self, modes: TransactionModes) {
         self.transaction.open = Some(Open { started: None, modes });
+    }
+
+    fn new_transaction(
+        &self,
+        start_ts: TimeStamp,
+        is_pessimistic: bool,
+        isolation: IsolationLevel,
+    ) -> Transaction {
+        let transaction = match is_pessimistic {
+            true => self.domain.kv.begin_pessimistic(start_ts),
+            false => self.domain.kv.begin(start_ts),
+        };
+        match isolation {
+            IsolationLevel::Serializable => transaction.serializable(),
+            IsolationLevel::ReadUncommitted
+            | IsolationLevel::ReadCommitted
+            | IsolationLevel::RepeatableRead => transaction,
+        }
     }
 
     /// Gives the open transaction its timestamp and schema when it has none yet.
@@ -353,11 +372,11 @@ impl Session {
             let hold = self.transaction.statement_hold.take();
             let hold = hold.unwrap_or_else(|| self.domain.schema.hold());
             let start_ts = self.fresh_ts().await?;
+            let modes = self.transaction.modes().ok_or(SqlError::Interrupted)?;
+            let TransactionModes { is_pessimistic, isolation, .. } = modes;
+            let transaction = self.new_transaction(start_ts, is_pessimistic, isolation);
+            let transaction = Arc::new(transaction);
             if let Some(open) = &mut self.transaction.open {
-                let transaction = Arc::new(match open.modes.is_pessimistic {
-                    true => self.domain.kv.begin_pessimistic(start_ts),
-                    false => self.domain.kv.begin(start_ts),
-                });
                 open.started = Some(Started { transaction, hold, savepoints: Vec::new() });
             }
         }

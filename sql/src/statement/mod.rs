@@ -206,7 +206,7 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
         Statement::Savepoint(name) => session.savepoint(name).await,
         Statement::RollbackTo(name) => session.roll_back_to(name),
         Statement::ReleaseSavepoint(name) => session.release_savepoint(name),
-        Statement::SetTransaction(set) => set::set_transaction(session, set),
+        Statement::SetTransaction(set) => set::set_transaction(session, set).await,
         Statement::Use(name) => session.use_database(name).await,
         Statement::Set(items) => set::run(session, items).await,
         Statement::Prepare(prepare) => {

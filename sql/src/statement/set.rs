@@ -1,6 +1,7 @@
 //! `SET`: system variables, user variables, `NAMES`, `TRANSACTION`.
 
 use cairn_expr::SessionAccess;
+use cairn_kv_client::Transaction;
 use cairn_parser::ast::{SetItem, SetTransaction, SetValue, VariableScope};
 use cairn_types::{Collation, Datum, FieldType, errno};
 
@@ -122,12 +123,19 @@ fn value_text(definition: &Definition, value: &Datum, ty: &FieldType) -> Result<
 }
 
 async fn set_global(session: &mut Session, definition: &Definition, text: String) -> Result<()> {
-    let name = definition.name;
-    session.domain.change_schema(|txn, _| meta::put_variable(txn, name, &text)).await
+    let names = match definition.name {
+        "tx_isolation" | "transaction_isolation" => vec!["tx_isolation", "transaction_isolation"],
+        "tx_read_only" | "transaction_read_only" => vec!["tx_read_only", "transaction_read_only"],
+        name => vec![name],
+    };
+    let put = |txn: &Transaction| {
+        names.iter().try_for_each(|name| meta::put_variable(txn, name, &text))
+    };
+    session.domain.change_schema(|txn, _| put(txn)).await
 }
 
 /// `SET TRANSACTION`.
-pub fn set_transaction(session: &mut Session, set: &SetTransaction) -> Result<()> {
+pub async fn set_transaction(session: &mut Session, set: &SetTransaction) -> Result<()> {
     let next_only = set.scope == VariableScope::Unspecified;
     if next_only && session.transaction.is_open() {
         return Err(SqlError::new(
@@ -138,17 +146,35 @@ pub fn set_transaction(session: &mut Session, set: &SetTransaction) -> Result<()
     if let Some(read_only) = set.read_only {
         if next_only {
             session.transaction.set_next_read_only(read_only);
-        } else if let Some(definition) = variables::find("transaction_read_only") {
-            session.variables.set(definition, if read_only { "ON" } else { "OFF" }.to_owned());
+        } else {
+            let value = if read_only { "ON" } else { "OFF" };
+            set_characteristic(session, set.scope, "transaction_read_only", value).await?;
         }
     }
     if let Some(level) = set.isolation {
-        let level = level.as_variable();
         if next_only {
-            session.transaction.set_next_reads_committed(variables::reads_committed(level));
-        } else if let Some(definition) = variables::find("transaction_isolation") {
-            session.variables.set(definition, level.to_owned());
+            session.transaction.set_next_isolation(level);
+        } else {
+            let value = level.as_variable();
+            set_characteristic(session, set.scope, "transaction_isolation", value).await?;
         }
     }
     Ok(())
+}
+
+/// What later transactions are, of this session or of those that begin from now on.
+async fn set_characteristic(
+    session: &mut Session,
+    scope: VariableScope,
+    name: &str,
+    value: &str,
+) -> Result<()> {
+    let definition = variables::find(name).ok_or_else(|| unknown_variable(name))?;
+    match scope {
+        VariableScope::Global => set_global(session, definition, value.to_owned()).await,
+        _ => {
+            session.variables.set(definition, value.to_owned());
+            Ok(())
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_expr::SqlMode;
-use cairn_parser::ast::Priority;
+use cairn_parser::ast::{IsolationLevel, Priority};
 use cairn_types::collation::Charset;
 use cairn_types::{Collation, Datum, FieldType, TimeZone, errno};
 
@@ -205,8 +205,8 @@ pub struct Settings {
     pub one_pc: bool,
     /// `tidb_enable_async_commit`.
     pub async_commit: bool,
-    /// `transaction_isolation`: every statement sees what is committed when it begins.
-    pub reads_committed: bool,
+    /// `transaction_isolation`.
+    pub isolation: IsolationLevel,
     /// `innodb_lock_wait_timeout`.
     pub lock_wait_timeout_s: u64,
     /// `foreign_key_checks`.
@@ -249,7 +249,8 @@ impl Settings {
             is_pessimistic: text("tidb_txn_mode") == "pessimistic",
             one_pc: text("tidb_enable_1pc") == "ON",
             async_commit: text("tidb_enable_async_commit") == "ON",
-            reads_committed: reads_committed(text("transaction_isolation")),
+            isolation: IsolationLevel::of_variable(text("transaction_isolation"))
+                .unwrap_or(IsolationLevel::RepeatableRead),
             lock_wait_timeout_s: unsigned("innodb_lock_wait_timeout"),
             foreign_key_checks: text("foreign_key_checks") == "ON",
             auto_increment: (
@@ -258,12 +259,6 @@ impl Settings {
             ),
         }
     }
-}
-
-/// Whether a level of isolation lets every statement see what is committed by then; READ
-/// UNCOMMITTED is taken for READ COMMITTED.
-pub fn reads_committed(level: &str) -> bool {
-    matches!(level, "READ-COMMITTED" | "READ-UNCOMMITTED")
 }
 
 /// A session's values.

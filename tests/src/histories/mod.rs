@@ -55,7 +55,12 @@ impl Settings {
     pub fn new(folder: &Path, seed: u64) -> Self {
         Self {
             clients: 12,
-            levels: vec![Level::ReadCommitted, Level::RepeatableRead, Level::Snapshot],
+            levels: vec![
+                Level::ReadCommitted,
+                Level::RepeatableRead,
+                Level::Snapshot,
+                Level::Serializable,
+            ],
             round: Duration::from_secs(30),
             folder: folder.to_owned(),
             seed,

@@ -62,12 +62,18 @@ impl Session {
     ) -> (Transaction, Option<Failure>) {
         // A statement that stands alone is a transaction, and takes other ways through the server.
         let is_alone = draft.asks.len() == 1 && rng.random_bool(0.5);
-        let level = if is_alone { Level::ReadCommitted } else { draft.level };
+        let level = match draft.level {
+            Level::Serializable => Level::Serializable,
+            _ if is_alone => Level::ReadCommitted,
+            level => level,
+        };
         let ids = Ids { first: self.first_id };
         let mut progress = Progress::default();
         let began = self.now();
         let work = async |conn: &mut Conn| {
-            if !is_alone {
+            if is_alone {
+                conn.query_drop(alone(level)).await?;
+            } else {
                 for statement in begin(level) {
                     conn.query_drop(*statement).await?;
                 }
@@ -76,7 +82,7 @@ impl Session {
                 if is_alone {
                     progress.may_be_committed = true;
                 }
-                ids.ask(conn, ask, is_alone, rng, &mut progress.statements).await?;
+                ids.ask(conn, ask, level, is_alone, rng, &mut progress.statements).await?;
             }
             if !is_alone {
                 progress.may_be_committed = true;
@@ -130,6 +136,16 @@ fn begin(level: Level) -> &'static [&'static str] {
     }
 }
 
+/// What sets the level of statements that stand alone.
+fn alone(level: Level) -> &'static str {
+    match level {
+        Level::Serializable => "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        Level::ReadCommitted | Level::RepeatableRead | Level::Snapshot => {
+            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+        }
+    }
+}
+
 /// A path to the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -175,6 +191,7 @@ impl Ids {
         self,
         conn: &mut Conn,
         ask: &Ask,
+        level: Level,
         is_alone: bool,
         rng: &mut StdRng,
         statements: &mut Vec<Statement>,
@@ -185,7 +202,10 @@ impl Ids {
                 self.append(conn, *key, *element, !is_alone && rng.random_bool(0.3)).await
             }
             Ask::Read { view, keys } => {
-                let rows = conn.query::<Row, _>(self.query(*view, keys, is_alone, rng)).await?;
+                // A point without a transaction reads the newest version, not at a timestamp: right
+                // for one row (registers are tested so), but in no order with reads of others.
+                let is_newest = is_alone && level != Level::Serializable;
+                let rows = conn.query::<Row, _>(self.query(*view, keys, is_newest, rng)).await?;
                 statements.push(Statement::Read { view: *view, lists: self.lists(keys, rows) });
                 Ok(())
             }
@@ -215,7 +235,7 @@ impl Ids {
     }
 
     /// One of the ways to read lists, as points or as a range.
-    fn query(self, view: View, keys: &[Key], is_alone: bool, rng: &mut StdRng) -> String {
+    fn query(self, view: View, keys: &[Key], is_newest: bool, rng: &mut StdRng) -> String {
         let locking = match view {
             View::Plain => "",
             View::Locking => ["FOR UPDATE", "FOR SHARE"].choose(rng).copied().unwrap_or_default(),
@@ -223,9 +243,7 @@ impl Ids {
         let ids: Vec<u64> = keys.iter().map(|key| self.of(*key)).collect();
         let (first, last) = (ids[0], ids[ids.len() - 1]);
         let mut way = Way::ALL.choose(rng).copied().unwrap_or(Way::Id);
-        if is_alone && ids.len() == 1 && way == Way::Id {
-            // A point without a transaction reads the newest version, not at a timestamp: right for
-            // one row (registers are tested so), but in no order with reads of others.
+        if is_newest && ids.len() == 1 && way == Way::Id {
             way = Way::Slot;
         }
         let is_range = last - first + 1 == ids.len() as u64 && rng.random_bool(0.5);

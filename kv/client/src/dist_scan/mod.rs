@@ -31,6 +31,7 @@ use crate::error::KvError;
 use crate::region_cache::KeyRange;
 use crate::request::wait_for_pd;
 use crate::scope::RequestScope;
+use crate::txn::read_set::ReadSet;
 use reader::TaskReader;
 
 /// Tasks read at once unless the request says otherwise.
@@ -59,6 +60,8 @@ pub struct DistScanRequest {
     pub limit_hint: Option<u64>,
     /// The bounds of the statement that scans.
     pub scope: RequestScope,
+    /// Where a SERIALIZABLE transaction notes what it reads.
+    pub reads: Option<Arc<ReadSet>>,
 }
 
 impl DistScanRequest {
@@ -77,6 +80,7 @@ impl DistScanRequest {
             concurrency: 0,
             limit_hint: None,
             scope: RequestScope::default(),
+            reads: None,
         }
     }
 }

@@ -8,6 +8,9 @@
 //! dropped and computed again. Only a task that holds back more than
 //! [`HELD_BYTES_MAX`] gives that up: it delivers, and an error is then final.
 //!
+//! **Noting.** What is struck off was read, and so was the whole part of a request that delivers pages
+//! without a mark, before they are delivered.
+//!
 //! **Regions.** What remains is cut by the region of its first key whenever a
 //! request is sent, so splits and merges need no special case.
 
@@ -72,6 +75,7 @@ impl TaskReader {
         ranges: Vec<KeyRange>,
     ) -> TaskReader {
         let snapshot = client.snapshot(request.start_ts).within(request.scope.clone());
+        let snapshot = snapshot.noting(request.reads.clone());
         let page_rows = request.limit_hint.unwrap_or(0).min(FIRST_PAGE_ROWS_MAX);
         TaskReader {
             retrier: client.retrier_for(PAGE_TIMEOUT_MS).within(&request.scope),
@@ -211,6 +215,8 @@ impl TaskReader {
             return self.snapshot.clear_locks(&[lock], &mut self.retrier).await;
         }
         if let Some(error) = response.other_error {
+            // It tells of rows, too.
+            self.note_read(&running.part);
             return Err(KvError::Cop {
                 mysql_code: u16::try_from(error.mysql_code).unwrap_or_default(),
                 message: error.message,
@@ -233,11 +239,19 @@ impl TaskReader {
             self.strike_off(&response.next_start);
             self.deliver_held();
         } else if self.held_bytes > HELD_BYTES_MAX {
+            self.note_read(&running.part);
             self.beyond_repeat = true;
             self.deliver_held();
         }
         self.running = Some(running);
         Ok(())
+    }
+
+    fn note_read(&self, ranges: &[KeyRange]) {
+        let Some(reads) = self.snapshot.reads() else { return };
+        for range in ranges {
+            reads.record(range.clone(), self.snapshot.start_ts());
+        }
     }
 
     /// The request's part is done.
@@ -248,39 +262,39 @@ impl TaskReader {
         let Some(edge) = edge else { return };
         if self.desc {
             if edge.start.is_empty() {
-                self.rest.clear();
+                self.strike_all();
             } else {
                 self.strike_off(&edge.start.clone());
             }
         } else if edge.end.is_empty() {
-            self.rest.clear();
+            self.strike_all();
         } else {
             self.strike_off(&edge.end.clone());
         }
     }
 
+    fn strike_all(&mut self) {
+        let rest = std::mem::take(&mut self.rest);
+        self.note_read(rest.as_slices().0);
+        self.note_read(rest.as_slices().1);
+    }
+
     /// Strikes off what lies before `next` (descending: at or behind it).
     fn strike_off(&mut self, next: &Bytes) {
-        let remains = if self.desc {
-            KeyRange { start: Bytes::new(), end: next.clone() }
-        } else {
-            KeyRange { start: next.clone(), end: Bytes::new() }
-        };
-        if self.desc {
-            while let Some(range) = self.rest.pop_back() {
-                let part = range.intersect(&remains);
-                if !part.is_empty() {
+        let before = KeyRange { start: Bytes::new(), end: next.clone() };
+        let behind = KeyRange { start: next.clone(), end: Bytes::new() };
+        let (read, remains) = if self.desc { (behind, before) } else { (before, behind) };
+        let pop = if self.desc { VecDeque::pop_back } else { VecDeque::pop_front };
+        while let Some(range) = pop(&mut self.rest) {
+            self.note_read(&[range.intersect(&read)]);
+            let part = range.intersect(&remains);
+            if !part.is_empty() {
+                if self.desc {
                     self.rest.push_back(part);
-                    break;
-                }
-            }
-        } else {
-            while let Some(range) = self.rest.pop_front() {
-                let part = range.intersect(&remains);
-                if !part.is_empty() {
+                } else {
                     self.rest.push_front(part);
-                    break;
                 }
+                break;
             }
         }
     }

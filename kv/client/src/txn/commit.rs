@@ -6,6 +6,7 @@
 //!   │ all locks are those of an async commit: committed ────────────────► answer to the caller
 //!   │                                                        commit of all in the background
 //! commit_ts from PD
+//! SERIALIZABLE: is what was read still so?
 //! commit of the primary's batch       ← the transaction is committed here, or never
 //!   │ answer to the caller
 //! commit of the others                in the background, bounded
@@ -33,7 +34,9 @@ use super::keep_alive::{LOCK_TTL_MS, keep_alive};
 use super::membuffer::MemBuffer;
 use super::mutations::{leaves_lock, mutation, with_locks};
 use super::pessimistic::Locks;
-use super::{CommitInfo, CommitKind, CommitLease, CommitTerms};
+use super::read_set::ReadSet;
+use super::refresh::{Refresh, unguarded};
+use super::{CommitInfo, CommitKind, CommitLease, CommitModes, CommitTerms};
 use crate::backoff::Retrier;
 use crate::client::KvClient;
 use crate::error::{KvError, ShownKey};
@@ -108,6 +111,8 @@ pub(crate) struct Committer {
     /// The keys besides the primary, if this may be an async commit.
     secondaries: Option<Vec<Bytes>>,
     lease: Option<CommitLease>,
+    /// What a SERIALIZABLE transaction must find unchanged at its commit timestamp.
+    refresh: Option<Refresh>,
     /// Ends the wait for other transactions' locks; never a request that may have effect.
     scope: RequestScope,
 }
@@ -129,6 +134,7 @@ impl Committer {
         buffer: &MemBuffer,
         locks: Option<&Locks>,
         terms: CommitTerms,
+        reads: Option<&ReadSet>,
         scope: RequestScope,
     ) -> Option<Committer> {
         let mut mutations: Vec<Mutation> =
@@ -144,7 +150,15 @@ impl Committer {
             Some(found) => found,
             None => mutations.iter().position(leaves_lock),
         };
+        let for_update_ts = locks.map_or(TimeStamp::ZERO, Locks::for_update_ts);
+        let refresh = reads.map(|reads| {
+            let spans = unguarded(reads, &mutations, start_ts, for_update_ts);
+            Refresh { client: client.clone(), start_ts, spans, scope: scope.clone() }
+        });
+        let refresh = refresh.filter(|refresh| !refresh.spans.is_empty());
         let CommitTerms { modes, lease } = terms;
+        // What was read is looked at between the two phases.
+        let modes = if refresh.is_some() { CommitModes::TWO_PHASES } else { modes };
         let may_be_async = primary.filter(|_| modes.async_commit);
         Some(Committer {
             client,
@@ -153,7 +167,8 @@ impl Committer {
             one_pc_tried: AtomicBool::new(false),
             secondaries: may_be_async.and_then(|primary| secondaries(&mutations, primary)),
             lease,
-            for_update_ts: locks.map_or(TimeStamp::ZERO, Locks::for_update_ts),
+            refresh,
+            for_update_ts,
             mutations: Mutations(Arc::new(mutations)),
             primary,
             size_bytes: buffer.size_bytes(),
@@ -231,6 +246,9 @@ impl Committer {
             }
         };
         let Some(primary) = self.primary else {
+            if let Some(refresh) = &self.refresh {
+                refresh.run(self.client.current_ts().await?).await?;
+            }
             return Ok(CommitInfo::NOTHING);
         };
         if let Err(error) = self.check_before_second_phase() {
@@ -451,6 +469,9 @@ impl Committer {
             if commit_ts < least {
                 // A secondary could not be committed there.
                 continue;
+            }
+            if let Some(refresh) = &self.refresh {
+                refresh.run(commit_ts).await?;
             }
             let mut retrier = self.client.retrier();
             let (piece, outcome) = self.try_commit_primary(&run, commit_ts, &mut retrier).await?;

@@ -6,6 +6,7 @@
 //! | `commit` | the two phases over regions, and the ways to save one |
 //! | `async_commit` | committed once all locks stand; what became of such a transaction |
 //! | [`pessimistic`] | locks taken before the commit |
+//! | [`read_set`], `refresh` | what a SERIALIZABLE transaction has read, and whether it is still so |
 //! | `keep_alive` | heart beats of those who hold locks |
 //! | `outcome` | what became of a commit whose answer was lost |
 //! | `background` | secondaries and rollbacks behind the caller's back |
@@ -29,6 +30,10 @@ mod outcome;
 pub mod pessimistic;
 #[cfg(test)]
 mod pessimistic_tests;
+pub mod read_set;
+mod refresh;
+#[cfg(test)]
+mod refresh_tests;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +53,8 @@ use crate::snapshot::{KvMap, Snapshot};
 use commit::Committer;
 use membuffer::{BufferLimits, BufferedValue, Checkpoint, KeyFlags, MemBuffer};
 use pessimistic::Locks;
+use read_set::ReadSet;
+use refresh::Refresh;
 
 /// What a commit may do to save rounds. With neither it takes two phases: after the first nothing
 /// is committed, so that whoever must may look once more before the second.
@@ -123,6 +130,8 @@ pub struct Transaction {
     /// Of a pessimistic transaction.
     locks: Option<Locks>,
     terms: Mutex<CommitTerms>,
+    /// Of a SERIALIZABLE transaction.
+    reads: Option<Arc<ReadSet>>,
     ended: AtomicBool,
 }
 
@@ -158,8 +167,20 @@ impl Transaction {
             start_ts,
             buffer: RwLock::new(MemBuffer::new(limits)),
             locks: is_pessimistic.then(|| Locks::new(start_ts)),
+            reads: None,
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// The transaction happens at one moment, as if alone (SERIALIZABLE): what it reads from here
+    /// on is noted, and COMMIT fails with [`KvError::ReadChanged`] if it has changed.
+    #[must_use]
+    pub fn serializable(mut self) -> Transaction {
+        self.reads = Some(Arc::default());
+        self.snapshot = self.snapshot.noting(self.reads.clone());
+        let view = self.view.get_mut();
+        *view = view.clone().noting(self.reads.clone());
+        self
     }
 
     /// The timestamp the transaction began at; its identity.
@@ -201,7 +222,7 @@ impl Transaction {
         }
         let is_start = read_ts == self.start_ts;
         let fresh = if is_start { self.snapshot.clone() } else { self.client.snapshot(read_ts) };
-        *view = fresh.within(view.scope().clone());
+        *view = fresh.noting(self.reads.clone()).within(view.scope().clone());
     }
 
     /// A key as this transaction sees it.
@@ -323,6 +344,20 @@ impl Transaction {
         self.buffer.write().release(checkpoint);
     }
 
+    /// Whether COMMIT has nothing to do: nothing was written or guarded, and all reads are of one
+    /// timestamp where that matters.
+    pub fn is_trivial(&self) -> bool {
+        let read_ts = self.reads.as_ref().and_then(|reads| reads.read_ts());
+        self.is_read_only() && read_ts.is_none_or(|(oldest, newest)| oldest == newest)
+    }
+
+    /// The running statement starts over: what it has read so far was shown to nobody.
+    pub fn forget_reads(&self) {
+        if let Some(reads) = &self.reads {
+            reads.forget_statement();
+        }
+    }
+
     /// Whether nothing was written, noted or locked.
     pub fn is_read_only(&self) -> bool {
         self.buffer.read().is_empty()
@@ -366,11 +401,14 @@ impl Transaction {
         let committer = {
             let buffer = self.buffer.read();
             let locks = self.locks.as_ref();
-            let terms = self.terms.lock().clone();
-            Committer::new(self.client.clone(), self.start_ts, &buffer, locks, terms, scope)
+            let (terms, reads) = (self.terms.lock().clone(), self.reads.as_deref());
+            let scope = scope.clone();
+            Committer::new(self.client.clone(), self.start_ts, &buffer, locks, terms, reads, scope)
         };
         let Some(committer) = committer else {
+            let validated = self.validate_reads(scope).await;
             self.give_all_back().await;
+            validated?;
             return Ok(CommitInfo::NOTHING);
         };
         let outcome = Arc::new(committer).run().await;
@@ -379,6 +417,15 @@ impl Transaction {
             self.give_back(locks.give_unsure_back()).await;
         }
         outcome
+    }
+
+    /// Of a transaction without writes: whether all it has read was so at one moment, the newest
+    /// that it has read at. Locks may have been lost meanwhile, so they say nothing here.
+    async fn validate_reads(&self, scope: RequestScope) -> Result<(), KvError> {
+        let Some(reads) = &self.reads else { return Ok(()) };
+        let Some((_, newest)) = reads.read_ts() else { return Ok(()) };
+        let (client, start_ts) = (self.client.clone(), self.start_ts);
+        Refresh { client, start_ts, spans: reads.all(), scope }.run(newest).await
     }
 
     /// Forgets the writes and gives the locks back.

@@ -256,6 +256,9 @@ impl Transaction {
             state.conflict_ts = TimeStamp::ZERO;
             state.wanted.clear();
         }
+        if let Some(reads) = &self.reads {
+            reads.keep();
+        }
         self.read_at(read_ts);
     }
 
@@ -443,6 +446,7 @@ impl LockPass<'_> {
         let mut maybe_locked = false;
         loop {
             let may_deadlock = self.locks.holds_any();
+            let asked_at = self.locks.for_update_ts();
             // An attempt may follow the first one seconds later: life and wait are of now.
             let build = |piece: &Run| {
                 let wait = self.deadline.remaining().min(WAIT_SLICE);
@@ -450,7 +454,7 @@ impl LockPass<'_> {
                     keys: keys.keys(piece),
                     primary: primary.clone(),
                     start_ts: self.txn.start_ts.0,
-                    for_update_ts: self.locks.for_update_ts().0,
+                    for_update_ts: asked_at.0,
                     lock_ttl_ms: self.locks.open_ms(self.txn.start_ts) + LOCK_TTL_MS,
                     wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
                     checked_holder,
@@ -469,6 +473,7 @@ impl LockPass<'_> {
                     let response = expect_response!(answer.response, PessimisticLock)?;
                     let Some(error) = response.errors.into_iter().next() else {
                         let piece = keys.keys(&answer.piece);
+                        self.note_guarded(&piece, &response.results, asked_at);
                         let skipped = self.locks.answered(piece, &response.results);
                         return Ok((answer.piece.end, skipped));
                     };
@@ -480,6 +485,15 @@ impl LockPass<'_> {
                 self.locks.refused(&keys.keys(run));
             }
             checked_holder = self.blocked(outcome?, checked_holder).await?;
+        }
+    }
+
+    /// The store has looked for commits above `asked_at`: from the newest on, nobody else changes
+    /// what is locked now.
+    fn note_guarded(&self, keys: &[Bytes], results: &[PessimisticLockResult], asked_at: TimeStamp) {
+        let Some(reads) = &self.txn.reads else { return };
+        for (key, result) in keys.iter().zip(results).filter(|(_, result)| !result.is_skipped) {
+            reads.guard(key.clone(), asked_at.max(TimeStamp(result.conflict_ts)));
         }
     }
 

@@ -46,6 +46,25 @@ pub enum IsolationLevel {
 }
 
 impl IsolationLevel {
+    /// All of them.
+    pub const ALL: [IsolationLevel; 4] = [
+        IsolationLevel::ReadUncommitted,
+        IsolationLevel::ReadCommitted,
+        IsolationLevel::RepeatableRead,
+        IsolationLevel::Serializable,
+    ];
+
+    /// The level of a value of `@@transaction_isolation`.
+    pub fn of_variable(text: &str) -> Option<IsolationLevel> {
+        IsolationLevel::ALL.into_iter().find(|level| level.as_variable() == text)
+    }
+
+    /// Whether every statement sees what is committed by then. READ UNCOMMITTED is taken for READ
+    /// COMMITTED.
+    pub fn reads_committed(self) -> bool {
+        matches!(self, IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted)
+    }
+
     /// The value of `@@transaction_isolation`.
     pub fn as_variable(self) -> &'static str {
         match self {

@@ -10,6 +10,9 @@
 //! serializable       commit                                  all at once
 //! ```
 //!
+//! A serializable transaction that did not commit is taken for one at repeatable read: only its COMMIT
+//! finds out that it cannot have happened at once.
+//!
 //! Between transactions A and B that touch one list:
 //!
 //! * **ww**, A appended right before B: `commit(A) → append(B)`, since B locked the list when it
@@ -123,14 +126,18 @@ fn add_moments(
         chain.push(moment);
         moment
     };
-    let shared = match transaction.level {
+    let level = match transaction.level {
+        Level::Serializable if !took_effect => Level::RepeatableRead,
+        level => level,
+    };
+    let shared = match level {
         Level::ReadCommitted => None,
         Level::RepeatableRead | Level::Snapshot | Level::Serializable => Some(next()),
     };
     let statements = transaction
         .statements
         .iter()
-        .map(|statement| match (transaction.level, statement, shared) {
+        .map(|statement| match (level, statement, shared) {
             (Level::Snapshot | Level::Serializable, _, Some(shared))
             | (Level::RepeatableRead, Statement::Read { view: View::Plain, .. }, Some(shared)) => {
                 shared
@@ -138,7 +145,7 @@ fn add_moments(
             _ => next(),
         })
         .collect();
-    let commit = took_effect.then(|| match (transaction.level, shared) {
+    let commit = took_effect.then(|| match (level, shared) {
         (Level::Serializable, Some(shared)) => shared,
         _ => next(),
     });

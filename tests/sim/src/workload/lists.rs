@@ -18,7 +18,8 @@ use crate::world::{Dice, World};
 /// How long a statement waits for the lock of another one: longer than that of a dead client stands.
 const LOCK_WAIT: Duration = Duration::from_secs(20);
 /// What the KV client offers.
-const LEVELS: [Level; 3] = [Level::ReadCommitted, Level::RepeatableRead, Level::Snapshot];
+const LEVELS: [Level; 4] =
+    [Level::ReadCommitted, Level::RepeatableRead, Level::Snapshot, Level::Serializable];
 /// Lists that the probe of a healed cluster reads.
 const PROBED: u64 = 4;
 
@@ -115,7 +116,8 @@ impl Lists {
         let start_ts = client.current_ts().await?;
         let txn = match draft.level {
             Level::Snapshot => client.begin(start_ts),
-            _ => client.begin_pessimistic(start_ts),
+            Level::Serializable => client.begin_pessimistic(start_ts).serializable(),
+            Level::ReadCommitted | Level::RepeatableRead => client.begin_pessimistic(start_ts),
         };
         for ask in &draft.asks {
             if let Ask::Append { key, element } = ask {
@@ -178,6 +180,7 @@ impl Running<'_> {
                     if !self.txn.take_conflict() {
                         break lists;
                     }
+                    self.txn.forget_reads();
                 };
                 Ok(Some(Statement::Read { view: View::Locking, lists }))
             }
@@ -200,6 +203,7 @@ impl Running<'_> {
                 return Ok(());
             }
             self.txn.rollback_to(before);
+            self.txn.forget_reads();
         }
     }
 
