@@ -23,6 +23,8 @@ use crate::config::SqlConfig;
 use crate::error::{Result, SqlError};
 use crate::gc;
 use crate::infoschema;
+use crate::lock_view::deadlocks::Deadlocks;
+use crate::lock_view::{DigestTexts, nodes};
 use crate::metrics::Metrics;
 use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
@@ -67,6 +69,10 @@ pub struct Domain {
     /// Locks by name of this node's sessions.
     pub named_locks: NamedLocks,
     /// Plans shared by all sessions.
+    /// Circles of waits that this node's transactions closed.
+    pub deadlocks: Deadlocks,
+    /// What digests of statements stand for.
+    pub digests: DigestTexts,
     pub plans: cairn_planner::cache::PlanCache,
     /// Memory of all statements of the node.
     pub memory: Arc<MemoryTracker>,
@@ -107,6 +113,8 @@ impl Domain {
             plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
             schema: Arc::default(),
             accounts: Accounts::default(),
+            deadlocks: Deadlocks::default(),
+            digests: DigestTexts::default(),
             processes: Processes::new(stop.clone()),
             metrics: Metrics::default(),
             started_at: clock::monotonic_now(),
@@ -241,7 +249,7 @@ impl Domain {
             key: format!("{NODE_VERSION_PREFIX}{}", self.node_id),
             value: value.into_bytes().into(),
         };
-        self.pd.put_config(vec![entry]).await?;
+        self.pd.put_config(vec![entry, nodes::entry(self)]).await?;
         *self.last_published.lock() = clock::monotonic_now();
         Ok(())
     }
@@ -277,7 +285,7 @@ impl Domain {
             key: format!("{NODE_VERSION_PREFIX}{}", domain.node_id),
             value: bytes::Bytes::new(),
         };
-        if let Err(error) = domain.pd.put_config(vec![entry]).await {
+        if let Err(error) = domain.pd.put_config(vec![entry, nodes::gone(&domain)]).await {
             tracing::debug!(%error, "could not sign off from PD");
         }
     }

@@ -17,6 +17,7 @@
 //! | [`dml`], [`record`] | changes of rows; rows and index entries as bytes |
 //! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
 //! | [`infoschema`] | virtual tables |
+//! | [`lock_view`] | transactions, waits for locks and deadlocks as people see them |
 //! | [`gc`] | the safe point of garbage collection |
 //! | [`regions`] | regions as users cut, spread and see them |
 //! | [`domain`] | what sessions share |
@@ -38,6 +39,7 @@ pub mod execution;
 pub mod gc;
 pub mod infoschema;
 pub mod metrics;
+pub mod lock_view;
 pub mod named_locks;
 pub mod pattern;
 pub mod processes;

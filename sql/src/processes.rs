@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::lock_view::OpenTransaction;
 
 /// Number of a connection, as `CONNECTION_ID()` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +40,8 @@ pub struct Process {
     activity: Mutex<Activity>,
     /// Cancels the running statement; replaced by every statement.
     statement: Mutex<CancellationToken>,
+    /// Its transaction, once that has a timestamp.
+    transaction: Mutex<Option<Arc<OpenTransaction>>>,
     /// Cancelled by `KILL CONNECTION` and when the node stops.
     pub connection: CancellationToken,
 }
@@ -70,9 +73,42 @@ impl Process {
         activity.database = database.map(str::to_owned);
     }
 
+    /// Shows its transaction until the answer is dropped.
+    pub fn show_transaction(self: &Arc<Self>, open: OpenTransaction) -> ShownHere {
+        let open = Arc::new(open);
+        *self.transaction.lock() = Some(Arc::clone(&open));
+        ShownHere { process: Arc::clone(self), open }
+    }
+
+    /// Its transaction, if one has begun.
+    pub fn open_transaction(&self) -> Option<Arc<OpenTransaction>> {
+        self.transaction.lock().clone()
+    }
+
     /// What it is doing now.
     pub fn activity(&self) -> Activity {
         self.activity.lock().clone()
+    }
+}
+
+/// A transaction that its connection shows.
+#[derive(Debug)]
+pub struct ShownHere {
+    process: Arc<Process>,
+    open: Arc<OpenTransaction>,
+}
+
+impl std::ops::Deref for ShownHere {
+    type Target = OpenTransaction;
+
+    fn deref(&self) -> &OpenTransaction {
+        &self.open
+    }
+}
+
+impl Drop for ShownHere {
+    fn drop(&mut self) {
+        *self.process.transaction.lock() = None;
     }
 }
 
@@ -140,6 +176,7 @@ impl Processes {
                 since: clock::monotonic_now(),
             }),
             statement: Mutex::new(connection.child_token()),
+            transaction: Mutex::default(),
             connection,
         });
         self.by_id.insert(id, Arc::clone(&process));

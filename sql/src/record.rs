@@ -380,13 +380,20 @@ fn describe_value(value: DatumRef<'_>, ty: &FieldType) -> String {
 /// The same from a key alone, for duplicates found at COMMIT: what the key does not give
 /// back is shown as it sorts.
 pub fn describe_key(table: &TableInfo, index: &IndexInfo, key: &[u8]) -> String {
+    let values = key_values(table, index, key);
+    if values.is_empty() { "?".to_owned() } else { values.join("-") }
+}
+
+/// The values of an index's columns that a key of it, or of a row, gives back; none of a key that
+/// does not decode.
+pub fn key_values(table: &TableInfo, index: &IndexInfo, key: &[u8]) -> Vec<String> {
     if let Ok((_, Handle::Int(value))) = keys::decode_row_key(key) {
-        return value.to_string();
+        return vec![value.to_string()];
     }
     let columns = match (keys::decode_index_key(key), keys::decode_row_key(key)) {
         (Ok(index_key), _) => index_key.columns.to_vec(),
         (_, Ok((_, Handle::Common(bytes)))) => bytes,
-        _ => return "?".to_owned(),
+        _ => return Vec::new(),
     };
     let mut rest = columns.as_slice();
     let parts = index.columns.iter().map(|part| {
@@ -402,5 +409,5 @@ pub fn describe_key(table: &TableInfo, index: &IndexInfo, key: &[u8]) -> String 
             }
         }
     });
-    parts.collect::<Vec<_>>().join("-")
+    parts.collect()
 }

@@ -51,7 +51,6 @@ impl SqlServer {
         let local_addr = listener
             .local_addr()
             .map_err(|error| listen_error("MySQL clients", config.addr, &error))?;
-        let config = SqlConfig { addr: local_addr, ..config };
         let status_listener = match config.status_addr {
             None => None,
             Some(addr) => Some(
@@ -61,6 +60,7 @@ impl SqlServer {
             ),
         };
         let status_addr = status_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let config = SqlConfig { addr: local_addr, status_addr, ..config };
         let stop = CancellationToken::new();
         let domain = Domain::open(config, kv, pd, stop.clone()).await?;
         refuse_open_root(&domain)?;

@@ -1,5 +1,6 @@
-//! The status port: `/metrics`, `/status`, `/health`.
+//! The status port: `/metrics`, `/status`, `/health`, and what other SQL nodes ask for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::domain::Domain;
+use crate::lock_view::deadlocks::Deadlock;
+use crate::lock_view::tables::{self, ShownTransaction};
 
 /// Serves until the node stops.
 pub async fn serve(domain: Arc<Domain>, listener: TcpListener) {
@@ -19,6 +22,9 @@ pub async fn serve(domain: Arc<Domain>, listener: TcpListener) {
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/health", get(health))
+        .route(tables::TRANSACTIONS_PATH, get(transactions))
+        .route(tables::DEADLOCKS_PATH, get(deadlocks))
+        .route(tables::DIGESTS_PATH, get(digests))
         .with_state(domain);
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serving.await {
@@ -44,4 +50,16 @@ async fn status(State(domain): State<Arc<Domain>>) -> Json<Value> {
 
 async fn health() -> Json<Value> {
     Json(json!({ "health": true }))
+}
+
+async fn transactions(State(domain): State<Arc<Domain>>) -> Json<Vec<ShownTransaction>> {
+    Json(tables::transactions(&domain))
+}
+
+async fn deadlocks(State(domain): State<Arc<Domain>>) -> Json<Vec<Deadlock>> {
+    Json(domain.deadlocks.all())
+}
+
+async fn digests(State(domain): State<Arc<Domain>>) -> Json<HashMap<String, String>> {
+    Json(domain.digests.all())
 }

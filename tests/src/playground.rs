@@ -47,6 +47,8 @@ pub struct Playground {
     main: Option<Served>,
     /// The nodes of [`Layout::Processes`], in the order placement driver, stores, SQL.
     pub nodes: Vec<Node>,
+    /// One more SQL node than the playground starts.
+    second_sql: Option<Served>,
     port: u16,
     generation: u32,
     /// Further options of `cairn playground`.
@@ -67,8 +69,16 @@ impl Playground {
             .prefix("cairn-test-")
             .tempdir()
             .map_err(|error| HarnessError::io("create a temporary folder", error))?;
-        let mut playground =
-            Self { layout, main: None, nodes: Vec::new(), port: 0, generation: 0, options, dir };
+        let mut playground = Self {
+            layout,
+            main: None,
+            nodes: Vec::new(),
+            second_sql: None,
+            port: 0,
+            generation: 0,
+            options,
+            dir,
+        };
         playground.run().await?;
         Ok(playground)
     }
@@ -172,8 +182,28 @@ impl Playground {
         Ok(connect(self.port, database).await?)
     }
 
+    /// Starts one more SQL node of a cluster of processes; answers its port.
+    pub async fn start_sql_node(&mut self) -> Result<u16, HarnessError> {
+        let pd = self.pd().unwrap_or_default();
+        let args = ["sql", "--addr", "127.0.0.1:0", "--status-addr", "127.0.0.1:0", "--pd", &pd];
+        let args = args.map(str::to_owned);
+        let served = Served::start(&args, &self.dir.path().join("sql-second")).await?;
+        let address = served.ready.get(2).and_then(|address| address.parse::<SocketAddr>().ok());
+        self.second_sql = Some(served);
+        address.map(|address| address.port()).ok_or_else(|| HarnessError::NotReady {
+            what: "a second SQL node".to_owned(),
+            log: self.log(),
+        })
+    }
+
+    /// Kills the node of [`Playground::start_sql_node`].
+    pub fn kill_second_sql_node(&mut self) {
+        self.second_sql = None;
+    }
+
     /// Kills everything at once, as a power failure would.
     pub fn kill(&mut self) {
+        self.second_sql = None;
         self.main = None;
         for node in &mut self.nodes {
             node.kill();

@@ -9,6 +9,8 @@ use cairn_pd_client::PdError;
 use cairn_types::errno;
 use thiserror::Error;
 
+use crate::lock_waits::LockWaiting;
+
 /// A key as error texts show it: hexadecimal, at most [`KEY_SHOWN_BYTES_MAX`] bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ShownKey(pub Bytes);
@@ -89,8 +91,8 @@ pub enum KvError {
     Deadlock {
         /// Our transaction.
         start_ts: u64,
-        /// The transactions of the circle.
-        cycle: Vec<u64>,
+        /// The waits of the circle; ours is the last.
+        cycle: Vec<LockWaiting>,
     },
     /// The transaction was rolled back, by itself or because its locks expired.
     #[error("transaction {start_ts} was aborted: {reason}")]

@@ -203,16 +203,19 @@ async fn a_transaction_that_ends_waits_no_more() {
 async fn the_leader_of_the_first_region_finds_circles() {
     let store = Asked::new();
     let ask = |waiter: u64, holder: u64| {
-        let request = kv::DetectDeadlockRequest { waiter, holder, has_given_up: false };
+        let request = kv::DetectDeadlockRequest { waiter, holder, ..Default::default() };
         store.ask(kv_request::Cmd::DetectDeadlock(request))
     };
-    let answer =
-        |cycle: Vec<u64>| kv_response::Cmd::DetectDeadlock(kv::DetectDeadlockResponse { cycle });
-    assert_eq!(ask(1, 2).await, answer(Vec::new()));
-    assert_eq!(ask(2, 1).await, answer(vec![1, 2]));
-    let give_up = kv::DetectDeadlockRequest { waiter: 1, holder: 0, has_given_up: true };
+    let answer = |circle: &[(u64, u64)]| {
+        let wait = |&(waiter, holder)| kv::LockWait { waiter, holder, ..Default::default() };
+        let cycle = circle.iter().map(wait).collect();
+        kv_response::Cmd::DetectDeadlock(kv::DetectDeadlockResponse { cycle })
+    };
+    assert_eq!(ask(1, 2).await, answer(&[]));
+    assert_eq!(ask(2, 1).await, answer(&[(1, 2), (2, 1)]));
+    let give_up = kv::DetectDeadlockRequest { waiter: 1, has_given_up: true, ..Default::default() };
     store.ask(kv_request::Cmd::DetectDeadlock(give_up)).await;
-    assert_eq!(ask(2, 1).await, answer(Vec::new()));
+    assert_eq!(ask(2, 1).await, answer(&[]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,6 +65,7 @@ request_counters!(
     pessimistic_rollback PessimisticRollback,
     detect_deadlock DetectDeadlock,
     check_secondary_locks CheckSecondaryLocks,
+    lock_waits LockWaits,
 );
 
 /// A store's metrics.

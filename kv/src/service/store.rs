@@ -19,8 +19,12 @@ use crate::mvcc::keys::range_bounds;
 use crate::raftstore::{
     Clock, Deadline, PeerId, RaftKv, RegionContext, RegionEpoch, RegionError, RegionId, StoreId,
 };
-use crate::txn::deadlock::DeadlockDetector;
+use crate::txn::deadlock::{DeadlockDetector, Wait};
+use crate::txn::lock_waits::LockWait;
 use crate::txn::{MaxTs, Scheduler, TsoSource, scheduler};
+
+/// Waits that one answer shows.
+const LOCK_WAITS_SHOWN_MAX: usize = 4_096;
 
 /// Serves a store's regions.
 pub struct StoreService {
@@ -134,8 +138,19 @@ impl StoreService {
                 Ok(kv_response::Cmd::DeleteRange(kv::DeleteRangeResponse {}))
             }
             kv_request::Cmd::DetectDeadlock(request) => {
-                let response = self.detect_deadlock(&region, &request).await?;
+                let response = self.detect_deadlock(&region, request).await?;
                 Ok(kv_response::Cmd::DetectDeadlock(response))
+            }
+            kv_request::Cmd::LockWaits(_) => {
+                let waits = self.scheduler.lock_waits(LOCK_WAITS_SHOWN_MAX);
+                let wait = |(key, wait): (Bytes, LockWait)| kv::LockWait {
+                    waiter: wait.start_ts.0,
+                    holder: wait.holder.0,
+                    key,
+                    tag: wait.tag,
+                };
+                let waits = waits.into_iter().map(wait).collect();
+                Ok(kv_response::Cmd::LockWaits(kv::LockWaitsResponse { waits }))
             }
             _ => unreachable!("the scheduler takes every other command"),
         }
@@ -145,7 +160,7 @@ impl StoreService {
     async fn detect_deadlock(
         &self,
         region: &RegionContext,
-        request: &kv::DetectDeadlockRequest,
+        request: kv::DetectDeadlockRequest,
     ) -> Result<kv::DetectDeadlockResponse, RegionError> {
         let view = match self.kv.try_local_snapshot(region)? {
             Some(view) => view,
@@ -163,8 +178,15 @@ impl StoreService {
             deadlocks.give_up(waiter);
             return Ok(kv::DetectDeadlockResponse::default());
         }
-        let cycle = deadlocks.detect(self.clock.now(), waiter, holder);
-        let cycle = cycle.into_iter().map(|ts| ts.0).collect();
+        let wait = Wait { waiter, holder, key: request.key, tag: request.tag };
+        let circle = deadlocks.detect(self.clock.now(), wait);
+        let wait = |wait: Wait| kv::LockWait {
+            waiter: wait.waiter.0,
+            holder: wait.holder.0,
+            key: wait.key,
+            tag: wait.tag,
+        };
+        let cycle = circle.into_iter().map(wait).collect();
         Ok(kv::DetectDeadlockResponse { cycle })
     }
 

@@ -43,11 +43,22 @@ pub struct LockWaits {
     next_id: AtomicU64,
 }
 
+/// Who waits, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockWait {
+    /// The transaction that waits.
+    pub start_ts: TimeStamp,
+    /// The one that holds the key.
+    pub holder: TimeStamp,
+    /// It waits for this holder only.
+    pub is_particular: bool,
+    /// What it locks for, shown to people.
+    pub tag: Bytes,
+}
+
 struct Waiter {
     id: u64,
-    start_ts: TimeStamp,
-    /// The only transaction it waits for.
-    only_holder: Option<TimeStamp>,
+    wait: LockWait,
     wake: oneshot::Sender<Wake>,
 }
 
@@ -62,19 +73,14 @@ pub struct LockTicket {
 
 impl LockWaits {
     /// Enters the key's queue; `None` when the store has too many waiters.
-    pub fn enter(
-        self: &Arc<Self>,
-        key: &Bytes,
-        start_ts: TimeStamp,
-        only_holder: Option<TimeStamp>,
-    ) -> Option<LockTicket> {
+    pub fn enter(self: &Arc<Self>, key: &Bytes, wait: LockWait) -> Option<LockTicket> {
         if self.count.fetch_add(1, Ordering::SeqCst) >= WAITERS_MAX {
             self.count.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (wake, woken) = oneshot::channel();
-        let waiter = Waiter { id, start_ts, only_holder, wake };
+        let waiter = Waiter { id, wait, wake };
         self.queues.lock().entry(key.clone()).or_default().push(waiter);
         Some(LockTicket { waits: Arc::clone(self), key: key.clone(), id, woken, is_done: false })
     }
@@ -92,28 +98,41 @@ impl LockWaits {
     /// The key's lock may be gone: wakes the oldest waiter.
     pub fn released(&self, key: &Bytes) {
         self.wake(key, Wake::Retry, |queue| {
-            let oldest = queue.iter().map(|waiter| (waiter.start_ts, waiter.id)).min();
-            move |waiter: &Waiter| oldest == Some((waiter.start_ts, waiter.id))
+            let oldest = queue.iter().map(|waiter| (waiter.wait.start_ts, waiter.id)).min();
+            move |waiter: &Waiter| oldest == Some((waiter.wait.start_ts, waiter.id))
         });
     }
 
     /// A transaction took the key: wakes those who wait for another one only.
     pub fn taken(&self, key: &Bytes, holder: TimeStamp) {
-        self.wake(key, Wake::Retry, |_| {
-            move |waiter: &Waiter| waiter.only_holder.is_some_and(|only| only != holder)
+        self.wake(key, Wake::Retry, |queue| {
+            let others = queue.iter_mut().map(|waiter| &mut waiter.wait);
+            others.filter(|wait| !wait.is_particular).for_each(|wait| wait.holder = holder);
+            move |waiter: &Waiter| waiter.wait.holder != holder
         });
+    }
+
+    /// Who waits for which key, at most `limit` of them.
+    pub fn list(&self, limit: usize) -> Vec<(Bytes, LockWait)> {
+        let queues = self.queues.lock();
+        let all = queues.iter().flat_map(|(key, queue)| {
+            queue.iter().map(move |waiter| (key.clone(), waiter.wait.clone()))
+        });
+        all.take(limit).collect()
     }
 
     /// The transaction locks nothing more: its own waiters end.
     pub fn cancel(&self, key: &Bytes, start_ts: TimeStamp) {
-        self.wake(key, Wake::Cancelled, |_| move |waiter: &Waiter| waiter.start_ts == start_ts);
+        self.wake(key, Wake::Cancelled, |_| {
+            move |waiter: &Waiter| waiter.wait.start_ts == start_ts
+        });
     }
 
     fn wake<P: Fn(&Waiter) -> bool>(
         &self,
         key: &Bytes,
         wake: Wake,
-        choose: impl FnOnce(&[Waiter]) -> P,
+        choose: impl FnOnce(&mut [Waiter]) -> P,
     ) {
         if self.is_empty() {
             return;
@@ -185,8 +204,16 @@ mod tests {
     }
 
     fn enter(waits: &Arc<LockWaits>, start_ts: u64, only_holder: Option<u64>) -> LockTicket {
-        let only_holder = only_holder.map(TimeStamp);
-        waits.enter(&key(), TimeStamp(start_ts), only_holder).expect("there is room")
+        waits.enter(&key(), wait(start_ts, only_holder)).expect("there is room")
+    }
+
+    fn wait(start_ts: u64, only_holder: Option<u64>) -> LockWait {
+        LockWait {
+            start_ts: TimeStamp(start_ts),
+            holder: TimeStamp(only_holder.unwrap_or(5)),
+            is_particular: only_holder.is_some(),
+            tag: Bytes::new(),
+        }
     }
 
     fn woken(ticket: &mut LockTicket) -> Option<Wake> {
@@ -235,6 +262,8 @@ mod tests {
         waits.taken(&key(), TimeStamp(7));
         assert_eq!((woken(&mut watching), woken(&mut patient)), (Some(Wake::Retry), None));
         watching.done();
+        let holders: Vec<TimeStamp> = waits.list(9).iter().map(|(_, wait)| wait.holder).collect();
+        assert_eq!(holders, [TimeStamp(7)], "those who wait on are shown with the new holder");
         waits.cancel(&key(), TimeStamp(20));
         assert_eq!(woken(&mut patient), Some(Wake::Cancelled));
         patient.done();
@@ -245,7 +274,7 @@ mod tests {
         let waits = Arc::new(LockWaits::default());
         let tickets: Vec<LockTicket> =
             (0..WAITERS_MAX as u64).map(|at| enter(&waits, at, None)).collect();
-        assert!(waits.enter(&key(), TimeStamp(1), None).is_none());
+        assert!(waits.enter(&key(), wait(1, None)).is_none());
         drop(tickets);
         assert!(waits.is_empty());
     }

@@ -14,7 +14,7 @@ use cairn_proto::kv::{self, key_error, kv_request, kv_response};
 use cairn_types::TimeStamp;
 
 use super::Scheduler;
-use super::lock_waits::{LockTicket, Wake};
+use super::lock_waits::{LockTicket, LockWait, Wake};
 use crate::raftstore::{RegionContext, RegionError};
 
 impl Scheduler {
@@ -25,7 +25,6 @@ impl Scheduler {
         request: kv::PessimisticLockRequest,
     ) -> Result<kv_response::Cmd, RegionError> {
         let until = self.clock.now().plus(Duration::from_millis(request.wait_ms.into()));
-        let only_holder = request.may_deadlock.then_some(TimeStamp(request.checked_holder));
         let mut ticket: Option<LockTicket> = None;
         // The ticket whose turn it is.
         let mut turn: Option<LockTicket> = None;
@@ -49,7 +48,13 @@ impl Scheduler {
             }
             // In the queue first, then another look: a release in between wakes the ticket.
             let Some(mut entered) = ticket.take().filter(|ticket| *ticket.key() == lock.key) else {
-                ticket = self.waits.enter(&lock.key, TimeStamp(request.start_ts), only_holder);
+                let wait = LockWait {
+                    start_ts: TimeStamp(request.start_ts),
+                    holder: TimeStamp(lock.start_ts),
+                    is_particular: request.may_deadlock,
+                    tag: request.tag.clone(),
+                };
+                ticket = self.waits.enter(&lock.key, wait);
                 if ticket.is_none() {
                     return Err(RegionError::busy("too many transactions wait for locks"));
                 }

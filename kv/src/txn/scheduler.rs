@@ -28,7 +28,7 @@ use cairn_types::TimeStamp;
 use cairn_types::sabotage::{Bug, planted};
 
 use super::latch::Latches;
-use super::lock_waits::LockWaits;
+use super::lock_waits::{LockWait, LockWaits};
 use super::max_ts::{MaxTs, PendingGuard};
 use super::{
     TxnError, check_secondary_locks, check_txn_status, cleanup, commit, pessimistic_lock,
@@ -125,6 +125,11 @@ impl Scheduler {
     /// Memory of locks that are not replicated.
     pub fn lock_bytes(&self) -> usize {
         self.lock_memory.used()
+    }
+
+    /// Who waits for which key, at most `limit` of them.
+    pub fn lock_waits(&self, limit: usize) -> Vec<(Bytes, LockWait)> {
+        self.waits.list(limit)
     }
 
     /// Runs one writing command to its end. Must be called within a tokio runtime.

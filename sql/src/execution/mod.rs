@@ -37,6 +37,9 @@ impl From<ExecError> for SqlError {
         if matches!(error, ExecError::Cancelled) {
             return SqlError::Interrupted;
         }
+        if let Some(error) = error.source_as::<KvError>() {
+            return SqlError::Kv(error.clone());
+        }
         SqlError::Mysql(error.to_mysql())
     }
 }

@@ -1,7 +1,7 @@
 //! Names and columns of the virtual tables.
 //!
 //! A column is `NAME:type`: `s` text of a name's length (the default), `t` long text,
-//! `i` integer, `u` unsigned integer, `f` double, `d` date and time.
+//! `i` integer, `u` unsigned integer, `f` double, `d` date and time, `m` with microseconds.
 
 /// Length of names.
 pub const NAME_CHARS: u32 = 64;
@@ -17,6 +17,18 @@ const MYSQL: &[(&str, &str)] = &[
     ("func", "name ret:i dl:t type"),
     ("time_zone_name", "Name Time_zone_id:i"),
 ];
+
+/// Of tables that show all nodes, the first column; the twin that shows one node is without.
+const INSTANCE: &str = "INSTANCE ";
+const CLUSTER_DEADLOCKS: &str = "INSTANCE DEADLOCK_ID:u OCCUR_TIME:m RETRYABLE:i TRY_LOCK_TRX_ID:u CURRENT_SQL_DIGEST \
+     CURRENT_SQL_DIGEST_TEXT:t KEY:t KEY_INFO:t TRX_HOLDING_LOCK:u";
+const CLUSTER_TIDB_TRX: &str = "INSTANCE ID:u START_TIME:m CURRENT_SQL_DIGEST CURRENT_SQL_DIGEST_TEXT:t STATE \
+     WAITING_START_TIME:m MEM_BUFFER_KEYS:u MEM_BUFFER_BYTES:u SESSION_ID:u USER DB \
+     ALL_SQL_DIGESTS:t RELATED_TABLE_IDS:t WAITING_TIME:f";
+
+const fn without_instance(columns: &str) -> &str {
+    columns.split_at(INSTANCE.len()).1
+}
 
 const INFORMATION_SCHEMA: &[(&str, &str)] = &[
     ("CHARACTER_SETS", "CHARACTER_SET_NAME DEFAULT_COLLATE_NAME DESCRIPTION:t MAXLEN:i"),
@@ -34,10 +46,17 @@ const INFORMATION_SCHEMA: &[(&str, &str)] = &[
          COLLATION_NAME COLUMN_TYPE:t COLUMN_KEY EXTRA:t PRIVILEGES:t COLUMN_COMMENT:t \
          GENERATION_EXPRESSION:t SRS_ID:u",
     ),
+    ("CLUSTER_DEADLOCKS", CLUSTER_DEADLOCKS),
+    ("CLUSTER_TIDB_TRX", CLUSTER_TIDB_TRX),
     (
         "COLUMN_PRIVILEGES",
         "GRANTEE:t TABLE_CATALOG TABLE_SCHEMA TABLE_NAME COLUMN_NAME PRIVILEGE_TYPE IS_GRANTABLE",
     ),
+    (
+        "DATA_LOCK_WAITS",
+        "KEY:t KEY_INFO:t TRX_ID:u CURRENT_HOLDING_TRX_ID:u SQL_DIGEST SQL_DIGEST_TEXT:t",
+    ),
+    ("DEADLOCKS", without_instance(CLUSTER_DEADLOCKS)),
     ("ENGINES", "ENGINE SUPPORT COMMENT:t TRANSACTIONS XA SAVEPOINTS"),
     (
         "EVENTS",
@@ -104,6 +123,7 @@ const INFORMATION_SCHEMA: &[(&str, &str)] = &[
         "TABLE_PRIVILEGES",
         "GRANTEE:t TABLE_CATALOG TABLE_SCHEMA TABLE_NAME PRIVILEGE_TYPE IS_GRANTABLE",
     ),
+    ("TIDB_TRX", without_instance(CLUSTER_TIDB_TRX)),
     (
         "TIKV_REGION_PEERS",
         "REGION_ID:i PEER_ID:i STORE_ID:i IS_LEARNER:i IS_LEADER:i STATUS DOWN_SECONDS:i",

@@ -2,7 +2,8 @@
 //!
 //! Their tables are in the catalog like others, marked virtual; the planner reads them
 //! with `MemTableScan`, whose rows are made here when the operator first runs; those that PD knows
-//! come page by page ([`cluster`]).
+//! come page by page ([`cluster`]), those about locks from all nodes and stores
+//! ([`crate::lock_view`]).
 //!
 //! Source: MySQL 8.0 manual, chapter 28 "INFORMATION_SCHEMA Tables".
 
@@ -21,11 +22,12 @@ use cairn_planner::catalog::{ColumnInfo, DatabaseInfo, TableInfo};
 use cairn_planner::plan::{MemTableScan, Plan};
 use cairn_planner::{Catalog, PlanContext};
 use cairn_types::{Chunk, Collation, Datum, FieldType, SchemaId};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::catalog::SchemaSnapshot;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
+use crate::lock_view::tables::LockTable;
 use crate::session::Session;
 use cluster::ClusterTable;
 
@@ -83,6 +85,7 @@ fn parse_columns(text: &str) -> Vec<(String, FieldType)> {
             "u" => FieldType::bigint_unsigned(),
             "f" => FieldType::double(),
             "d" => FieldType::datetime(0),
+            "m" => FieldType::datetime(6),
             "t" => FieldType::longtext(),
             _ => FieldType::varchar(definitions::NAME_CHARS),
         };
@@ -130,6 +133,16 @@ impl MemTableRows {
                 Err(error) => futures::stream::once(async { Err(pd_error(error)) }).right_stream(),
             });
             return Ok(Box::new(ChunkSource::new(types, chunks.boxed(), exec)));
+        }
+        if let Some(table) = LockTable::find(&scan.db, &scan.table.name) {
+            let (domain, known) = (Arc::clone(&self.domain), Arc::clone(&self.schema));
+            let (schema, context) = (types.clone(), exec.clone());
+            let chunks = futures::stream::once(async move {
+                let rows = table.rows(domain, known, context).await?;
+                Ok(futures::stream::iter(chunks_of(&rows, &columns, &schema)).map(Ok))
+            });
+            let chunks = chunks.map_err(|error: SqlError| ExecError::from(error.to_mysql()));
+            return Ok(Box::new(ChunkSource::new(types, chunks.try_flatten().boxed(), exec)));
         }
         let rows = match &self.given {
             Some(rows) if scan.db == GIVEN_DATABASE => rows.as_ref().clone(),

@@ -33,6 +33,7 @@ use crate::catalog::SchemaSnapshot;
 use crate::clock;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
+use crate::lock_view::text_start;
 use crate::named_locks::SessionLocks;
 use crate::processes::{ConnectionId, Process};
 use crate::protocol::ColumnDefinition;
@@ -96,6 +97,8 @@ pub struct Session {
 }
 
 impl Session {
+    /// Beginning of the running statement's text.
+    statement_text: String,
     /// A fresh session of a client that has logged in.
     pub fn new(
         domain: Arc<Domain>,
@@ -127,6 +130,7 @@ impl Session {
             process,
         };
         session.set_identity(account, address);
+            statement_text: String::new(),
         session
     }
 
@@ -326,6 +330,12 @@ impl Session {
     /// An error if the statement was cancelled.
     pub fn check_cancelled(&self) -> Result<()> {
         if self.token().is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Tells what runs, for those who ask what a transaction does.
+    pub fn set_statement_text(&mut self, text: &str) {
+        self.statement_text.clear();
+        self.statement_text.push_str(text_start(text));
     }
 
     /// A context for the expressions of one statement.

@@ -30,6 +30,8 @@ use super::{Session, fold_name};
 use crate::catalog::{SchemaSnapshot, VersionHold};
 use crate::error::{Result, SqlError};
 
+use crate::lock_view::{OpenTransaction, Phase};
+use crate::processes::ShownHere;
 /// Savepoints a transaction may have.
 const SAVEPOINTS_MAX: usize = 1_000;
 
@@ -55,6 +57,8 @@ struct Started {
     savepoints: Vec<(String, Checkpoint)>,
 }
 
+    /// How others see it.
+    shown: ShownHere,
 impl std::fmt::Debug for Started {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Started").field("start_ts", &self.transaction.start_ts()).finish()
@@ -140,6 +144,8 @@ pub struct StatementTransaction {
     checkpoint: Option<Checkpoint>,
 }
 
+    /// How others see a transaction of its own that may wait for locks.
+    _shown: Option<ShownHere>,
 impl StatementTransaction {
     /// Whether duplicates are looked for as rows are written. Otherwise the commit at the
     /// statement's end finds them.
@@ -176,6 +182,7 @@ impl Session {
             }
             let checkpoint = Some(transaction.checkpoint());
             let stands_alone = false;
+                self.tag_locks(&transaction);
             return Ok(StatementTransaction {
                 transaction,
                 schema,
@@ -185,6 +192,7 @@ impl Session {
             });
         }
         self.hold_schema();
+                _shown: None,
         let schema = self.schema();
         let start_ts = self.fresh_ts().await?;
         // Whatever the mode of explicit transactions: nobody sees how the statement won.
@@ -192,7 +200,29 @@ impl Session {
         transaction.enter(self.scope().clone());
         let checkpoint = transaction.is_pessimistic().then(|| transaction.checkpoint());
         let transaction = Arc::new(transaction);
-        Ok(StatementTransaction { transaction, schema, locking, stands_alone: true, checkpoint })
+        let shown = transaction.is_pessimistic().then(|| {
+            self.tag_locks(&transaction);
+            let open = OpenTransaction::new(Arc::clone(&transaction));
+            open.begin_statement(&self.statement_text);
+            self.process.show_transaction(open)
+        });
+        Ok(StatementTransaction {
+            transaction,
+            schema,
+            locking,
+            stands_alone: true,
+            checkpoint,
+            _shown: shown,
+        })
+    }
+
+    /// Whoever waits for locks tells for which statement.
+    fn tag_locks(&self, transaction: &Transaction) {
+        if transaction.is_pessimistic()
+            && let Some(digest) = self.domain.digests.digest(&self.statement_text)
+        {
+            transaction.tag_statement(digest.to_tag());
+        }
     }
 
     /// Has the statement start over: it locked rows that were changed since it read them. It
@@ -236,6 +266,9 @@ impl Session {
     }
 
     /// Ends a writing statement: keeps or undoes its writes, and commits if it stood alone.
+        if let Some(started) = self.transaction.started() {
+            started.shown.end_statement();
+        }
     pub async fn end_write<T>(
         &mut self,
         statement: StatementTransaction,
@@ -245,6 +278,9 @@ impl Session {
         if let Some(checkpoint) = checkpoint {
             match &outcome {
                 Ok(_) => transaction.release(checkpoint),
+        if let Err(SqlError::Kv(KvError::Deadlock { cycle, .. })) = &outcome {
+            self.domain.deadlocks.note(cycle);
+        }
                 Err(_) => transaction.rollback_to(checkpoint),
             }
         }
@@ -377,7 +413,10 @@ impl Session {
             let transaction = self.new_transaction(start_ts, is_pessimistic, isolation);
             let transaction = Arc::new(transaction);
             if let Some(open) = &mut self.transaction.open {
-                open.started = Some(Started { transaction, hold, savepoints: Vec::new() });
+                let shown = OpenTransaction::new(Arc::clone(&transaction));
+                let shown = self.process.show_transaction(shown);
+                let savepoints = Vec::new();
+                open.started = Some(Started { transaction, hold, savepoints, shown });
             }
         }
         let started = self.transaction.started().ok_or(SqlError::Interrupted)?;
@@ -387,6 +426,7 @@ impl Session {
 
     // --- statements ---------------------------------------------------------------------
 
+        started.shown.begin_statement(&self.statement_text);
     /// `BEGIN`, `START TRANSACTION`: commits what is open and opens another.
     pub async fn begin(&mut self, begin: &Begin) -> Result<()> {
         self.commit().await?;
@@ -407,6 +447,7 @@ impl Session {
     }
 
     /// `ROLLBACK`.
+        started.shown.enter(Phase::Committing);
     pub async fn roll_back(&mut self) -> Result<()> {
         let Some(open) = self.transaction.open.take() else { return Ok(()) };
         let Some(started) = open.started else { return Ok(()) };
@@ -434,6 +475,7 @@ impl Session {
         if !self.transaction.is_open() {
             return Ok(());
         }
+        started.shown.enter(Phase::RollingBack);
         let (transaction, _) = self.start_transaction().await?;
         let checkpoint = transaction.checkpoint();
         let name = fold_name(name);

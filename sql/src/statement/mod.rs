@@ -134,6 +134,7 @@ async fn dispatch(
 ) -> Result<()> {
     session.bound_statement(statement);
     match statement {
+    session.set_statement_text(text);
         Statement::Query(_) => {
             session.hold_schema();
             let plan = plan::cached(session, statement, text, &parameters.types)?;

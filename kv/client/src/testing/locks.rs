@@ -75,14 +75,18 @@ impl Inner {
         &mut self,
         request: &DetectDeadlockRequest,
     ) -> DetectDeadlockResponse {
-        let DetectDeadlockRequest { waiter, holder, has_given_up } = *request;
+        let DetectDeadlockRequest { waiter, holder, has_given_up, .. } = *request;
         let is_circle = self.waits.contains(&(holder, waiter));
         if has_given_up || is_circle {
             self.waits.retain(|(other, _)| *other != waiter);
         } else {
             self.waits.insert((waiter, holder));
         }
-        let cycle = if is_circle && !has_given_up { vec![holder, waiter] } else { Vec::new() };
+        let wait = |waiter, holder| LockWait { waiter, holder, ..LockWait::default() };
+        let cycle = match is_circle && !has_given_up {
+            true => vec![wait(holder, waiter), wait(waiter, holder)],
+            false => Vec::new(),
+        };
         DetectDeadlockResponse { cycle }
     }
 }

@@ -42,6 +42,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use std::time::Duration;
 use cairn_types::TimeStamp;
 use parking_lot::{Mutex, RwLock};
 
@@ -380,6 +381,19 @@ impl Transaction {
 
     /// Whether the transaction was committed or rolled back.
     pub fn has_ended(&self) -> bool {
+    /// For how long the running statement has been asking for locks, blocked or not.
+    pub fn locking_for(&self) -> Option<Duration> {
+        self.locks.as_ref()?.asking_for()
+    }
+
+    /// The first key at or behind `from` that the transaction has written, noted or locked.
+    pub fn first_key(&self, from: &[u8]) -> Option<Bytes> {
+        let rest = KeyRange { start: Bytes::copy_from_slice(from), end: Bytes::new() };
+        let written = self.buffer.read().range(&rest).next().map(|(key, _)| key.clone());
+        let held = self.locks.as_ref().and_then(|locks| locks.first_held(from));
+        written.into_iter().chain(held).min()
+    }
+
         self.ended.load(Ordering::Acquire)
     }
 

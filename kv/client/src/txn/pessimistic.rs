@@ -18,6 +18,7 @@
 //! leads the first region.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use super::keep_alive::{KeepAlive, LOCK_TTL_MS};
 use crate::backoff::Deadline;
 use crate::error::{KvError, ShownKey};
 use crate::lock_resolver::LockOutcome;
+use crate::lock_waits::LockWaiting;
 use crate::request::{Cmd, RequestOptions, expect_response};
 
 /// How long a store keeps a request waiting. Then the client looks after the holder, which may
@@ -104,6 +106,10 @@ struct State {
     /// Newest commit that the running statement has not read.
     conflict_ts: TimeStamp,
     keep_alive: Option<KeepAlive>,
+    /// Since when a statement asks for locks.
+    locking_since: Option<Instant>,
+    /// Which one it is, for people who ask who waits.
+    tag: Bytes,
 }
 
 impl Locks {
@@ -118,6 +124,8 @@ impl Locks {
             fresh_at: Instant::now(),
             conflict_ts: TimeStamp::ZERO,
             keep_alive: None,
+            locking_since: None,
+            tag: Bytes::new(),
         }))
     }
 
@@ -219,12 +227,42 @@ impl Locks {
         skipped
     }
 
+    fn tag(&self) -> Bytes {
+        self.0.lock().tag.clone()
+    }
+
+    /// A statement asks for locks until the answer is dropped.
+    fn asking(&self) -> Asking<'_> {
+        self.0.lock().locking_since = Some(Instant::now());
+        Asking(self)
+    }
+
+    /// For how long a statement has been asking for locks.
+    pub(super) fn asking_for(&self) -> Option<Duration> {
+        self.0.lock().locking_since.map(|since| since.elapsed())
+    }
+
+    /// The first key behind `from` (or at it) that is held.
+    pub(super) fn first_held(&self, from: &[u8]) -> Option<Bytes> {
+        let from = (Bound::Included(from), Bound::Unbounded);
+        self.0.lock().held.range::<[u8], _>(from).next().cloned()
+    }
+
     fn now_ms(&self) -> u64 {
         self.0.lock().now_ms()
     }
 
     fn open_ms(&self, start_ts: TimeStamp) -> u64 {
         self.0.lock().open_ms(start_ts)
+    }
+}
+
+/// A statement that asks for locks.
+struct Asking<'a>(&'a Locks);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().locking_since = None;
     }
 }
 
@@ -260,6 +298,13 @@ impl Transaction {
             reads.keep();
         }
         self.read_at(read_ts);
+    }
+
+    /// What the running statement's locks are for: shown to whoever asks who waits.
+    pub fn tag_statement(&self, tag: Bytes) {
+        if let Some(locks) = &self.locks {
+            locks.0.lock().tag = tag;
+        }
     }
 
     /// The running statement changes what the key guards. Nothing without pessimistic locks.
@@ -306,6 +351,7 @@ impl Transaction {
             deadline: Deadline::after(timeout),
             is_known_to_wait: AtomicBool::new(false),
         };
+        let _asking = locks.asking();
         let outcome = tokio::select! {
             biased;
             () = options.cancel.cancelled() => Err(KvError::Cancelled),
@@ -336,10 +382,14 @@ impl Transaction {
     /// A wait that the detector knows of ended before its holder.
     async fn give_up_waiting(&self) {
         let (client, waiter) = (self.client.clone(), self.start_ts.0);
-        let request = DetectDeadlockRequest { waiter, holder: 0, has_given_up: true };
+        let request = DetectDeadlockRequest {
+            waiter,
+            has_given_up: true,
+            ..DetectDeadlockRequest::default()
+        };
         let work = async move {
             let mut retrier = client.retrier_for(DETECTION_TIMEOUT_MS);
-            let build = || Cmd::DetectDeadlock(request);
+            let build = || Cmd::DetectDeadlock(request.clone());
             let options = RequestOptions::default();
             let sent = client.cache.send_to_key(b"", &options, &mut retrier, &build);
             if let Err(error) = sent.await {
@@ -460,6 +510,7 @@ impl LockPass<'_> {
                     checked_holder,
                     may_deadlock,
                     skip_locked: self.wait == LockWait::Skip,
+                    tag: self.locks.tag(),
                 })
             };
             self.locks.asked_for(&keys.keys(run), primary);
@@ -523,7 +574,7 @@ impl LockPass<'_> {
             LockWait::AtMost(_) => {}
         }
         if self.locks.holds_any() {
-            self.detect_deadlock(lock.start_ts).await?;
+            self.detect_deadlock(lock.start_ts, key.0).await?;
         }
         Ok(lock.start_ts)
     }
@@ -538,11 +589,12 @@ impl LockPass<'_> {
             || (is_impatient && lock.kind() != LockKind::Pessimistic)
     }
 
-    async fn detect_deadlock(&self, holder: u64) -> Result<(), KvError> {
+    async fn detect_deadlock(&self, holder: u64, key: Bytes) -> Result<(), KvError> {
         let waiter = self.txn.start_ts.0;
         let client = &self.txn.client;
-        let request = DetectDeadlockRequest { waiter, holder, has_given_up: false };
-        let build = || Cmd::DetectDeadlock(request);
+        let tag = self.locks.tag();
+        let request = DetectDeadlockRequest { waiter, holder, has_given_up: false, key, tag };
+        let build = || Cmd::DetectDeadlock(request.clone());
         let mut retrier = client.retrier_for(DETECTION_TIMEOUT_MS);
         let options = RequestOptions::default();
         let sent = client.cache.send_to_key(b"", &options, &mut retrier, &build).await;
@@ -557,6 +609,7 @@ impl LockPass<'_> {
             self.is_known_to_wait.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        Err(KvError::Deadlock { start_ts: waiter, cycle: response.cycle })
+        let cycle = response.cycle.into_iter().map(LockWaiting::from).collect();
+        Err(KvError::Deadlock { start_ts: waiter, cycle })
     }
 }
