@@ -9,7 +9,7 @@ use cairn_kv_client::{KvClient, Transaction};
 use cairn_pd_client::PdClient;
 use cairn_planner::catalog::Catalog;
 use cairn_proto::pd::ConfigEntry;
-use cairn_types::{TimeStamp, errno};
+use cairn_types::{TableId, TimeStamp, errno};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -30,6 +30,7 @@ use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
 use crate::protocol::auth::PasswordKey;
 use crate::variables::GlobalVariables;
+use crate::xa::{self, OpenBranches};
 
 /// PD keys under which nodes say which schema version they have left behind.
 const NODE_VERSION_PREFIX: &str = "sql/schema_version/";
@@ -68,11 +69,13 @@ pub struct Domain {
     pub auto_ids: AutoIds,
     /// Locks by name of this node's sessions.
     pub named_locks: NamedLocks,
-    /// Plans shared by all sessions.
+    /// Names of branches that sessions of this node have not prepared yet.
+    pub open_branches: OpenBranches,
     /// Circles of waits that this node's transactions closed.
     pub deadlocks: Deadlocks,
     /// What digests of statements stand for.
     pub digests: DigestTexts,
+    /// Plans shared by all sessions.
     pub plans: cairn_planner::cache::PlanCache,
     /// Memory of all statements of the node.
     pub memory: Arc<MemoryTracker>,
@@ -110,11 +113,12 @@ impl Domain {
             memory: MemoryTracker::root("node", config.memory_limit_bytes),
             auto_ids: AutoIds::default(),
             named_locks: NamedLocks::default(),
+            open_branches: OpenBranches::default(),
+            deadlocks: Deadlocks::default(),
+            digests: DigestTexts::default(),
             plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
             schema: Arc::default(),
             accounts: Accounts::default(),
-            deadlocks: Deadlocks::default(),
-            digests: DigestTexts::default(),
             processes: Processes::new(stop.clone()),
             metrics: Metrics::default(),
             started_at: clock::monotonic_now(),
@@ -197,7 +201,10 @@ impl Domain {
                 }
             }
             let outcome = build(&txn, &schema)?;
+            let tables = meta::changed_tables(&txn);
             let version = meta::bump_version(&txn).await?;
+            // So that one that must wait too long has changed nothing.
+            within_schema_wait(xa::wait_for_branches(self, &tables, version)).await?;
             match txn.commit().await {
                 Ok(_) => {}
                 Err(cairn_kv_client::KvError::WriteConflict { .. }) => continue,
@@ -205,7 +212,7 @@ impl Domain {
             }
             self.reload_schema().await?;
             self.pd.notify_schema(version).await?;
-            self.wait_for_version(version).await?;
+            self.wait_for_version(version, &tables).await?;
             return Ok(outcome);
         }
         Err(SqlError::new(
@@ -214,22 +221,19 @@ impl Domain {
         ))
     }
 
-    /// Waits until no transaction on any node uses a schema older than `version`.
-    async fn wait_for_version(&self, version: i64) -> Result<()> {
+    /// Waits until no transaction on any node uses a schema older than `version`, and no prepared
+    /// branch has written the tables under one.
+    async fn wait_for_version(&self, version: i64, tables: &[TableId]) -> Result<()> {
         let everyone = async {
             self.schema.wait_until_released(version).await;
             self.publish_version().await?;
             while !self.others_reached(version).await? {
                 tokio::time::sleep(SCHEMA_POLL_INTERVAL).await;
             }
-            Ok(())
+            // Asked last: what is prepared has its record before it lets the version go.
+            xa::wait_for_branches(self, tables, version).await
         };
-        tokio::time::timeout(SCHEMA_WAIT_TIMEOUT, everyone).await.unwrap_or_else(|_| {
-            Err(SqlError::new(
-                errno::ER_LOCK_WAIT_TIMEOUT,
-                "Lock wait timeout exceeded; a transaction still uses the table's old definition",
-            ))
-        })
+        within_schema_wait(everyone).await
     }
 
     async fn others_reached(&self, version: i64) -> Result<bool> {
@@ -372,6 +376,15 @@ impl Domain {
             self.statement_count(),
         )
     }
+}
+
+async fn within_schema_wait(wait: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::time::timeout(SCHEMA_WAIT_TIMEOUT, wait).await.unwrap_or_else(|_| {
+        Err(SqlError::new(
+            errno::ER_LOCK_WAIT_TIMEOUT,
+            "Lock wait timeout exceeded; a transaction still uses the table's old definition",
+        ))
+    })
 }
 
 fn parse_node_version(value: &[u8]) -> Option<(i64, i64)> {

@@ -18,6 +18,7 @@
 //! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
 //! | [`infoschema`] | virtual tables |
 //! | [`lock_view`] | transactions, waits for locks and deadlocks as people see them |
+//! | [`xa`] | branches of distributed transactions |
 //! | [`gc`] | the safe point of garbage collection |
 //! | [`regions`] | regions as users cut, spread and see them |
 //! | [`domain`] | what sessions share |
@@ -38,8 +39,8 @@ pub mod error;
 pub mod execution;
 pub mod gc;
 pub mod infoschema;
-pub mod metrics;
 pub mod lock_view;
+pub mod metrics;
 pub mod named_locks;
 pub mod pattern;
 pub mod processes;
@@ -52,6 +53,7 @@ pub mod sink;
 pub mod statement;
 pub mod status;
 pub mod variables;
+pub mod xa;
 
 pub use config::{SERVER_VERSION, SqlConfig};
 pub use error::SqlError;

@@ -118,7 +118,8 @@ async fn a_blocked_session_is_shown_with_its_blocker() -> Result<(), HarnessErro
                 l.KEY_INFO, w.WAITING_TIME IS NOT NULL, h.INSTANCE <> w.INSTANCE \
                 FROM information_schema.data_lock_waits l \
                 JOIN information_schema.cluster_tidb_trx h ON h.ID = l.CURRENT_HOLDING_TRX_ID \
-                JOIN information_schema.cluster_tidb_trx w ON w.ID = l.TRX_ID";
+                JOIN information_schema.cluster_tidb_trx w ON w.ID = l.TRX_ID \
+                WHERE w.STATE = 'LockWaiting'";
     type Seen = (u32, String, String, u32, String, String, String, bool, bool);
     let mut seen: Option<Seen> = None;
     tokio::time::timeout(PATIENCE, async {

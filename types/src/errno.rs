@@ -205,10 +205,17 @@ errors! {
     ER_VIEW_INVALID = 1356, "HY000", "View '{}.{}' references invalid table(s) or column(s) or function(s) or definer/invoker of view lack rights to use them";
     ER_WRONG_OBJECT = 1347, "HY000", "'{}.{}' is not {}";
     ER_CANNOT_USER = 1396, "HY000", "Operation {} failed for {}";
+    ER_XAER_NOTA = 1397, "XAE04", "XAER_NOTA: Unknown XID";
+    ER_XAER_INVAL = 1398, "XAE05", "XAER_INVAL: Invalid arguments (or unsupported command)";
+    ER_XAER_RMFAIL = 1399, "XAE07", "XAER_RMFAIL: The command cannot be executed when global transaction is in the  {} state";
+    ER_XAER_OUTSIDE = 1400, "XAE09", "XAER_OUTSIDE: Some work is done outside global transaction";
+    ER_XAER_RMERR = 1401, "XAE03", "XAER_RMERR: Fatal error occurred in the transaction branch - check your data for consistency";
+    ER_XA_RBROLLBACK = 1402, "XA100", "XA_RBROLLBACK: Transaction branch was rolled back";
     ER_NONEXISTING_PROC_GRANT = 1403, "42000", "There is no such grant defined for user '{}' on host '{}' on routine '{}'";
     ER_DATA_TOO_LONG = 1406, "22001", "Data too long for column '{}' at row {}";
     ER_SP_DUP_HANDLER = 1413, "42000", "Duplicate handler declared in the same block";
     ER_FRM_UNKNOWN_TYPE = 1432, "HY000", "Can't create federated table: {}";
+    ER_XAER_DUPID = 1440, "XAE08", "XAER_DUPID: The XID already exists";
     ER_DATETIME_FUNCTION_OVERFLOW = 1441, "22008", "Datetime function: {} field overflow";
     ER_CANT_UPDATE_USED_TABLE_IN_SF_OR_TRG = 1442, "HY000", "Can't update table '{}' in stored function/trigger because it is already used by statement which invoked this stored function/trigger.";
     ER_AUTOINC_READ_FAILED = 1467, "HY000", "Failed to read auto-increment value from storage engine";
@@ -231,6 +238,8 @@ errors! {
     ER_DUP_ENTRY_AUTOINCREMENT_CASE = 1569, "23000", "ALTER TABLE causes auto_increment resequencing, resulting in duplicate entry '{}' for key '{}'";
     ER_DUP_ENTRY_WITH_KEY_NAME = 1586, "23000", "Duplicate entry '{}' for key '{}'";
     ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION = 1792, "25006", "Cannot execute statement in a READ ONLY transaction.";
+    ER_XA_RBTIMEOUT = 1613, "XA106", "XA_RBTIMEOUT: Transaction branch was rolled back: took too long";
+    ER_XA_RBDEADLOCK = 1614, "XA102", "XA_RBDEADLOCK: Transaction branch was rolled back: deadlock was detected";
     ER_SIGNAL_EXCEPTION = 1644, "HY000", "{}";
     ER_DATA_OUT_OF_RANGE = 1690, "22003", "{} value is out of range in '{}'";
     ER_WRONG_MRG_TABLE = 1168, "HY000", "Unable to open underlying table which is differently defined or of non-MyISAM type or doesn't exist";

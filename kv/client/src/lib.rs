@@ -52,4 +52,5 @@ pub use transport::{
 };
 pub use txn::membuffer::{BufferedValue, Checkpoint, KeyFlags, MemBuffer};
 pub use txn::pessimistic::{LockOptions, LockWait};
+pub use txn::prepare::{Preparation, Prepared};
 pub use txn::{BufferedPair, CommitInfo, CommitKind, CommitLease, CommitModes, Transaction};

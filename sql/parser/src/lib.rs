@@ -12,7 +12,7 @@
 //! - A syntax error names the first place that fits no rule, in MySQL's words.
 //! - The parsing library's types stay inside this crate.
 //!
-//! **Left out.** Stored programs, `LOAD DATA`, `HANDLER`, XA, replication and TiDB's backup,
+//! **Left out.** Stored programs, `LOAD DATA`, `HANDLER`, replication and TiDB's backup,
 //! binding and placement statements: they are recognised and answered "not yet supported".
 //!
 //! **Sources.** MySQL 8.0 Reference Manual, chapters 9 and 15, and `sql_yacc.yy`; TiDB's manual

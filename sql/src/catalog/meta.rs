@@ -11,6 +11,7 @@
 //! | `mr{table id}`, `mr{table id}/{index id}` | dropped, not yet destroyed: how often that was done, decimal text |
 //! | `ml` | who drives garbage collection, as JSON |
 //! | `mn{name}` | who holds the lock of that name, as JSON |
+//! | `mx{gtrid}/{bqual}/{format}` | a prepared branch of a distributed transaction, as JSON |
 //!
 //! Ids stand as 16 hexadecimal digits so that keys sort by number. JSON, because people
 //! read it in emergencies and fields are added over time.
@@ -35,6 +36,7 @@ const DROPPED_PREFIX: &str = "mr";
 const ACCOUNT_PREFIX: &str = "mu";
 const VARIABLE_PREFIX: &str = "mg";
 const NAMED_LOCK_PREFIX: &str = "mn";
+const PREPARED_PREFIX: &str = "mx";
 /// Entries read per page of a listing.
 const LIST_PAGE: u32 = 1_000;
 
@@ -58,6 +60,16 @@ fn account_key(user: &str, host: &str) -> Bytes {
 /// Key of a named lock's record.
 pub fn named_lock_key(name: &str) -> Bytes {
     format!("{NAMED_LOCK_PREFIX}{name}").into()
+}
+
+/// Key of a prepared branch's record; the parts of its name are in hexadecimal.
+pub fn prepared_key(gtrid: &str, bqual: &str, format_id: u32) -> Bytes {
+    format!("{PREPARED_PREFIX}{gtrid}/{bqual}/{format_id}").into()
+}
+
+/// The records of prepared branches.
+pub async fn prepared(snapshot: &Snapshot) -> Result<Vec<(Bytes, Bytes)>> {
+    list(snapshot, PREPARED_PREFIX).await
 }
 
 /// The stored form of a value.
@@ -138,6 +150,17 @@ fn database_of_table_key(key: &[u8]) -> Result<SchemaId> {
     let digits = key.get(TABLE_PREFIX.len()..TABLE_PREFIX.len() + 16).ok_or_else(damaged)?;
     let digits = std::str::from_utf8(digits).map_err(|_| damaged())?;
     i64::from_str_radix(digits, 16).map(SchemaId).map_err(|_| damaged())
+}
+
+/// Tables whose definition a schema change has written or removed.
+pub fn changed_tables(txn: &Transaction) -> Vec<TableId> {
+    let start = Bytes::from_static(TABLE_PREFIX.as_bytes());
+    let end = Bytes::from(keys::prefix_next(&start));
+    let changed = txn.buffered_range(&KeyRange { start, end }, false, usize::MAX);
+    let id = |key: &Bytes| {
+        i64::from_str_radix(std::str::from_utf8(key).ok()?.rsplit('/').next()?, 16).ok()
+    };
+    changed.iter().filter_map(|pair| id(&pair.key)).map(TableId).collect()
 }
 
 /// The version as this transaction sees it.

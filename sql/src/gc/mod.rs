@@ -19,7 +19,7 @@
 //!
 //! **Invariants**
 //! - The safe point never passes a transaction that its node reported, for
-//!   `tidb_gc_max_wait_time` at most.
+//!   `tidb_gc_max_wait_time` at most, nor a prepared branch ([`crate::xa`]).
 //! - No answer is used that was read below an announced safe point: a node that PD does not
 //!   hear from presumes that the safe point follows the clock.
 //! - Every step may be repeated, and by two owners at once: each safe point that was ever
@@ -40,6 +40,7 @@ use cairn_types::TimeStamp;
 use crate::domain::Domain;
 use crate::error::Result;
 use crate::variables::{Values, duration};
+use crate::xa;
 
 /// Bounds of the pause between two looks at the lease, a quarter of the run interval.
 const TURN_PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -133,6 +134,9 @@ async fn take_turn(domain: &Domain) -> Result<()> {
     let Some(lease) = lease::acquire(domain, now, settings.pause() * LEASE_TURNS).await? else {
         return Ok(());
     };
+    if let Err(error) = xa::finish_left_behind(domain).await {
+        tracing::warn!(%error, "branches that a crash left behind stay for the next turn");
+    }
     let since_run_ms = now.physical_ms().saturating_sub(lease.last_run_ms);
     if !settings.enabled || u128::from(since_run_ms) < settings.run_interval.as_millis() {
         return Ok(());
@@ -153,6 +157,9 @@ async fn take_turn(domain: &Domain) -> Result<()> {
 async fn advance(domain: &Domain, settings: &GcSettings, now: TimeStamp) -> Result<TimeStamp> {
     let reports = service::living(domain, now).await?;
     let target = settings.target(now, reports.iter().map(|report| report.oldest));
+    // Asked behind the reports: what is in neither was prepared later and is younger. However old
+    // it is, nobody but its client ends it.
+    let target = xa::oldest(domain).await?.map_or(target, |oldest| target.min(oldest));
     let in_force = domain.pd.get_gc_safe_point().await?;
     if target <= in_force {
         return Ok(in_force);

@@ -39,6 +39,7 @@ use crate::processes::{ConnectionId, Process};
 use crate::protocol::ColumnDefinition;
 use crate::protocol::constants::status;
 use crate::variables::{self, SessionVariables, Settings};
+use crate::xa::SessionBranch;
 
 use bounds::Bounds;
 use prepared::PreparedStatements;
@@ -72,6 +73,8 @@ pub struct Session {
     pub variables: SessionVariables,
     /// The open transaction, if any, and what the next one will be.
     pub transaction: TransactionState,
+    /// The distributed transaction that the open one is a branch of.
+    pub branch: SessionBranch,
     /// Warnings of the last statement.
     pub diagnostics: Diagnostics,
     /// Prepared statements by number and by name.
@@ -94,11 +97,11 @@ pub struct Session {
     pub given_rows: Option<Arc<crate::infoschema::Rows>>,
     release: bool,
     bounds: Bounds,
+    /// Beginning of the running statement's text.
+    statement_text: String,
 }
 
 impl Session {
-    /// Beginning of the running statement's text.
-    statement_text: String,
     /// A fresh session of a client that has logged in.
     pub fn new(
         domain: Arc<Domain>,
@@ -112,6 +115,7 @@ impl Session {
         let mut session = Self {
             variables,
             transaction: TransactionState::default(),
+            branch: SessionBranch::default(),
             diagnostics: Diagnostics::default(),
             prepared: PreparedStatements::default(),
             shared: Arc::new(SessionShared::default()),
@@ -126,11 +130,11 @@ impl Session {
             given_rows: None,
             release: false,
             bounds: Bounds::new(token),
+            statement_text: String::new(),
             domain,
             process,
         };
         session.set_identity(account, address);
-            statement_text: String::new(),
         session
     }
 
@@ -176,6 +180,7 @@ impl Session {
 
     /// Forgets everything but the login: `RESET CONNECTION`, `COM_CHANGE_USER`.
     pub async fn reset(&mut self) -> Result<()> {
+        self.branch.forget();
         self.roll_back().await?;
         self.release_named_locks().await?;
         self.variables = SessionVariables::new(&self.domain.variables.current());
@@ -327,15 +332,15 @@ impl Session {
         self.domain.count_statement();
     }
 
-    /// An error if the statement was cancelled.
-    pub fn check_cancelled(&self) -> Result<()> {
-        if self.token().is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) }
-    }
-
     /// Tells what runs, for those who ask what a transaction does.
     pub fn set_statement_text(&mut self, text: &str) {
         self.statement_text.clear();
         self.statement_text.push_str(text_start(text));
+    }
+
+    /// An error if the statement was cancelled.
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.token().is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) }
     }
 
     /// A context for the expressions of one statement.

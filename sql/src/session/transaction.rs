@@ -22,16 +22,18 @@ use std::time::Duration;
 
 use cairn_kv_client::txn::membuffer::Checkpoint;
 use cairn_kv_client::{CommitModes, KvError, LockOptions, LockWait, Transaction};
-use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode};
+use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode, Xid};
+use cairn_planner::Catalog;
 use cairn_types::{TimeStamp, errno};
 
 use super::last_transaction::LastTransaction;
 use super::{Session, fold_name};
 use crate::catalog::{SchemaSnapshot, VersionHold};
 use crate::error::{Result, SqlError};
-
 use crate::lock_view::{OpenTransaction, Phase};
 use crate::processes::ShownHere;
+use crate::xa;
+
 /// Savepoints a transaction may have.
 const SAVEPOINTS_MAX: usize = 1_000;
 
@@ -55,10 +57,10 @@ struct Started {
     transaction: Arc<Transaction>,
     hold: VersionHold,
     savepoints: Vec<(String, Checkpoint)>,
-}
-
     /// How others see it.
     shown: ShownHere,
+}
+
 impl std::fmt::Debug for Started {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Started").field("start_ts", &self.transaction.start_ts()).finish()
@@ -142,10 +144,10 @@ pub struct StatementTransaction {
     stands_alone: bool,
     /// Where the statement goes back to when it fails or starts over.
     checkpoint: Option<Checkpoint>,
-}
-
     /// How others see a transaction of its own that may wait for locks.
     _shown: Option<ShownHere>,
+}
+
 impl StatementTransaction {
     /// Whether duplicates are looked for as rows are written. Otherwise the commit at the
     /// statement's end finds them.
@@ -163,6 +165,7 @@ impl Session {
     /// The transaction of a statement that writes or locks: the open one, with a
     /// checkpoint to go back to, or one of its own; `again` after it lost a conflict.
     pub async fn begin_write(&mut self, again: bool) -> Result<StatementTransaction> {
+        self.branch.check_takes_work()?;
         if self.transaction.is_read_only() {
             return Err(SqlError::new(
                 errno::ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION,
@@ -179,20 +182,20 @@ impl Session {
                 let read_ts =
                     if is_fresh { transaction.start_ts() } else { self.fresh_ts().await? };
                 transaction.begin_statement(read_ts);
+                self.tag_locks(&transaction);
             }
             let checkpoint = Some(transaction.checkpoint());
             let stands_alone = false;
-                self.tag_locks(&transaction);
             return Ok(StatementTransaction {
                 transaction,
                 schema,
                 locking,
                 stands_alone,
                 checkpoint,
+                _shown: None,
             });
         }
         self.hold_schema();
-                _shown: None,
         let schema = self.schema();
         let start_ts = self.fresh_ts().await?;
         // Whatever the mode of explicit transactions: nobody sees how the statement won.
@@ -263,24 +266,24 @@ impl Session {
     /// The statement has ended.
     pub fn release_schema(&mut self) {
         self.transaction.statement_hold = None;
-    }
-
-    /// Ends a writing statement: keeps or undoes its writes, and commits if it stood alone.
         if let Some(started) = self.transaction.started() {
             started.shown.end_statement();
         }
+    }
+
+    /// Ends a writing statement: keeps or undoes its writes, and commits if it stood alone.
     pub async fn end_write<T>(
         &mut self,
         statement: StatementTransaction,
         outcome: Result<T>,
     ) -> Result<T> {
         let StatementTransaction { transaction, stands_alone, checkpoint, .. } = statement;
-        if let Some(checkpoint) = checkpoint {
-            match &outcome {
-                Ok(_) => transaction.release(checkpoint),
         if let Err(SqlError::Kv(KvError::Deadlock { cycle, .. })) = &outcome {
             self.domain.deadlocks.note(cycle);
         }
+        if let Some(checkpoint) = checkpoint {
+            match &outcome {
+                Ok(_) => transaction.release(checkpoint),
                 Err(_) => transaction.rollback_to(checkpoint),
             }
         }
@@ -289,6 +292,7 @@ impl Session {
                 |error: &SqlError| error.to_mysql().code == errno::ER_LOCK_DEADLOCK;
             if outcome.as_ref().is_err_and(ends_transaction) {
                 // As MySQL does: the others of the circle go on.
+                self.branch.lost_transaction();
                 self.roll_back().await?;
             }
             return outcome;
@@ -345,6 +349,7 @@ impl Session {
     pub async fn reading_transaction(
         &mut self,
     ) -> Result<Option<(Arc<Transaction>, Arc<SchemaSnapshot>)>> {
+        self.branch.check_takes_work()?;
         self.open_implicitly();
         if !self.transaction.is_open() {
             return Ok(None);
@@ -421,12 +426,12 @@ impl Session {
         }
         let started = self.transaction.started().ok_or(SqlError::Interrupted)?;
         started.transaction.enter(self.scope().clone());
+        started.shown.begin_statement(&self.statement_text);
         Ok((Arc::clone(&started.transaction), Arc::clone(started.hold.schema())))
     }
 
     // --- statements ---------------------------------------------------------------------
 
-        started.shown.begin_statement(&self.statement_text);
     /// `BEGIN`, `START TRANSACTION`: commits what is open and opens another.
     pub async fn begin(&mut self, begin: &Begin) -> Result<()> {
         self.commit().await?;
@@ -439,18 +444,34 @@ impl Session {
 
     /// `COMMIT`, and the commit that other statements imply.
     pub async fn commit(&mut self) -> Result<()> {
+        self.branch.check_none()?;
         let Some(open) = self.transaction.open.take() else { return Ok(()) };
         let Some(started) = open.started else { return Ok(()) };
+        started.shown.enter(Phase::Committing);
         let outcome = self.commit_transaction(&started.transaction).await;
         drop(started);
         outcome
     }
 
-    /// `ROLLBACK`.
-        started.shown.enter(Phase::Committing);
+    /// `XA START`: a transaction as the session's settings want it.
+    pub fn open_transaction(&mut self) {
+        self.open(None, None);
+    }
+
+    /// `XA PREPARE`: whatever happens, the session's transaction ends.
+    pub async fn prepare_transaction(&mut self, xid: &Xid) -> Result<()> {
+        let started = self.start_transaction().await;
+        // Holds the schema until the branch has its record.
+        let _open = self.transaction.open.take();
+        let (transaction, schema) = started?;
+        xa::prepare_branch(&self.domain, xid, &transaction, schema.version()).await
+    }
+
+    /// `ROLLBACK`, and the end of a session.
     pub async fn roll_back(&mut self) -> Result<()> {
         let Some(open) = self.transaction.open.take() else { return Ok(()) };
         let Some(started) = open.started else { return Ok(()) };
+        started.shown.enter(Phase::RollingBack);
         Ok(started.transaction.rollback().await?)
     }
 
@@ -471,11 +492,11 @@ impl Session {
 
     /// `SAVEPOINT`.
     pub async fn savepoint(&mut self, name: &str) -> Result<()> {
+        self.branch.check_takes_work()?;
         self.open_implicitly();
         if !self.transaction.is_open() {
             return Ok(());
         }
-        started.shown.enter(Phase::RollingBack);
         let (transaction, _) = self.start_transaction().await?;
         let checkpoint = transaction.checkpoint();
         let name = fold_name(name);

@@ -11,7 +11,7 @@ pub mod plan;
 pub mod set;
 pub mod show;
 
-use cairn_parser::ast::{ExplainTarget, PrepareSource, Statement};
+use cairn_parser::ast::{ExplainTarget, PrepareSource, Statement, Xa};
 use cairn_types::{Datum, FieldType, errno};
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,7 @@ pub fn describe(session: &mut Session, statement: &Statement) -> Result<Vec<Colu
         Statement::Explain(explain) => Ok(explain::columns(explain)),
         Statement::Describe(_) => Ok(show::describe_columns()),
         Statement::SplitTable(_) => Ok(regions::split_columns()),
+        Statement::Xa(xa) if matches!(**xa, Xa::Recover { .. }) => Ok(crate::xa::recover_columns()),
         Statement::TableMaintenance(of) if of.verb == "CHECK" => Ok(check::columns()),
         _ => Ok(Vec::new()),
     }
@@ -133,8 +134,8 @@ async fn dispatch(
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
     session.bound_statement(statement);
-    match statement {
     session.set_statement_text(text);
+    match statement {
         Statement::Query(_) => {
             session.hold_schema();
             let plan = plan::cached(session, statement, text, &parameters.types)?;
@@ -145,6 +146,13 @@ async fn dispatch(
             let plan = plan::cached(session, statement, text, &parameters.types)?;
             crate::dml::run(session, &plan, &parameters.values, sink).await
         }
+        Statement::Xa(xa) => match **xa {
+            Xa::Recover { convert_xid } => crate::xa::recover(session, convert_xid, sink).await,
+            _ => {
+                crate::xa::run(session, xa).await?;
+                ok(session, sink).await
+            }
+        },
         Statement::Show(show) => show::run(session, show, sink).await,
         Statement::Describe(describe) => show::describe(session, describe, sink).await,
         Statement::SplitTable(split) => regions::split(session, split, sink).await,
@@ -199,6 +207,7 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
             Ok(())
         }
         Statement::Rollback(completion) => {
+            session.branch.check_none()?;
             let modes = session.transaction.modes();
             session.roll_back().await?;
             session.complete(completion, modes);

@@ -70,8 +70,8 @@ async fn system(
         session.shared.set_last_insert_id(text.parse().unwrap_or(0));
         return Ok(());
     }
-    if definition.name == "autocommit" && text == "ON" {
-        // Switching autocommit on commits what is open.
+    if definition.name == "autocommit" && text == "ON" && !session.settings().autocommit {
+        // Switching autocommit on commits what is open; where it is on already nothing happens.
         session.commit().await?;
     }
     session.variables.set(definition, text);

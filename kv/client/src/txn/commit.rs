@@ -51,11 +51,11 @@ const LOCK_TTL_PER_SQRT_MIB_MS: f64 = 3_000.0;
 /// Longest life a lock is given at once; heart beats renew it.
 const LOCK_TTL_MAX_MS: u64 = 20_000;
 /// Commit timestamps asked for before giving up against readers that push.
-const COMMIT_TS_ATTEMPTS_MAX: u32 = 16;
+pub(super) const COMMIT_TS_ATTEMPTS_MAX: u32 = 16;
 
 /// How the first phase ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Prewritten {
+pub(super) enum Prewritten {
     /// Locks stand. None of them can be committed below `least`; if they are all those of an async
     /// commit, the transaction is committed there.
     Locked { is_async: bool, least: TimeStamp },
@@ -119,7 +119,7 @@ pub(crate) struct Committer {
 
 /// What every prewrite of a transaction says.
 #[derive(Clone, Copy)]
-struct PrewriteTerms {
+pub(super) struct PrewriteTerms {
     lock_ttl_ms: u64,
     min_commit_ts: TimeStamp,
     /// Zero: no bound.
@@ -204,7 +204,7 @@ impl Committer {
 
     /// A commit must be ordered behind everything its caller has seen, also when
     /// the store picks the timestamp: hence `now`, which PD was asked for.
-    fn terms(&self, now: TimeStamp, open_ms: u64) -> PrewriteTerms {
+    pub(super) fn terms(&self, now: TimeStamp, open_ms: u64) -> PrewriteTerms {
         let size_mib = self.size_bytes as f64 / f64::from(1 << 20);
         let for_size_ms = (LOCK_TTL_PER_SQRT_MIB_MS * size_mib.sqrt()) as u64;
         let ttl_ms = (LOCK_TTL_BASE_MS + for_size_ms).min(LOCK_TTL_MAX_MS);
@@ -294,7 +294,7 @@ impl Committer {
 
     // ---- first phase ----
 
-    async fn prewrite_all(&self, terms: PrewriteTerms) -> Result<Prewritten, KvError> {
+    pub(super) async fn prewrite_all(&self, terms: PrewriteTerms) -> Result<Prewritten, KvError> {
         let all = self.mutations.all();
         let mut retrier = self.client.retrier();
         let pieces = self.mutations.cut(&self.client, all, &mut retrier).await?;

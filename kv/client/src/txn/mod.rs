@@ -8,6 +8,7 @@
 //! | [`pessimistic`] | locks taken before the commit |
 //! | [`read_set`], `refresh` | what a SERIALIZABLE transaction has read, and whether it is still so |
 //! | `keep_alive` | heart beats of those who hold locks |
+//! | [`prepare`] | locks that stay until somebody decides: XA |
 //! | `outcome` | what became of a commit whose answer was lost |
 //! | `background` | secondaries and rollbacks behind the caller's back |
 //! | `mutations` | what the buffer and the locks mean to the stores |
@@ -30,6 +31,7 @@ mod outcome;
 pub mod pessimistic;
 #[cfg(test)]
 mod pessimistic_tests;
+pub mod prepare;
 pub mod read_set;
 mod refresh;
 #[cfg(test)]
@@ -42,7 +44,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use std::time::Duration;
 use cairn_types::TimeStamp;
 use parking_lot::{Mutex, RwLock};
 
@@ -379,8 +380,6 @@ impl Transaction {
         self.buffer.read().size_bytes()
     }
 
-    /// Whether the transaction was committed or rolled back.
-    pub fn has_ended(&self) -> bool {
     /// For how long the running statement has been asking for locks, blocked or not.
     pub fn locking_for(&self) -> Option<Duration> {
         self.locks.as_ref()?.asking_for()
@@ -394,6 +393,8 @@ impl Transaction {
         written.into_iter().chain(held).min()
     }
 
+    /// Whether the transaction was committed or rolled back.
+    pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 

@@ -5,3 +5,4 @@ mod server;
 mod set;
 mod show;
 mod transaction;
+mod xa;

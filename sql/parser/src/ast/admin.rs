@@ -87,6 +87,61 @@ pub struct SetTransaction {
     pub read_only: Option<bool>,
 }
 
+/// `XA ..`: steps of a transaction that spans several servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Xa {
+    /// `START | BEGIN xid [JOIN | RESUME]`.
+    Start {
+        /// Which transaction.
+        xid: Xid,
+        /// What follows.
+        option: Option<XaStart>,
+    },
+    /// `END xid [SUSPEND [FOR MIGRATE]]`.
+    End {
+        /// Which transaction.
+        xid: Xid,
+        /// `SUSPEND`.
+        suspend: bool,
+    },
+    /// `PREPARE xid`.
+    Prepare(Xid),
+    /// `COMMIT xid [ONE PHASE]`.
+    Commit {
+        /// Which transaction.
+        xid: Xid,
+        /// `ONE PHASE`.
+        one_phase: bool,
+    },
+    /// `ROLLBACK xid`.
+    Rollback(Xid),
+    /// `RECOVER [CONVERT XID]`.
+    Recover {
+        /// Names in hexadecimal.
+        convert_xid: bool,
+    },
+}
+
+/// What may follow `XA START xid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XaStart {
+    /// `JOIN`.
+    Join,
+    /// `RESUME`.
+    Resume,
+}
+
+/// The name of a transaction branch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Xid {
+    /// Global transaction, at most 64 bytes.
+    pub gtrid: Vec<u8>,
+    /// Branch, at most 64 bytes.
+    pub bqual: Vec<u8>,
+    /// How the others are to be read.
+    pub format_id: u32,
+}
+
 /// One member of a `SET` list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SetItem {

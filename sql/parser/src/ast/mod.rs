@@ -113,6 +113,8 @@ pub enum Statement {
     ReleaseSavepoint(String),
     /// `SET TRANSACTION`.
     SetTransaction(SetTransaction),
+    /// `XA ..`.
+    Xa(Box<Xa>),
     /// `LOCK TABLES`; at least one.
     LockTables(Vec<LockTable>),
     /// `UNLOCK TABLES`.
