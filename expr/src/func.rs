@@ -191,6 +191,8 @@ functions! {
     UtcTime = "utc_time", [], 0, 1, Session;
     UtcTimestamp = "utc_timestamp", [], 0, 1, Session;
     Sysdate = "sysdate", [], 0, 1, Volatile;
+    TidbBoundedStaleness = "tidb_bounded_staleness", [], 2, 2, Session;
+    TidbParseTso = "tidb_parse_tso", [], 1, 1, Session;
     UnixTimestamp = "unix_timestamp", [], 0, 1, Pushable;
     FromUnixtime = "from_unixtime", [], 1, 2, Pushable;
     Date = "date", [], 1, 1, Pushable;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_executor::MemoryTracker;
-use cairn_kv_client::{KvClient, Transaction};
+use cairn_kv_client::{KvClient, Snapshot, Transaction};
 use cairn_pd_client::PdClient;
 use cairn_planner::catalog::Catalog;
 use cairn_proto::pd::ConfigEntry;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accounts::{Account, Accounts};
 use crate::auto_id::AutoIds;
-use crate::catalog::{SchemaCache, SchemaSnapshot, meta};
+use crate::catalog::{SchemaCache, SchemaHistory, SchemaSnapshot, meta};
 use crate::clock;
 use crate::config::SqlConfig;
 use crate::error::{Result, SqlError};
@@ -32,6 +32,8 @@ use crate::protocol::auth::PasswordKey;
 use crate::variables::GlobalVariables;
 use crate::xa::{self, OpenBranches};
 
+/// Error 1836: `Running in read-only mode`.
+const ER_READ_ONLY_MODE: u16 = 1836;
 /// PD keys under which nodes say which schema version they have left behind.
 const NODE_VERSION_PREFIX: &str = "sql/schema_version/";
 /// How often a node says so when nothing changes.
@@ -47,7 +49,24 @@ const SCHEMA_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between looks at the other nodes.
 const SCHEMA_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often a schema change starts over after losing to another one.
-const SCHEMA_CHANGE_TRIES: usize = 20;
+pub const SCHEMA_CHANGE_TRIES: usize = 20;
+
+/// A schema change lost to others too often.
+pub fn too_many_schema_changes() -> SqlError {
+    SqlError::new(
+        errno::ER_LOCK_DEADLOCK,
+        "Deadlock found when trying to get lock; too many concurrent schema changes",
+    )
+}
+
+/// Error 1836: rows are of two times, and neither they nor definitions may be used.
+pub fn in_flashback() -> SqlError {
+    SqlError::new(
+        ER_READ_ONLY_MODE,
+        "Running in read-only mode: FLASHBACK CLUSTER is under way, or was interrupted and must be \
+         run again",
+    )
+}
 
 /// Shared state of a node.
 pub struct Domain {
@@ -59,6 +78,8 @@ pub struct Domain {
     pub pd: Arc<dyn PdClient>,
     /// The newest schema.
     pub schema: Arc<SchemaCache>,
+    /// Schemas of the past that were read lately.
+    pub history: SchemaHistory,
     /// Who may log in.
     pub accounts: Accounts,
     /// Global system variables.
@@ -118,6 +139,7 @@ impl Domain {
             digests: DigestTexts::default(),
             plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
             schema: Arc::default(),
+            history: SchemaHistory::default(),
             accounts: Accounts::default(),
             processes: Processes::new(stop.clone()),
             metrics: Metrics::default(),
@@ -183,6 +205,22 @@ impl Domain {
         Ok(self.schema.current())
     }
 
+    /// The schema at the time of a view.
+    pub async fn schema_at(&self, view: &Snapshot) -> Result<Arc<SchemaSnapshot>> {
+        let version = meta::version_at(view).await?;
+        let current = self.schema.current();
+        if current.version() == version {
+            return Ok(current);
+        }
+        if let Some(known) = self.history.get(version) {
+            return Ok(known);
+        }
+        let stored = meta::load(view).await?;
+        let schema = Arc::new(SchemaSnapshot::new(stored, &infoschema::databases()));
+        self.history.insert(Arc::clone(&schema));
+        Ok(schema)
+    }
+
     /// Runs one schema change to its end: commits what `build` writes together with the
     /// next version, and waits until no node uses an older one. `build` may run several
     /// times, each with the newest schema.
@@ -191,34 +229,54 @@ impl Domain {
         build: impl Fn(&Transaction, &SchemaSnapshot) -> Result<T>,
     ) -> Result<T> {
         for _ in 0..SCHEMA_CHANGE_TRIES {
-            let txn = self.kv.begin(self.kv.current_ts().await?);
-            let stored_version = meta::version(&txn).await?;
-            let mut schema = self.schema.current();
-            if schema.version() != stored_version {
-                schema = self.reload_schema().await?;
-                if schema.version() != stored_version {
-                    continue;
-                }
-            }
+            let Some((txn, schema)) = self.begin_schema_change().await? else { continue };
             let outcome = build(&txn, &schema)?;
-            let tables = meta::changed_tables(&txn);
-            let version = meta::bump_version(&txn).await?;
-            // So that one that must wait too long has changed nothing.
-            within_schema_wait(xa::wait_for_branches(self, &tables, version)).await?;
-            match txn.commit().await {
-                Ok(_) => {}
-                Err(cairn_kv_client::KvError::WriteConflict { .. }) => continue,
-                Err(error) => return Err(error.into()),
+            if self.finish_schema_change(txn).await? {
+                return Ok(outcome);
             }
-            self.reload_schema().await?;
-            self.pd.notify_schema(version).await?;
-            self.wait_for_version(version, &tables).await?;
-            return Ok(outcome);
         }
-        Err(SqlError::new(
-            errno::ER_LOCK_DEADLOCK,
-            "Deadlock found when trying to get lock; too many concurrent schema changes",
-        ))
+        Err(too_many_schema_changes())
+    }
+
+    /// The transaction of a schema change with the schema that it changes; `None` if that is
+    /// changing at this moment.
+    pub async fn begin_schema_change(&self) -> Result<Option<(Transaction, Arc<SchemaSnapshot>)>> {
+        let begun = self.begin_any_schema_change().await?;
+        match &begun {
+            Some((_, schema)) if schema.is_in_flashback() => Err(in_flashback()),
+            _ => Ok(begun),
+        }
+    }
+
+    /// The same, also while the cluster is in a flashback.
+    pub async fn begin_any_schema_change(
+        &self,
+    ) -> Result<Option<(Transaction, Arc<SchemaSnapshot>)>> {
+        let txn = self.kv.begin(self.kv.current_ts().await?);
+        let stored_version = meta::version(&txn).await?;
+        let mut schema = self.schema.current();
+        if schema.version() != stored_version {
+            schema = self.reload_schema().await?;
+        }
+        Ok((schema.version() == stored_version).then_some((txn, schema)))
+    }
+
+    /// Commits a schema change under the next version and waits until no node uses an older one.
+    /// False if another change was faster: start over, [`SCHEMA_CHANGE_TRIES`] times at most.
+    pub async fn finish_schema_change(&self, txn: Transaction) -> Result<bool> {
+        let tables = meta::changed_tables(&txn);
+        let version = meta::bump_version(&txn).await?;
+        // So that one that must wait too long has changed nothing.
+        within_schema_wait(xa::wait_for_branches(self, &tables, version)).await?;
+        match txn.commit().await {
+            Ok(_) => {}
+            Err(cairn_kv_client::KvError::WriteConflict { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.reload_schema().await?;
+        self.pd.notify_schema(version).await?;
+        self.wait_for_version(version, &tables).await?;
+        Ok(true)
     }
 
     /// Waits until no transaction on any node uses a schema older than `version`, and no prepared

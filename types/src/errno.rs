@@ -321,6 +321,8 @@ errors! {
     ER_STORE_SERVER_BUSY = 9003, "HY000", "TiKV server is busy";
     ER_RESOLVE_LOCK_TIMEOUT = 9004, "HY000", "Resolve lock timeout";
     ER_REGION_UNAVAILABLE = 9005, "HY000", "Region is unavailable";
+    ER_SNAPSHOT_TOO_OLD = 8055, "HY000", "snapshot is older than GC safe point {}";
+    ER_AS_OF = 8135, "HY000", "invalid as of timestamp: {}";
     ER_GC_TOO_EARLY = 9006, "HY000", "GC life time is shorter than transaction duration, transaction starts at {}, GC safe point is {}";
     ER_TXN_TOO_LARGE = 8004, "HY000", "Transaction is too large, size: {}";
     ER_TXN_UNDETERMINED = 8501, "HY000", "Result of the commit is undetermined: {}";

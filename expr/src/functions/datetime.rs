@@ -28,6 +28,8 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
         Func::UtcDate => Ok(Datum::Time(utc(ctx, 0).date_part())),
         Func::UtcTime => Ok(Datum::Duration(utc(ctx, fsp).time_part())),
         Func::UtcTimestamp => Ok(Datum::Time(utc(ctx, fsp))),
+        Func::TidbBoundedStaleness => bounded_staleness(call, ctx),
+        Func::TidbParseTso => parse_tso(call, ctx),
         Func::UnixTimestamp => unix_timestamp(call, ctx),
         Func::FromUnixtime => from_unixtime(call, ctx),
         Func::DateAdd | Func::DateSub => date_add(call, ctx),
@@ -66,6 +68,36 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
 fn utc(ctx: &EvalContext, fsp: u8) -> Time {
     let time = TimeZone::utc().from_unix_micros(ctx.now_micros, TimeKind::DateTime, 6);
     time.unwrap_or(Time::zero(TimeKind::DateTime, 6)).truncate_fsp(fsp)
+}
+
+/// The newest time between two bounds that can be read at without waiting. Every time up to now
+/// can be, so it is the later bound, unless that lies ahead. NULL where the bounds are crossed.
+fn bounded_staleness(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
+    let (Some(oldest), Some(newest)) = (call.time(0, ctx)?, call.time(1, ctx)?) else {
+        return Ok(Datum::Null);
+    };
+    let zone = ctx.time_zone.clone();
+    let micros = |time: Time| zone.to_unix_micros(time).filter(|_| !time.has_zero_date());
+    let (Some(oldest), Some(newest)) = (micros(oldest), micros(newest)) else {
+        return Ok(Datum::Null);
+    };
+    if oldest > newest {
+        return Ok(Datum::Null);
+    }
+    let chosen = newest.min(ctx.now_micros.max(oldest));
+    let time = zone.from_unix_micros(chosen, TimeKind::DateTime, 6);
+    Ok(time.map(|time| time.truncate_fsp(3)).into())
+}
+
+/// The time of a timestamp of the cluster: milliseconds since 1970 above 18 bits that count.
+fn parse_tso(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
+    const LOGICAL_BITS: u32 = 18;
+    let tso = call.int(0, ctx)?;
+    if tso <= 0 {
+        return Ok(Datum::Null);
+    }
+    let micros = (tso >> LOGICAL_BITS) * 1_000;
+    Ok(ctx.time_zone.from_unix_micros(micros, TimeKind::DateTime, 6).into())
 }
 
 fn unix_timestamp(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {

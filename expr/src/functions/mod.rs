@@ -229,6 +229,8 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
         | F::UtcDate
         | F::UtcTime
         | F::UtcTimestamp
+        | F::TidbBoundedStaleness
+        | F::TidbParseTso
         | F::UnixTimestamp
         | F::FromUnixtime
         | F::DateAdd

@@ -299,6 +299,8 @@ fn temporal(func: Func, args: &[Expr], ctx: &EvalContext) -> FieldType {
         F::Now | F::Sysdate | F::UtcTimestamp => {
             FieldType::datetime(constant_fsp(0)).with_not_null()
         }
+        F::TidbBoundedStaleness => FieldType::datetime(3),
+        F::TidbParseTso => FieldType::datetime(6),
         F::Curdate | F::UtcDate => FieldType::date().with_not_null(),
         F::Curtime | F::UtcTime => FieldType::time(constant_fsp(0)).with_not_null(),
         F::UnixTimestamp => match args.first().map_or(0, fsp_of) {

@@ -71,17 +71,19 @@ impl<'a> Binder<'a> {
     }
 
     fn table_factor(&mut self, factor: &'a ast::TableFactor) -> Result<FromItem> {
-        if factor.as_of.is_some() {
-            return Err(PlanError::not_supported("AS OF TIMESTAMP"));
-        }
         if !factor.partitions.is_empty() {
             return Err(PlanError::not_supported("PARTITION () selection"));
         }
         if factor.name.schema.is_none()
             && let Some(found) = self.cte(&factor.name.name, factor.alias.as_deref())?
         {
+            if factor.as_of.is_some() {
+                let reason = "a common table expression has no time of its own";
+                return Err(PlanError::mysql(errno::ER_AS_OF, &[&reason]));
+            }
             return Ok(found);
         }
+        self.check_same_time(factor.as_of.is_some())?;
         let (db, table) = self.find_table(&factor.name, AccessKind::Select)?;
         let hints = index_hints(&table, &factor.index_hints)?;
         Ok(self.scan(db, table, factor.alias.as_deref(), hints))
@@ -94,8 +96,18 @@ impl<'a> Binder<'a> {
         {
             return Ok(found);
         }
+        self.check_same_time(false)?;
         let (db, table) = self.find_table(name, AccessKind::Select)?;
         Ok(self.scan(db, table, None, IndexHints::default()))
+    }
+
+    /// All tables of a statement are read at one time: either each of them names it, or none.
+    /// Which time that is, and which schema goes with it, is settled before the statement is bound.
+    fn check_same_time(&mut self, names_time: bool) -> Result<()> {
+        if *self.names_time.get_or_insert(names_time) == names_time {
+            return Ok(());
+        }
+        Err(PlanError::mysql(errno::ER_AS_OF, &[&"can not set different time in the as of"]))
     }
 
     /// A scan of all public columns.

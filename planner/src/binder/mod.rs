@@ -173,6 +173,8 @@ pub(crate) struct Binder<'a> {
     ctes: Vec<CteBinding<'a>>,
     cte_stack: Vec<usize>,
     depth: usize,
+    /// Whether tables have `AS OF TIMESTAMP`; unknown before the first.
+    names_time: Option<bool>,
     /// The new row in ON DUPLICATE KEY UPDATE, for `VALUES(column)`.
     pub values_fields: Vec<Field>,
 }
@@ -190,6 +192,7 @@ impl<'a> Binder<'a> {
             ctes: Vec::new(),
             cte_stack: Vec::new(),
             depth: 0,
+            names_time: None,
             values_fields: Vec::new(),
         }
     }

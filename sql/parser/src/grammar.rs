@@ -62,6 +62,8 @@ pub(crate) struct Context {
     failure: RefCell<Option<(usize, String)>>,
     /// A failure that is no syntax error.
     fatal: RefCell<Option<ParseError>>,
+    /// See [`crate::ast::ParsedStatement::as_of`].
+    as_of: RefCell<Vec<Expr>>,
 }
 
 impl Context {
@@ -76,7 +78,21 @@ impl Context {
             query_levels: Cell::new(0),
             failure: RefCell::new(None),
             fatal: RefCell::new(None),
+            as_of: RefCell::default(),
         }
+    }
+
+    /// Notes a time that a table is read at.
+    pub(crate) fn note_as_of(&self, time: &Expr) {
+        let mut noted = self.as_of.borrow_mut();
+        if !noted.contains(time) {
+            noted.push(time.clone());
+        }
+    }
+
+    /// The times that were noted.
+    pub(crate) fn take_as_of(&self) -> Vec<Expr> {
+        self.as_of.take()
     }
 
     /// Lays a node on the shelf and returns its ticket.

@@ -31,9 +31,10 @@ pub fn parse_next(
 ) -> Result<Option<(ParsedStatement, usize)>, ParseError> {
     let Some((range, next)) = next_range(sql, start, *mode) else { return Ok(None) };
     let text = &sql[range.clone()];
-    let (statement, parameter_count) =
-        run(text, *mode, |g| g.statement()).map_err(|error| shift(error, range.start))?;
-    Ok(Some((ParsedStatement { statement, range, parameter_count }, next)))
+    let rule = |g: &mut Grammar<'_, '_>| Ok((g.statement()?, g.cx.take_as_of()));
+    let ((statement, as_of), parameter_count) =
+        run(text, *mode, rule).map_err(|error| shift(error, range.start))?;
+    Ok(Some((ParsedStatement { statement, range, parameter_count, as_of }, next)))
 }
 
 /// Parses a text that is one statement, with or without a `;` after it.

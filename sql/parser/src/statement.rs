@@ -63,6 +63,8 @@ impl Grammar<'_, '_> {
             "ADMIN" => self.admin(),
             "SPLIT" => self.split(),
             "GRANT" | "REVOKE" => self.grant(),
+            "FLASHBACK" => self.flashback(),
+            "RECOVER" => self.recover(),
             other => self.unknown(other),
         }
     }
@@ -85,7 +87,7 @@ impl Grammar<'_, '_> {
 
     /// What MySQL or TiDB know and Cairn does not, and what nobody knows.
     fn unknown(&mut self, word: &str) -> Parse<Statement> {
-        const KNOWN: [&str; 25] = [
+        const KNOWN: [&str; 23] = [
             "BACKUP",
             "BATCH",
             "BINLOG",
@@ -93,7 +95,6 @@ impl Grammar<'_, '_> {
             "CALL",
             "CHANGE",
             "CLONE",
-            "FLASHBACK",
             "GET",
             "HANDLER",
             "HELP",
@@ -103,7 +104,6 @@ impl Grammar<'_, '_> {
             "PLAN",
             "PURGE",
             "QUERY",
-            "RECOVER",
             "RESET",
             "RESIGNAL",
             "RESTORE",

@@ -154,7 +154,10 @@ impl Grammar<'_, '_> {
     /// What follows the name of a table.
     pub(crate) fn table_after_name(&mut self, name: ObjectName) -> Parse<TableRef> {
         let partitions = self.partition_list()?;
-        let as_of = if self.eat_all("AS OF TIMESTAMP") { Some(self.expr()?) } else { None };
+        let as_of = self.as_of()?;
+        if let Some(time) = &as_of {
+            self.cx.note_as_of(time);
+        }
         let alias = self.table_alias()?;
         let index_hints = self.index_hints()?;
         let table = TableFactor { name, alias, partitions, index_hints, as_of };

@@ -23,11 +23,18 @@ pub struct SchemaCache {
 /// A transaction's claim on the version it began with.
 #[derive(Debug)]
 pub struct VersionHold {
-    cache: Arc<SchemaCache>,
+    /// Who counts the claim.
+    cache: Option<Arc<SchemaCache>>,
     schema: Arc<SchemaSnapshot>,
 }
 
 impl VersionHold {
+    /// A schema of the past, for a transaction that only reads. No schema change waits for it:
+    /// it writes nothing in the old form, and what it reads is kept by the safe point.
+    pub fn of_past(schema: Arc<SchemaSnapshot>) -> VersionHold {
+        VersionHold { cache: None, schema }
+    }
+
     /// The schema held.
     pub fn schema(&self) -> &Arc<SchemaSnapshot> {
         &self.schema
@@ -36,7 +43,8 @@ impl VersionHold {
 
 impl Drop for VersionHold {
     fn drop(&mut self) {
-        let mut held = self.cache.held.lock();
+        let Some(cache) = &self.cache else { return };
+        let mut held = cache.held.lock();
         let version = self.schema.version();
         if let Some(count) = held.get_mut(&version) {
             *count -= 1;
@@ -45,7 +53,7 @@ impl Drop for VersionHold {
             }
         }
         drop(held);
-        self.cache.released.notify_waiters();
+        cache.released.notify_waiters();
     }
 }
 
@@ -63,7 +71,7 @@ impl SchemaCache {
         let schema = self.current.load_full();
         *held.entry(schema.version()).or_default() += 1;
         drop(held);
-        VersionHold { cache: Arc::clone(self), schema }
+        VersionHold { cache: Some(Arc::clone(self)), schema }
     }
 
     /// Makes `schema` the newest unless a newer one is there already.

@@ -8,7 +8,8 @@
 //! | `ma{table id}` | last id given to AUTO_INCREMENT or hidden row ids, decimal text |
 //! | `mu{user}\0{host}` | `Account` as JSON |
 //! | `mg{variable}` | value of a global system variable |
-//! | `mr{table id}`, `mr{table id}/{index id}` | dropped, not yet destroyed: how often that was done, decimal text |
+//! | `mr{table id}`, `mr{table id}/{index id}` | dropped, not yet destroyed: how often that was done, and of a table that can be brought back when and in which database it was last seen, decimal text |
+//! | `mf` | the flashback of the cluster that is under way, as JSON |
 //! | `ml` | who drives garbage collection, as JSON |
 //! | `mn{name}` | who holds the lock of that name, as JSON |
 //! | `mx{gtrid}/{bqual}/{format}` | a prepared branch of a distributed transaction, as JSON |
@@ -19,9 +20,9 @@
 use bytes::Bytes;
 use cairn_kv_client::{KeyRange, ScanOptions, Snapshot, Transaction};
 use cairn_planner::catalog::{DatabaseInfo, TableInfo};
-use cairn_types::{IndexId, SchemaId, TableId, keys};
-use serde::Serialize;
+use cairn_types::{IndexId, SchemaId, TableId, TimeStamp, keys};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::accounts::Account;
 use crate::error::{Result, SqlError};
@@ -30,6 +31,8 @@ use crate::error::{Result, SqlError};
 pub const VERSION_KEY: &[u8] = b"mv";
 /// Key of the record of who drives garbage collection.
 pub const GC_LEASE_KEY: &[u8] = b"ml";
+/// Key of the record of a flashback of the cluster.
+const FLASHBACK_KEY: &[u8] = b"mf";
 const DATABASE_PREFIX: &str = "md";
 const TABLE_PREFIX: &str = "mt";
 const DROPPED_PREFIX: &str = "mr";
@@ -106,6 +109,21 @@ pub struct StoredSchema {
     pub accounts: Vec<Account>,
     /// Global system variables that differ from their defaults.
     pub variables: Vec<(String, String)>,
+    /// The flashback that is under way.
+    pub flashback: Option<Flashback>,
+}
+
+/// A flashback of the cluster that is under way: rows are neither read nor written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flashback {
+    /// Which state comes back.
+    pub read_ts: u64,
+    /// The run that may write.
+    pub owner: u64,
+    /// Something was written: the rows are of two times.
+    pub is_dirty: bool,
+    /// From then on (PD's time) another run may take over.
+    pub expires_at_ms: u64,
 }
 
 async fn list(snapshot: &Snapshot, prefix: &str) -> Result<Vec<(Bytes, Bytes)>> {
@@ -123,12 +141,18 @@ async fn list(snapshot: &Snapshot, prefix: &str) -> Result<Vec<(Bytes, Bytes)>> 
     }
 }
 
+/// The schema version at the snapshot's time.
+pub async fn version_at(snapshot: &Snapshot) -> Result<i64> {
+    match snapshot.get(VERSION_KEY).await? {
+        Some(value) => parse_counter(VERSION_KEY, &value),
+        None => Ok(0),
+    }
+}
+
 /// Reads the whole schema at the snapshot's time.
 pub async fn load(snapshot: &Snapshot) -> Result<StoredSchema> {
-    let mut schema = StoredSchema::default();
-    if let Some(value) = snapshot.get(VERSION_KEY).await? {
-        schema.version = parse_counter(VERSION_KEY, &value)?;
-    }
+    let version = version_at(snapshot).await?;
+    let mut schema = StoredSchema { version, ..StoredSchema::default() };
     for (key, value) in list(snapshot, DATABASE_PREFIX).await? {
         schema.databases.push(from_json(&key, &value)?);
     }
@@ -142,6 +166,8 @@ pub async fn load(snapshot: &Snapshot) -> Result<StoredSchema> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         schema.variables.push((text(&key[VARIABLE_PREFIX.len()..]), text(&value)));
     }
+    let flashback = snapshot.get(FLASHBACK_KEY).await?;
+    schema.flashback = flashback.map(|value| from_json(FLASHBACK_KEY, &value)).transpose()?;
     Ok(schema)
 }
 
@@ -197,13 +223,38 @@ pub fn put_table(txn: &Transaction, database: SchemaId, table: &TableInfo) -> Re
 /// Removes a table and its id counter; its rows are queued.
 pub fn delete_table(txn: &Transaction, database: SchemaId, table: TableId) -> Result<()> {
     txn.delete(table_key(database, table))?;
-    queue(txn, format!("{DROPPED_PREFIX}{:016x}", table.0))?;
+    let origin = Some(Origin { seen_at: txn.start_ts(), database });
+    let key = format!("{DROPPED_PREFIX}{:016x}", table.0);
+    queue(txn, Dropped { key: key.into(), table, index: None, passes: 0, origin })?;
     Ok(txn.delete(auto_id_key(table))?)
 }
 
 /// Takes a table out of its database; its id counter stays.
 pub fn move_table(txn: &Transaction, database: SchemaId, table: TableId) -> Result<()> {
     Ok(txn.delete(table_key(database, table))?)
+}
+
+/// The stored form of all databases and tables at the snapshot's time.
+pub async fn definitions(snapshot: &Snapshot) -> Result<Vec<(Bytes, Bytes)>> {
+    let mut definitions = list(snapshot, DATABASE_PREFIX).await?;
+    definitions.extend(list(snapshot, TABLE_PREFIX).await?);
+    Ok(definitions)
+}
+
+/// The flashback that is under way.
+pub async fn flashback(txn: &Transaction) -> Result<Option<Flashback>> {
+    let value = txn.get(FLASHBACK_KEY).await?;
+    value.map(|value| from_json(FLASHBACK_KEY, &value)).transpose()
+}
+
+/// Stores the flashback that is under way.
+pub fn put_flashback(txn: &Transaction, flashback: &Flashback) -> Result<()> {
+    Ok(txn.set(Bytes::from_static(FLASHBACK_KEY), to_json(flashback)?)?)
+}
+
+/// A flashback is over.
+pub fn delete_flashback(txn: &Transaction) -> Result<()> {
+    Ok(txn.delete(Bytes::from_static(FLASHBACK_KEY))?)
 }
 
 /// Stores an account.
@@ -233,17 +284,49 @@ pub struct Dropped {
     pub index: Option<IndexId>,
     /// How often it was destroyed.
     pub passes: u32,
+    /// Of a table: where it can be found again. Gone before its rows are.
+    pub origin: Option<Origin>,
+}
+
+/// Where a dropped table can be found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The time at which the transaction that dropped it read: its definition and its id counter
+    /// are as they were then, or that transaction would have met a conflict.
+    pub seen_at: TimeStamp,
+    /// The database it was in.
+    pub database: SchemaId,
 }
 
 impl Dropped {
-    fn decode(key: Bytes, value: &[u8]) -> Result<Dropped> {
-        let passes = parse_passes(&key, value)?;
+    /// An entry of the queue.
+    pub fn decode(key: Bytes, value: &[u8]) -> Result<Dropped> {
         let damaged = || SqlError::DamagedSchema(String::from_utf8_lossy(&key).into_owned());
         let ids = std::str::from_utf8(&key).ok().and_then(|key| key.strip_prefix(DROPPED_PREFIX));
         let mut ids = ids.ok_or_else(damaged)?.split('/').map(|id| i64::from_str_radix(id, 16));
         let table = ids.next().and_then(|id| id.ok()).map(TableId).ok_or_else(damaged)?;
         let index = ids.next().transpose().map_err(|_| damaged())?.map(IndexId);
-        Ok(Dropped { key, table, index, passes })
+        let numbers = std::str::from_utf8(value).ok().map(|text| text.split(' '));
+        let mut numbers = numbers.ok_or_else(damaged)?.map(str::parse::<u64>);
+        let mut number = || numbers.next().transpose().map_err(|_| damaged());
+        let passes = number()?.and_then(|passes| passes.try_into().ok()).ok_or_else(damaged)?;
+        let origin = match (number()?, number()?) {
+            (Some(seen_at), Some(database)) => {
+                Some(Origin { seen_at: TimeStamp(seen_at), database: SchemaId(database as i64) })
+            }
+            _ => None,
+        };
+        Ok(Dropped { key, table, index, passes, origin })
+    }
+
+    /// Its value in the queue.
+    pub fn encode(&self) -> Bytes {
+        match self.origin {
+            None => self.passes.to_string().into(),
+            Some(Origin { seen_at, database }) => {
+                format!("{} {} {}", self.passes, seen_at.0, database.0).into()
+            }
+        }
     }
 
     /// Its keys.
@@ -255,20 +338,55 @@ impl Dropped {
     }
 }
 
-/// Parses the value of an entry of the queue.
-pub fn parse_passes(key: &[u8], value: &[u8]) -> Result<u32> {
-    let passes = parse_counter(key, value)?;
-    u32::try_from(passes)
-        .map_err(|_| SqlError::DamagedSchema(String::from_utf8_lossy(key).into_owned()))
+fn queue(txn: &Transaction, dropped: Dropped) -> Result<()> {
+    let value = dropped.encode();
+    Ok(txn.set(dropped.key, value)?)
 }
 
-fn queue(txn: &Transaction, key: String) -> Result<()> {
-    Ok(txn.set(key.into(), Bytes::from_static(b"0"))?)
+/// A database as it is stored.
+pub async fn database_at(snapshot: &Snapshot, id: SchemaId) -> Result<Option<DatabaseInfo>> {
+    let key = database_key(id);
+    let value = snapshot.get(&key).await?;
+    value.map(|value| from_json(&key, &value)).transpose()
+}
+
+/// A table as it is stored.
+pub async fn table_at(
+    snapshot: &Snapshot,
+    database: SchemaId,
+    table: TableId,
+) -> Result<Option<TableInfo>> {
+    let key = table_key(database, table);
+    let value = snapshot.get(&key).await?;
+    value.map(|value| from_json(&key, &value)).transpose()
+}
+
+/// Takes a dropped table out of the queue and puts it into a database. Its ids go on where they
+/// were; transactions that began before the drop may have taken more of them since.
+pub async fn restore_table(
+    txn: &Transaction,
+    dropped: &Dropped,
+    was: &Snapshot,
+    database: SchemaId,
+    table: &TableInfo,
+) -> Result<()> {
+    let key = auto_id_key(table.id);
+    let mut last = None;
+    for value in [was.get(&key).await?, txn.get(&key).await?].into_iter().flatten() {
+        last = last.max(Some(parse_counter(&key, &value)? as u64));
+    }
+    if let Some(last) = last {
+        txn.set(key, (last as i64).to_string().into())?;
+    }
+    txn.delete(dropped.key.clone())?;
+    put_table(txn, database, table)
 }
 
 /// Queues the entries of a dropped index.
 pub fn queue_index(txn: &Transaction, table: TableId, index: IndexId) -> Result<()> {
-    queue(txn, format!("{DROPPED_PREFIX}{:016x}/{:016x}", table.0, index.0))
+    let key = format!("{DROPPED_PREFIX}{:016x}/{:016x}", table.0, index.0);
+    let (index, origin) = (Some(index), None);
+    queue(txn, Dropped { key: key.into(), table, index, passes: 0, origin })
 }
 
 /// What is queued at the snapshot's time.
@@ -292,6 +410,20 @@ mod tests {
         assert!(table.0 <= index.0 && index.1 <= table.1);
         for damaged in ["mr", "mrx", "mr07/y"] {
             assert!(read(damaged).is_err(), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn a_dropped_table_is_found_until_its_origin_is_forgotten() {
+        let key = Bytes::from_static(b"mr0000000000000007");
+        let origin = Some(Origin { seen_at: TimeStamp(5), database: SchemaId(9) });
+        let dropped =
+            Dropped { key: key.clone(), table: TableId(7), index: None, passes: 0, origin };
+        for written in [dropped.clone(), Dropped { origin: None, passes: 1, ..dropped }] {
+            assert_eq!(Dropped::decode(key.clone(), &written.encode()).expect("read"), written);
+        }
+        for damaged in ["", "x", "0 x 9", "-1"] {
+            assert!(Dropped::decode(key.clone(), damaged.as_bytes()).is_err(), "{damaged}");
         }
     }
 }

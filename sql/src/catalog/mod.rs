@@ -13,8 +13,10 @@
 //! **Source.** Rae et al., "Online, Asynchronous Schema Change in F1", VLDB 2013.
 
 pub mod cache;
+pub mod history;
 pub mod meta;
 pub mod snapshot;
 
 pub use cache::{SchemaCache, VersionHold};
+pub use history::SchemaHistory;
 pub use snapshot::SchemaSnapshot;

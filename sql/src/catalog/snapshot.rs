@@ -19,6 +19,7 @@ struct Database {
 #[derive(Clone, Debug, Default)]
 pub struct SchemaSnapshot {
     version: i64,
+    is_in_flashback: bool,
     databases: BTreeMap<String, Database>,
     by_table_id: HashMap<TableId, (SchemaId, Arc<TableInfo>)>,
 }
@@ -29,7 +30,8 @@ impl SchemaSnapshot {
         schema: StoredSchema,
         virtual_databases: &[(DatabaseInfo, Vec<Arc<TableInfo>>)],
     ) -> Self {
-        let mut snapshot = Self { version: schema.version, ..Self::default() };
+        let is_in_flashback = schema.flashback.is_some();
+        let mut snapshot = Self { version: schema.version, is_in_flashback, ..Self::default() };
         let mut names = HashMap::new();
         for info in schema.databases {
             let name = info.name.to_lowercase();
@@ -53,6 +55,11 @@ impl SchemaSnapshot {
             snapshot.databases.insert(name, database);
         }
         snapshot
+    }
+
+    /// Whether the cluster is on its way to a state of the past: rows are of two times.
+    pub fn is_in_flashback(&self) -> bool {
+        self.is_in_flashback
     }
 
     /// A table by its id, with its database's.

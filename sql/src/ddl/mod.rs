@@ -14,11 +14,13 @@ pub mod alter;
 pub mod backfill;
 pub mod create_sql;
 pub mod definition;
+pub mod flashback;
+pub mod recover;
 
 use cairn_kv_client::Transaction;
 use cairn_parser::ast::{
-    AlterAction, AlterTable, ColumnAttribute, CreateTable, DropTables, IndexDef, IndexKind,
-    KeyPart, KeyTarget, ObjectName, Statement, TableConstraint, TableOption,
+    AlterAction, AlterTable, ColumnAttribute, CreateTable, DropTables, Flashback, IndexDef,
+    IndexKind, KeyPart, KeyTarget, ObjectName, Statement, TableConstraint, TableOption,
 };
 use cairn_planner::Catalog;
 use cairn_planner::catalog::{DatabaseInfo, TableInfo};
@@ -42,6 +44,7 @@ pub fn is_schema_change(statement: &Statement) -> bool {
             | Statement::DropTable(_)
             | Statement::TruncateTable(_)
             | Statement::RenameTable(_)
+            | Statement::Flashback(_)
             | Statement::CreateIndex(_)
             | Statement::DropIndex(_)
             | Statement::CreateView(_)
@@ -82,6 +85,13 @@ pub async fn run(
         Statement::AlterTable(alter) => alter::run(session, alter).await?,
         Statement::DropTable(drop) => drop_tables(session, drop).await?,
         Statement::TruncateTable(name) => truncate(session, name).await?,
+        Statement::Flashback(Flashback::Table { name, to }) => {
+            recover::table(session, name, to.as_deref()).await?;
+        }
+        Statement::Flashback(Flashback::Database { name, to }) => {
+            recover::database(session, name, to.as_deref()).await?;
+        }
+        Statement::Flashback(Flashback::Cluster(time)) => flashback::cluster(session, time).await?,
         Statement::RenameTable(pairs) => {
             for pair in pairs {
                 rename(session, &pair.from, &pair.to).await?;

@@ -27,6 +27,7 @@ use crate::clock;
 use crate::error::{Result, SqlError};
 use crate::protocol::ColumnDefinition;
 use crate::session::Session;
+use crate::session::past::lock_in_past;
 use crate::sink::ResultSink;
 
 pub use builder::BuildContext;
@@ -91,6 +92,9 @@ pub async fn run_query(
         && plan.subplans.is_empty()
     {
         return point::run_point_get(session, plan, get, parameters, sink).await;
+    }
+    if root.takes_locks() && session.reads_past() {
+        return Err(lock_in_past());
     }
     if root.takes_locks() && (session.transaction.is_open() || !session.settings().autocommit) {
         let mut statement = session.begin_write(false).await?;

@@ -38,18 +38,12 @@ pub async fn run_point_get(
 ) -> Result<()> {
     let mut eval = session.eval_context();
     eval.params = slots(plan, parameters).into();
-    let view = match session.reading_transaction().await? {
-        Some((transaction, _)) => ReadView::Transaction(transaction),
-        // A read through a unique index takes two steps that must agree on the time.
-        None if get.access.index.is_some() => ReadView::of_session(session).await?,
-        // The newest version of one row is in no order with reads of others.
-        None if session.settings().isolation == IsolationLevel::Serializable => {
-            ReadView::of_session(session).await?
-        }
-        None => {
-            let newest = session.domain.kv.snapshot(TimeStamp::MAX);
-            ReadView::Snapshot(newest.within(point_scope(session.scope())))
-        }
+    // A read through a unique index takes two steps that must agree on the time, and the newest
+    // version of one row is in no order with reads of others.
+    let is_serializable = session.settings().isolation == IsolationLevel::Serializable;
+    let view = match get.access.index.is_some() || session.reads_past() || is_serializable {
+        true => ReadView::of_session(session).await?,
+        false => newest_view(session).await?,
     };
     let found = match plan_key(&get.access, &get.key, &mut eval)? {
         Some(key) => find_row(&get.access, &key, &view).await?,
@@ -73,6 +67,15 @@ pub async fn run_point_get(
     session.row_count = -1;
     session.take_warnings(&mut eval);
     sink.end_rows(session.status_flags(), session.diagnostics.list.len()).await
+}
+
+/// The view of one row: the open transaction's, or the newest version, without a timestamp.
+async fn newest_view(session: &mut Session) -> Result<ReadView> {
+    if let Some((transaction, _)) = session.reading_transaction().await? {
+        return Ok(ReadView::Transaction(transaction));
+    }
+    let newest = session.domain.kv.snapshot(TimeStamp::MAX);
+    Ok(ReadView::Snapshot(newest.within(point_scope(session.scope()))))
 }
 
 /// Where a statement does not say otherwise, a read of one row goes before all others, as in

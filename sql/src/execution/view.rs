@@ -35,8 +35,12 @@ impl ReadView {
         ReadView::of_session(session).await
     }
 
-    /// The view of a statement that only reads: the open transaction's, or a fresh one.
+    /// The view of a statement that only reads: one of the past, the open transaction's, or a fresh
+    /// one.
     pub async fn of_session(session: &mut Session) -> Result<ReadView> {
+        if let Some(past) = session.past_view()? {
+            return Ok(ReadView::Snapshot(past));
+        }
         if let Some((transaction, _)) = session.reading_transaction().await? {
             return Ok(ReadView::Transaction(transaction));
         }

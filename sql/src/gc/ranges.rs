@@ -8,9 +8,17 @@
 //! **Flow.** Every store destroys the range by itself, not by Raft. An entry is worked
 //! off twice, in different rounds: a replica that was just being built from another
 //! store's data at the first time has it behind it at the second.
+//!
+//! **Recovery.** Until its range is destroyed a dropped table can be brought back
+//! (`ddl::recover`), which takes the entry out. Before the first pass the owner *claims* the entry
+//! in a transaction of its own: it forgets the table's origin. Recovery and claim write the same
+//! key, so one of them comes first and the other sees it: a claimed table is not found any more,
+//! and of a table that was brought back there is nothing to claim. The claim wants the very entry
+//! that was visible at the safe point: one that was brought back and dropped again since is
+//! another, of a time that somebody may still read at.
 
 use bytes::Bytes;
-use cairn_kv_client::{KeyRange, KvError};
+use cairn_kv_client::{KeyRange, KvError, Transaction};
 use cairn_types::TimeStamp;
 
 use crate::catalog::meta::{self, Dropped};
@@ -33,26 +41,50 @@ pub async fn destroy_dropped(domain: &Domain, safe_point: TimeStamp) -> Result<u
     Ok(destroyed)
 }
 
-/// Destroys a range unless that was done since the safe point.
-async fn destroy(domain: &Domain, dropped: &Dropped) -> Result<bool> {
-    let txn = domain.kv.begin(domain.now_ts().await?);
-    let passes = match txn.get(&dropped.key).await? {
-        None => return Ok(false),
-        Some(value) => meta::parse_passes(&dropped.key, &value)?,
-    };
-    if passes != dropped.passes {
-        return Ok(false);
-    }
-    let (start, end) = dropped.range();
+/// Destroys a range unless its entry changed since the safe point.
+async fn destroy(domain: &Domain, seen: &Dropped) -> Result<bool> {
+    let Some(claimed) = claim(domain, seen).await? else { return Ok(false) };
+    let (start, end) = claimed.range();
     domain.kv.destroy_range(KeyRange { start: start.into(), end: end.into() }).await?;
-    if passes + 1 < PASSES {
-        txn.set(dropped.key.clone(), Bytes::from((passes + 1).to_string()))?;
-    } else {
-        txn.delete(dropped.key.clone())?;
+    let txn = domain.kv.begin(domain.now_ts().await?);
+    if current(&txn, &claimed.key).await?.as_ref() != Some(&claimed) {
+        return Ok(true);
     }
+    let passes = claimed.passes + 1;
+    if passes < PASSES {
+        let done = Dropped { passes, ..claimed };
+        txn.set(done.key.clone(), done.encode())?;
+    } else {
+        txn.delete(claimed.key)?;
+    }
+    commit(&txn).await.map(|_| true)
+}
+
+/// Makes sure that nobody brings the table back any more: forgets where it came from, in a
+/// transaction that a recovery of it conflicts with. `None` when the entry is another by now.
+async fn claim(domain: &Domain, seen: &Dropped) -> Result<Option<Dropped>> {
+    let txn = domain.kv.begin(domain.now_ts().await?);
+    if current(&txn, &seen.key).await?.as_ref() != Some(seen) {
+        return Ok(None);
+    }
+    if seen.origin.is_none() {
+        return Ok(Some(seen.clone()));
+    }
+    let claimed = Dropped { origin: None, ..seen.clone() };
+    txn.set(claimed.key.clone(), claimed.encode())?;
+    Ok(commit(&txn).await?.then_some(claimed))
+}
+
+async fn current(txn: &Transaction, key: &Bytes) -> Result<Option<Dropped>> {
+    let value = txn.get(key).await?;
+    value.map(|value| Dropped::decode(key.clone(), &value)).transpose()
+}
+
+/// Whether nobody else was faster.
+async fn commit(txn: &Transaction) -> Result<bool> {
     match txn.commit().await {
-        // Another owner was as fast.
-        Ok(_) | Err(KvError::WriteConflict { .. }) => Ok(true),
+        Ok(_) => Ok(true),
+        Err(KvError::WriteConflict { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod bounds;
 mod last_transaction;
+pub mod past;
 pub mod prepared;
 mod raw_literals;
 pub mod shared;
@@ -248,7 +249,10 @@ impl Session {
 
     /// `USE`.
     pub async fn use_database(&mut self, name: &str) -> Result<()> {
-        let schema = self.domain.schema.current();
+        let schema = match self.reads_past() {
+            true => self.schema(),
+            false => self.domain.schema.current(),
+        };
         let database = schema.database(name).ok_or_else(|| unknown_database(name))?;
         self.current_database = Some(database.name.clone());
         self.shared_database_changed();

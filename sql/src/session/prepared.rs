@@ -90,7 +90,7 @@ impl Session {
         self.begin_statement(token);
         self.diagnostics = super::Diagnostics::default();
         let QueuedStatement { parsed, text } = self.parse_for_prepare(text)?;
-        let columns = statement::describe(self, &parsed.statement)?;
+        let columns = statement::describe(self, &parsed).await?;
         if self.prepared.by_id.len() == STATEMENTS_MAX {
             return Err(SqlError::new(
                 1461,
@@ -143,7 +143,7 @@ impl Session {
         let (statement, text) = (Arc::clone(&prepared.statement), Arc::clone(&prepared.text));
         let types = values.iter().map(|value| parameter_type(self, value)).collect::<Vec<_>>();
         let parameters = statement::Parameters { values, types };
-        statement::execute_prepared(self, &statement.statement, &text, parameters, sink).await
+        statement::execute_prepared(self, &statement, &text, parameters, sink).await
     }
 
     /// `COM_STMT_SEND_LONG_DATA`; a failure is told by the execution.
@@ -178,12 +178,12 @@ impl Session {
     }
 
     /// `PREPARE name FROM text`.
-    pub fn prepare_named(&mut self, name: &str, text: &str) -> Result<()> {
+    pub async fn prepare_named(&mut self, name: &str, text: &str) -> Result<()> {
         let name = fold_name(name);
         // A failed PREPARE also forgets the statement of that name.
         self.prepared.by_name.remove(&name);
         let QueuedStatement { parsed, text } = self.parse_for_prepare(text)?;
-        statement::describe(self, &parsed.statement)?;
+        statement::describe(self, &parsed).await?;
         if self.prepared.by_name.len() == STATEMENTS_MAX {
             return Err(SqlError::new(
                 1461,

@@ -27,8 +27,10 @@ use cairn_planner::Catalog;
 use cairn_types::{TimeStamp, errno};
 
 use super::last_transaction::LastTransaction;
+use super::past::{Past, StatementPast};
 use super::{Session, fold_name};
 use crate::catalog::{SchemaSnapshot, VersionHold};
+use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::lock_view::{OpenTransaction, Phase};
 use crate::processes::ShownHere;
@@ -43,6 +45,8 @@ struct Open {
     /// Taken by the first statement.
     started: Option<Started>,
     modes: TransactionModes,
+    /// It reads at one moment of the past.
+    is_past: bool,
 }
 
 /// What a transaction was opened as; `AND CHAIN` opens another like it.
@@ -51,6 +55,13 @@ pub struct TransactionModes {
     read_only: bool,
     is_pessimistic: bool,
     isolation: IsolationLevel,
+}
+
+impl TransactionModes {
+    /// Whether what it reads must hold at its commit.
+    pub fn is_serializable(&self) -> bool {
+        self.isolation == IsolationLevel::Serializable
+    }
 }
 
 struct Started {
@@ -79,6 +90,12 @@ pub struct TransactionState {
     statement_hold: Option<VersionHold>,
     /// What became of the last one that wrote something.
     last: Option<LastTransaction>,
+    /// What the running statement reads, if it reads the past by itself.
+    pub(super) statement_past: Option<StatementPast>,
+    /// `SET TRANSACTION READ ONLY AS OF` for the next transaction or query.
+    pub(super) next_past: Option<Past>,
+    /// `tidb_snapshot`: all that the session reads.
+    pub(super) session_past: Option<Past>,
 }
 
 impl TransactionState {
@@ -97,10 +114,37 @@ impl TransactionState {
         self.open.as_ref().map(|open| open.modes)
     }
 
-    /// The schema the open transaction, or else the running statement, holds.
+    /// The schema the open transaction, or else the running statement, works with; while the
+    /// session reads the past, that of the past.
     pub fn schema(&self) -> Option<Arc<SchemaSnapshot>> {
-        let hold = self.started().map(|started| &started.hold).or(self.statement_hold.as_ref());
-        Some(Arc::clone(hold?.schema()))
+        let held = match (self.started(), &self.statement_past, &self.session_past) {
+            (Some(started), ..) => started.hold.schema(),
+            (None, Some(past), _) => past.schema(),
+            (None, None, Some(past)) => &past.schema,
+            (None, None, None) => self.statement_hold.as_ref()?.schema(),
+        };
+        Some(Arc::clone(held))
+    }
+
+    /// Whether what is read now is of the past.
+    pub fn reads_past(&self) -> bool {
+        match &self.open {
+            Some(open) => open.is_past,
+            None => self.statement_past.is_some() || self.session_past.is_some(),
+        }
+    }
+
+    /// Opens a transaction that reads at one moment of the past.
+    pub(super) fn open_past(
+        &mut self,
+        transaction: Arc<Transaction>,
+        hold: VersionHold,
+        shown: ShownHere,
+    ) {
+        let isolation = IsolationLevel::RepeatableRead;
+        let modes = TransactionModes { read_only: true, is_pessimistic: false, isolation };
+        let started = Some(Started { transaction, hold, savepoints: Vec::new(), shown });
+        self.open = Some(Open { started, modes, is_past: true });
     }
 
     /// The open transaction's timestamp; zero when it has none yet.
@@ -116,6 +160,11 @@ impl TransactionState {
     /// `SET TRANSACTION READ ONLY | READ WRITE` for the next transaction.
     pub fn set_next_read_only(&mut self, read_only: bool) {
         self.next_read_only = Some(read_only);
+    }
+
+    /// `SET TRANSACTION READ ONLY AS OF TIMESTAMP` for the next transaction or query.
+    pub fn set_next_past(&mut self, past: Past) {
+        self.next_past = Some(past);
     }
 
     /// `SET TRANSACTION ISOLATION LEVEL` for the next transaction.
@@ -166,6 +215,8 @@ impl Session {
     /// checkpoint to go back to, or one of its own; `again` after it lost a conflict.
     pub async fn begin_write(&mut self, again: bool) -> Result<StatementTransaction> {
         self.branch.check_takes_work()?;
+        self.check_present()?;
+        self.open_implicitly();
         if self.transaction.is_read_only() {
             return Err(SqlError::new(
                 errno::ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION,
@@ -173,7 +224,6 @@ impl Session {
             ));
         }
         self.domain.check_schema_lease()?;
-        self.open_implicitly();
         let locking = self.lock_options(LockWait::AtMost(self.lock_wait_timeout()));
         if self.transaction.is_open() {
             let is_fresh = self.transaction.started().is_none();
@@ -258,7 +308,8 @@ impl Session {
     /// Holds the schema from before the statement is planned until it ends: the plan, and
     /// what it reads and writes, belong to one version. An open transaction holds its own.
     pub fn hold_schema(&mut self) {
-        if self.transaction.started().is_none() && self.transaction.statement_hold.is_none() {
+        let state = &self.transaction;
+        if state.started().is_none() && state.statement_hold.is_none() && !state.reads_past() {
             self.transaction.statement_hold = Some(self.domain.schema.hold());
         }
     }
@@ -269,6 +320,7 @@ impl Session {
         if let Some(started) = self.transaction.started() {
             started.shown.end_statement();
         }
+        self.transaction.statement_past = None;
     }
 
     /// Ends a writing statement: keeps or undoes its writes, and commits if it stood alone.
@@ -370,6 +422,11 @@ impl Session {
     }
 
     fn open(&mut self, read_only: Option<bool>, mode: Option<TransactionMode>) {
+        let next_past = self.transaction.next_past.take();
+        if let Some(past) = next_past.or_else(|| self.transaction.session_past.clone()) {
+            self.open_past(past);
+            return;
+        }
         let default_read_only = self.variables.get("transaction_read_only") == Some("ON");
         let next = self.transaction.next_read_only.take();
         let read_only = read_only.or(next).unwrap_or(default_read_only);
@@ -384,7 +441,7 @@ impl Session {
     }
 
     fn open_as(&mut self, modes: TransactionModes) {
-        self.transaction.open = Some(Open { started: None, modes });
+        self.transaction.open = Some(Open { started: None, modes, is_past: false });
     }
 
     fn new_transaction(
@@ -412,6 +469,9 @@ impl Session {
             // is held before the timestamp is taken: an index that it reads is whole by then.
             let hold = self.transaction.statement_hold.take();
             let hold = hold.unwrap_or_else(|| self.domain.schema.hold());
+            if hold.schema().is_in_flashback() {
+                return Err(in_flashback());
+            }
             let start_ts = self.fresh_ts().await?;
             let modes = self.transaction.modes().ok_or(SqlError::Interrupted)?;
             let TransactionModes { is_pessimistic, isolation, .. } = modes;
@@ -435,6 +495,9 @@ impl Session {
     /// `BEGIN`, `START TRANSACTION`: commits what is open and opens another.
     pub async fn begin(&mut self, begin: &Begin) -> Result<()> {
         self.commit().await?;
+        if let Some(time) = &begin.as_of {
+            return self.begin_past(time).await;
+        }
         self.open(begin.read_only, begin.mode);
         if begin.consistent_snapshot {
             self.start_transaction().await?;
@@ -481,8 +544,8 @@ impl Session {
         let (chain, release) = (kind == "CHAIN", kind == "RELEASE");
         if completion.chain.unwrap_or(chain) {
             match ended {
-                Some(modes) => self.open_as(modes),
-                None => self.open(None, None),
+                Some(modes) if self.transaction.session_past.is_none() => self.open_as(modes),
+                _ => self.open(None, None),
             }
         }
         if completion.release.unwrap_or(release) {

@@ -102,7 +102,11 @@ impl<'a> Check<'a> {
             return Err(SqlError::not_supported("checking a system view"));
         }
         let scope = RequestScope { priority: Priority::Low, ..session.scope().clone() };
-        let view = session.domain.kv.snapshot(session.domain.now_ts().await?).within(scope);
+        let view = match session.past_view()? {
+            Some(past) => past,
+            None => session.domain.kv.snapshot(session.domain.now_ts().await?),
+        };
+        let view = view.within(scope);
         let whole = table
             .indices
             .iter()

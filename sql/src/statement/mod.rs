@@ -11,7 +11,7 @@ pub mod plan;
 pub mod set;
 pub mod show;
 
-use cairn_parser::ast::{ExplainTarget, PrepareSource, Statement, Xa};
+use cairn_parser::ast::{ExplainTarget, ParsedStatement, PrepareSource, Statement, Xa};
 use cairn_types::{Datum, FieldType, errno};
 use tokio_util::sync::CancellationToken;
 
@@ -46,33 +46,34 @@ impl Session {
                 "You have an error in your SQL syntax; '?' stands only in prepared statements",
             ));
         }
-        run(self, &statement.parsed.statement, &statement.text, &Parameters::default(), sink).await
+        run(self, &statement.parsed, &statement.text, &Parameters::default(), sink).await
     }
 }
 
 /// Runs a prepared statement with its parameters.
 pub async fn execute_prepared(
     session: &mut Session,
-    statement: &Statement,
+    parsed: &ParsedStatement,
     text: &str,
     parameters: Parameters,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
-    run(session, statement, text, &parameters, sink).await
+    run(session, parsed, text, &parameters, sink).await
 }
 
 async fn run(
     session: &mut Session,
-    statement: &Statement,
+    parsed: &ParsedStatement,
     text: &str,
     parameters: &Parameters,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
+    let statement = &parsed.statement;
     if !keeps_diagnostics(statement) {
         session.diagnostics = Diagnostics::default();
     }
     let previous_row_count = session.row_count;
-    let outcome = dispatch(session, statement, text, parameters, sink).await;
+    let outcome = dispatch(session, parsed, text, parameters, sink).await;
     let outcome = outcome.map_err(|error| session.tell_interruption(error));
     session.end_bounds();
     session.release_schema();
@@ -102,7 +103,25 @@ fn is_change(statement: &Statement) -> bool {
 }
 
 /// Result columns of a statement, for `COM_STMT_PREPARE`.
-pub fn describe(session: &mut Session, statement: &Statement) -> Result<Vec<ColumnDefinition>> {
+pub async fn describe(
+    session: &mut Session,
+    parsed: &ParsedStatement,
+) -> Result<Vec<ColumnDefinition>> {
+    let outcome = describe_at(session, parsed).await;
+    session.release_schema();
+    outcome
+}
+
+async fn describe_at(
+    session: &mut Session,
+    parsed: &ParsedStatement,
+) -> Result<Vec<ColumnDefinition>> {
+    // A time that is a parameter is not known yet: the present must do.
+    let is_timed = parsed.parameter_count == 0 && !parsed.as_of.is_empty();
+    if is_timed && !session.transaction.is_open() {
+        session.look_back(parsed, &Parameters::default()).await?;
+    }
+    let statement = &parsed.statement;
     match statement {
         Statement::Query(_)
         | Statement::Insert(_)
@@ -128,13 +147,15 @@ async fn ok(session: &mut Session, sink: &mut dyn ResultSink) -> Result<()> {
 
 async fn dispatch(
     session: &mut Session,
-    statement: &Statement,
+    parsed: &ParsedStatement,
     text: &str,
     parameters: &Parameters,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
+    let statement = &parsed.statement;
     session.bound_statement(statement);
     session.set_statement_text(text);
+    session.look_back(parsed, parameters).await?;
     match statement {
         Statement::Query(_) => {
             session.hold_schema();
@@ -155,7 +176,10 @@ async fn dispatch(
         },
         Statement::Show(show) => show::run(session, show, sink).await,
         Statement::Describe(describe) => show::describe(session, describe, sink).await,
-        Statement::SplitTable(split) => regions::split(session, split, sink).await,
+        Statement::SplitTable(split) => {
+            session.check_present()?;
+            regions::split(session, split, sink).await
+        }
         Statement::TableMaintenance(of) if of.verb == "CHECK" => {
             session.hold_schema();
             check::check_tables(session, &of.tables, sink).await
@@ -176,7 +200,7 @@ async fn dispatch(
                     "Incorrect arguments to EXECUTE",
                 ));
             }
-            let run = dispatch(session, &prepared.statement, &text, &parameters, sink);
+            let run = dispatch(session, &prepared, &text, &parameters, sink);
             Box::pin(run).await
         }
         Statement::Do(exprs) => {
@@ -186,6 +210,7 @@ async fn dispatch(
         other => {
             if ddl::is_schema_change(other) {
                 // A schema change ends the open transaction and stands alone.
+                session.check_present()?;
                 session.commit().await?;
                 ddl::run(session, other, sink).await?;
                 return Ok(());
@@ -224,7 +249,7 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
                 PrepareSource::Text(text) => text.clone(),
                 PrepareSource::UserVariable(name) => user_variable_text(session, name),
             };
-            session.prepare_named(&prepare.name, &text)
+            session.prepare_named(&prepare.name, &text).await
         }
         Statement::Deallocate(name) => session.deallocate(name),
         Statement::Kill(kill) => {
@@ -240,7 +265,10 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
         | Statement::DropUser(_)
         | Statement::SetPassword(_)
         | Statement::Grant(_)
-        | Statement::GrantRole(_) => accounts::run(session, statement).await,
+        | Statement::GrantRole(_) => {
+            session.check_present()?;
+            accounts::run(session, statement).await
+        }
         // Nothing of these is cached, or they name what does not exist here.
         Statement::Flush(flush) if !flush.with_read_lock => Ok(()),
         Statement::UnlockTables => Ok(()),

@@ -8,6 +8,9 @@ use cairn_planner::cache::PlanKey;
 use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, PlanKind};
 use cairn_types::{Datum, FieldType};
 
+use super::Parameters;
+use crate::catalog::SchemaSnapshot;
+use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::session::Session;
 
@@ -29,7 +32,17 @@ pub fn plan(session: &mut Session, statement: &Statement, types: &[FieldType]) -
         cairn_planner::plan_statement(statement, types.len(), context)
     });
     session.take_warnings(&mut eval);
-    plan.map_err(plan_error)
+    let plan = plan.map_err(plan_error)?;
+    check_flashback(&schema, &plan)?;
+    Ok(plan)
+}
+
+/// While the cluster is on its way to the past, no rows are read or written.
+fn check_flashback(schema: &SchemaSnapshot, plan: &Plan) -> Result<()> {
+    if schema.is_in_flashback() && plan.tables.iter().any(|access| !access.table.is_virtual) {
+        return Err(in_flashback());
+    }
+    Ok(())
 }
 
 /// The plan of a statement from the shared cache, or a new one.
@@ -56,6 +69,7 @@ pub fn cached(
         options: session.plan_options(),
     };
     if let Some(plan) = session.domain.plans.get(&key) {
+        check_flashback(&schema, &plan)?;
         return Ok(plan);
     }
     let plan = Arc::new(plan(session, statement, types)?);
@@ -66,14 +80,20 @@ pub fn cached(
 }
 
 /// Plans expressions without columns, as `SELECT a, b` would.
-fn plan_expressions(session: &mut Session, exprs: &[Expr]) -> Result<Arc<Plan>> {
+fn plan_expressions(
+    session: &mut Session,
+    exprs: &[Expr],
+    types: &[FieldType],
+) -> Result<Arc<Plan>> {
     let schema = session.schema();
     let mut eval = session.eval_context();
-    let plan = session.with_plan_context(&schema, &mut eval, &[], |context| {
-        cairn_planner::plan_expressions(exprs, 0, context)
+    let plan = session.with_plan_context(&schema, &mut eval, types, |context| {
+        cairn_planner::plan_expressions(exprs, types.len(), context)
     });
     session.take_warnings(&mut eval);
-    Ok(Arc::new(plan.map_err(plan_error)?))
+    let plan = plan.map_err(plan_error)?;
+    check_flashback(&schema, &plan)?;
+    Ok(Arc::new(plan))
 }
 
 /// Values and types of expressions without columns; subqueries are run.
@@ -81,11 +101,34 @@ pub async fn evaluate_all(
     session: &mut Session,
     exprs: &[Expr],
 ) -> Result<Vec<(Datum, FieldType)>> {
-    let plan = plan_expressions(session, exprs)?;
+    let plan = plan_expressions(session, exprs, &[])?;
+    run_expressions(session, &plan, &[]).await
+}
+
+/// Value and type of an expression that reads nothing and waits for nothing; `None` if it does.
+pub async fn evaluate_constant(
+    session: &mut Session,
+    expr: &Expr,
+    parameters: &Parameters,
+) -> Result<Option<(Datum, FieldType)>> {
+    let plan = plan_expressions(session, std::slice::from_ref(expr), &parameters.types)?;
+    if !plan.tables.is_empty() || !plan.subplans.is_empty() {
+        return Ok(None);
+    }
+    let values = run_expressions(session, &plan, &parameters.values).await?;
+    Ok(values.into_iter().next())
+}
+
+async fn run_expressions(
+    session: &mut Session,
+    plan: &Arc<Plan>,
+    parameters: &[Datum],
+) -> Result<Vec<(Datum, FieldType)>> {
     let PlanKind::Query(root) = &plan.kind else { return Ok(Vec::new()) };
     let types = root.types();
-    let view = crate::execution::ReadView::of_plan(session, &plan).await?;
-    let mut context = crate::execution::build_context(session, &plan, view, &[], None).await?;
+    let view = crate::execution::ReadView::of_plan(session, plan).await?;
+    let mut context =
+        crate::execution::build_context(session, plan, view, parameters, None).await?;
     let rows = crate::dml::gather_rows(root, &context, "Set").await?;
     crate::execution::take_warnings(session, &mut context);
     let row = rows.into_iter().next().unwrap_or_default();
@@ -102,7 +145,7 @@ pub async fn evaluate(session: &mut Session, expr: &Expr) -> Result<(Datum, Fiel
 pub fn bind_default(session: &mut Session, text: &str) -> Result<cairn_expr::Expr> {
     let parsed = cairn_parser::parse_expr(text, &session.parser_mode())
         .map_err(crate::session::text::parse_error)?;
-    let plan = plan_expressions(session, std::slice::from_ref(&parsed))?;
+    let plan = plan_expressions(session, std::slice::from_ref(&parsed), &[])?;
     match &plan.kind {
         PlanKind::Query(PhysicalPlan { op: PhysicalOp::Projection(desc), .. })
             if plan.subplans.is_empty() =>

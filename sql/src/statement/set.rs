@@ -70,6 +70,9 @@ async fn system(
         session.shared.set_last_insert_id(text.parse().unwrap_or(0));
         return Ok(());
     }
+    if definition.name == "tidb_snapshot" {
+        session.set_snapshot(&text).await?;
+    }
     if definition.name == "autocommit" && text == "ON" && !session.settings().autocommit {
         // Switching autocommit on commits what is open; where it is on already nothing happens.
         session.commit().await?;
@@ -128,9 +131,8 @@ async fn set_global(session: &mut Session, definition: &Definition, text: String
         "tx_read_only" | "transaction_read_only" => vec!["tx_read_only", "transaction_read_only"],
         name => vec![name],
     };
-    let put = |txn: &Transaction| {
-        names.iter().try_for_each(|name| meta::put_variable(txn, name, &text))
-    };
+    let put =
+        |txn: &Transaction| names.iter().try_for_each(|name| meta::put_variable(txn, name, &text));
     session.domain.change_schema(|txn, _| put(txn)).await
 }
 
@@ -143,7 +145,10 @@ pub async fn set_transaction(session: &mut Session, set: &SetTransaction) -> Res
             "Transaction characteristics can't be changed while a transaction is in progress",
         ));
     }
-    if let Some(read_only) = set.read_only {
+    if let Some(time) = &set.as_of {
+        let past = session.past_of(time).await?;
+        session.transaction.set_next_past(past);
+    } else if let Some(read_only) = set.read_only {
         if next_only {
             session.transaction.set_next_read_only(read_only);
         } else {

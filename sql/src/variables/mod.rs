@@ -207,6 +207,8 @@ pub struct Settings {
     pub async_commit: bool,
     /// `transaction_isolation`.
     pub isolation: IsolationLevel,
+    /// `tidb_read_staleness` without its sign; 0: queries read the present.
+    pub read_staleness_s: u64,
     /// `innodb_lock_wait_timeout`.
     pub lock_wait_timeout_s: u64,
     /// `foreign_key_checks`.
@@ -251,6 +253,7 @@ impl Settings {
             async_commit: text("tidb_enable_async_commit") == "ON",
             isolation: IsolationLevel::of_variable(text("transaction_isolation"))
                 .unwrap_or(IsolationLevel::RepeatableRead),
+            read_staleness_s: number("tidb_read_staleness").unsigned_abs(),
             lock_wait_timeout_s: unsigned("innodb_lock_wait_timeout"),
             foreign_key_checks: text("foreign_key_checks") == "ON",
             auto_increment: (

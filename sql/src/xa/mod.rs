@@ -190,6 +190,11 @@ async fn start(session: &mut Session, xid: &Xid, option: Option<XaStart>) -> Res
         return Err(error(errno::ER_XAER_DUPID));
     }
     session.open_transaction();
+    if session.transaction.modes().is_some_and(|modes| modes.is_serializable()) {
+        // What it reads can be looked at again when it commits only, which is past PREPARE's promise.
+        session.roll_back().await?;
+        return Err(SqlError::not_supported("XA transactions at SERIALIZABLE"));
+    }
     session.branch.0 = Some(Open { name, stage: Stage::Active });
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{NotLeader, ServerIsBusy};
 
@@ -36,7 +35,7 @@ async fn lock(client: &Arc<KvClient>, txn: &Transaction, key: &'static str) {
 fn is_changed(outcome: Result<crate::CommitInfo, KvError>, key: &'static str) -> bool {
     let Err(error) = outcome else { return false };
     assert_eq!((error.mysql_code(), error.is_txn_retryable()), (1213, true), "{error}");
-    matches!(error, KvError::ReadChanged { key: changed, .. } if changed.0 == Bytes::from(key))
+    matches!(error, KvError::ReadChanged { key: changed, .. } if changed.0 == key)
 }
 
 /// The ways to read a key that may have no value.

@@ -28,16 +28,18 @@ impl Grammar<'_, '_> {
                 begin.consistent_snapshot = true;
                 return Ok(());
             }
-            if g.is("READ") && g.nth_is(2, "AS") {
-                return g.unsupported("START TRANSACTION READ ONLY AS OF TIMESTAMP");
-            }
             begin.read_only = Some(g.access_mode()?);
-            if g.are("AS OF") {
-                return g.unsupported("START TRANSACTION READ ONLY AS OF TIMESTAMP");
+            if begin.read_only == Some(true) {
+                begin.as_of = g.as_of()?;
             }
             Ok(())
         })?;
         Ok(Statement::Begin(begin))
+    }
+
+    /// `AS OF TIMESTAMP expr`, if it is there.
+    pub(crate) fn as_of(&mut self) -> Parse<Option<Expr>> {
+        if self.eat_all("AS OF TIMESTAMP") { self.expr().map(Some) } else { Ok(None) }
     }
 
     /// `READ ONLY` is true, `READ WRITE` false.
@@ -88,12 +90,15 @@ impl Grammar<'_, '_> {
 
     /// After `SET [scope] TRANSACTION`.
     pub(crate) fn set_transaction(&mut self, scope: VariableScope) -> Parse<Statement> {
-        let mut set = SetTransaction { scope, isolation: None, read_only: None };
+        let mut set = SetTransaction { scope, isolation: None, read_only: None, as_of: None };
         self.comma_list(|g| {
             if g.eat_all("ISOLATION LEVEL") {
                 set.isolation = Some(g.isolation_level()?);
             } else {
                 set.read_only = Some(g.access_mode()?);
+                if set.read_only == Some(true) && scope == VariableScope::Unspecified {
+                    set.as_of = g.as_of()?;
+                }
             }
             Ok(())
         })?;

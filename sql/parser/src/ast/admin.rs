@@ -4,7 +4,7 @@ use super::expr::{Expr, VariableScope};
 use super::{ObjectName, Statement};
 
 /// `BEGIN`, `START TRANSACTION`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Begin {
     /// `OPTIMISTIC`, `PESSIMISTIC`; the session's setting when absent.
     pub mode: Option<TransactionMode>,
@@ -12,6 +12,8 @@ pub struct Begin {
     pub read_only: Option<bool>,
     /// `WITH CONSISTENT SNAPSHOT`.
     pub consistent_snapshot: bool,
+    /// `READ ONLY AS OF TIMESTAMP expr`.
+    pub as_of: Option<Expr>,
 }
 
 /// How a transaction takes its locks.
@@ -77,7 +79,7 @@ impl IsolationLevel {
 }
 
 /// `SET [scope] TRANSACTION ..`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SetTransaction {
     /// `Unspecified` means the next transaction alone.
     pub scope: VariableScope,
@@ -85,6 +87,8 @@ pub struct SetTransaction {
     pub isolation: Option<IsolationLevel>,
     /// `READ ONLY` is true, `READ WRITE` false.
     pub read_only: Option<bool>,
+    /// `READ ONLY AS OF TIMESTAMP expr`; only of the next transaction.
+    pub as_of: Option<Expr>,
 }
 
 /// `XA ..`: steps of a transaction that spans several servers.

@@ -729,6 +729,36 @@ pub enum ColumnPosition {
     After(String),
 }
 
+/// `FLASHBACK ..`: what brings the past back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Flashback {
+    /// `FLASHBACK TABLE t [TO name]`, `RECOVER TABLE t`: a dropped or emptied table.
+    Table {
+        /// Its name when it was dropped.
+        name: ObjectName,
+        /// Its new name.
+        to: Option<String>,
+    },
+    /// `FLASHBACK DATABASE d [TO name]`: a dropped database with the tables that it had.
+    Database {
+        /// Its name when it was dropped.
+        name: String,
+        /// Its new name.
+        to: Option<String>,
+    },
+    /// `FLASHBACK CLUSTER TO ..`: all data.
+    Cluster(FlashbackTime),
+}
+
+/// To which time a cluster goes back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FlashbackTime {
+    /// `TIMESTAMP expr`.
+    Timestamp(Expr),
+    /// `TSO n`.
+    Tso(u64),
+}
+
 /// One pair of `RENAME TABLE a TO b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenamePair {

@@ -35,6 +35,8 @@ pub struct ParsedStatement {
     pub range: Range<usize>,
     /// How many `?` markers it has.
     pub parameter_count: u32,
+    /// The times that tables are read at (`AS OF TIMESTAMP`), each way of writing them once.
+    pub as_of: Vec<Expr>,
 }
 
 /// `[schema.]name`.
@@ -88,6 +90,8 @@ pub enum Statement {
     DropTable(DropTables),
     /// `TRUNCATE [TABLE]`.
     TruncateTable(ObjectName),
+    /// `FLASHBACK ..`, `RECOVER TABLE`.
+    Flashback(Flashback),
     /// `RENAME TABLE a TO b, ..`; at least one pair.
     RenameTable(Vec<RenamePair>),
     /// `CREATE INDEX`.

@@ -2,6 +2,7 @@
 
 mod alter;
 mod column;
+mod flashback;
 mod partition;
 mod table;
 
