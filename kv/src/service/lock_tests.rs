@@ -61,7 +61,8 @@ impl Asked {
 
     /// Prewrites the key, which the transaction has locked.
     async fn prewrite(&self, start_ts: u64) -> kv::PrewriteResponse {
-        let mutation = kv::Mutation { key: key(), is_locked: true, ..Default::default() };
+        let mutation =
+            kv::Mutation { key: key(), is_locked: true, locked_ts: start_ts, ..Default::default() };
         let prewrite = kv::PrewriteRequest {
             mutations: vec![mutation],
             primary: key(),

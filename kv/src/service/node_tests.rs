@@ -64,7 +64,7 @@ async fn put(node: &StoreNode, key: &str, start_ts: u64) {
         op: 0,
         key: key.to_string().into(),
         value: format!("v{key}").into(),
-        is_locked: false,
+        ..Default::default()
     };
     let request = kv::PrewriteRequest {
         primary: mutation.key.clone(),

@@ -31,7 +31,7 @@ impl Store {
             op: op.into(),
             key: Bytes::from(key.clone()),
             value: "v".into(),
-            is_locked: false,
+            ..Default::default()
         };
         let request = kv::PrewriteRequest {
             mutations: keys.iter().map(mutation).collect(),

@@ -24,8 +24,12 @@ async fn call(service: &StoreService, context: &kv::Context, cmd: Cmd) -> kv::Kv
 }
 
 pub(super) fn put(key: &str, value: impl Into<Bytes>, start_ts: u64) -> kv::PrewriteRequest {
-    let mutation =
-        kv::Mutation { op: 0, key: key.to_string().into(), value: value.into(), is_locked: false };
+    let mutation = kv::Mutation {
+        op: 0,
+        key: key.to_string().into(),
+        value: value.into(),
+        ..Default::default()
+    };
     kv::PrewriteRequest {
         primary: mutation.key.clone(),
         mutations: vec![mutation],
@@ -192,7 +196,7 @@ async fn resolves_a_region_in_rounds() {
             op: 0,
             key: format!("key{n:04}").into(),
             value: "v".into(),
-            is_locked: false,
+            ..Default::default()
         })
         .collect();
     assert!(prewrite(&service, &context, request).await.errors.is_empty());

@@ -11,8 +11,8 @@
 //! **Pessimistic transactions** (`for_update_ts` above zero) hold the locks of the keys they have
 //! read: those are exchanged without a look at later commits, of which there can be none. A lock
 //! may be gone: its time was over, or it was known to a leader alone that died. That does no harm if
-//! nobody else has locked the key or committed to it since `start_ts` (an optimistic transaction's
-//! test); otherwise the transaction fails. Keys without a lock of their own (entries of
+//! nobody else has locked the key or committed to it since it was locked (`locked_ts`); otherwise the
+//! transaction fails. Keys without a lock of their own (entries of
 //! indexes, which the rows' locks guard) must not have been committed to above `for_update_ts`.
 //!
 //! **One-phase commit** writes commit records at once, at a timestamp above every
@@ -93,10 +93,9 @@ pub fn run(
         return Ok(response);
     }
     if let Some(commit_ts) = committed_at {
-        // Only a retry finds its own commit, and it is final.
-        if request.try_one_pc {
-            response.one_pc_commit_ts = commit_ts.0;
-        }
+        // Only a retry finds its own commit, and it is final, also if this request asks for less than
+        // the one that did it: its keys lie in more regions by now.
+        response.one_pc_commit_ts = commit_ts.0;
         if request.use_async_commit {
             // Also beside the other: some of its locks may be left.
             response.min_commit_ts = commit_ts.0;
@@ -111,7 +110,9 @@ pub fn run(
     let one_pc =
         chosen_ts.filter(|ts| request.try_one_pc && locked_before.is_empty() && !is_pushed(*ts));
     let is_async = request.use_async_commit && request.secondaries.len() <= SECONDARIES_MAX;
-    let async_ts = chosen_ts.filter(|_| is_async && one_pc.is_none());
+    // A reader may have pushed a pessimistic lock behind what the request allows.
+    let is_in_bounds = request.max_commit_ts == 0 || !is_pushed(TimeStamp(request.max_commit_ts));
+    let async_ts = chosen_ts.filter(|_| is_async && one_pc.is_none() && is_in_bounds);
     let mut min_commit_ts = locked_before;
     for (mutation, last_change, held) in &free {
         let held = held.as_deref();
@@ -161,13 +162,17 @@ fn check_key(
             return Ok(KeyState::Locked { min_commit_ts });
         }
     }
-    let is_guarded = mutation.is_locked && held.is_some();
-    let is_lost = mutation.is_locked && held.is_none();
+    // A lock of a later time was taken by a request that came late, after the one that the
+    // transaction knows of was gone: what was committed in between was told to nobody.
+    let locked_ts = TimeStamp(mutation.locked_ts);
+    let is_guarded =
+        mutation.is_locked && held.as_ref().is_some_and(|lock| lock.for_update_ts <= locked_ts);
+    let is_lost = mutation.is_locked && !is_guarded;
     // What a statement has read at a later time rested on the lock.
-    let seen_up_to = match is_lost {
-        true => start_ts,
-        false => start_ts.max(TimeStamp(request.for_update_ts)),
-    };
+    let seen_up_to = start_ts.max(match is_lost {
+        true => locked_ts,
+        false => TimeStamp(request.for_update_ts),
+    });
     let versions = reader.versions(&user_key, TimeStamp::MAX)?;
     // Records above start_ts: rollbacks of others write nothing and do not
     // conflict; our own records tell what became of us; anything else does.

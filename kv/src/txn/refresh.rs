@@ -173,10 +173,12 @@ impl Look<'_> {
     }
 }
 
-/// Whether the lock of another transaction may become a change at or below `refresh_ts`.
+/// Whether the lock of another transaction may become a change at or below `refresh_ts`. Those of
+/// async commits that come behind the look cannot: `max_ts` was raised before.
 pub fn may_commit(lock: &Lock, own: TimeStamp, refresh_ts: TimeStamp) -> bool {
     lock.start_ts != own
         && lock.start_ts < refresh_ts
+        && lock.min_commit_ts <= refresh_ts
         && matches!(lock.kind, LockKind::Put | LockKind::Delete)
 }
 

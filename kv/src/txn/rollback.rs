@@ -3,9 +3,10 @@
 //!
 //! Percolator §2.2 erases the lock only. Here a `Rollback` record at
 //! `(key, start_ts)` stays, so that a prewrite delayed in the network finds that
-//! its transaction is over. The record at the primary, and one written where no
-//! lock was found, is *protected*: it alone decides. Others are collapsed into
-//! the next rollback of the key, so that a hot key does not gather them.
+//! its transaction is over. The record at the primary, which decides, those of an async
+//! commit, whose locks decide together, and one written where no lock was found are
+//! *protected*. Others are collapsed into the next rollback of the key, so that a hot key does
+//! not gather them.
 
 use bytes::Bytes;
 use cairn_proto::kv;
@@ -88,7 +89,7 @@ pub fn rollback_lock(
     }
     txn.unlock(user_key);
     let overlapping = reader.load_write(user_key, lock.start_ts)?;
-    let is_protected = lock.primary == raw_key;
+    let is_protected = lock.primary == raw_key || lock.use_async_commit;
     put_rollback(txn, user_key, lock.start_ts, overlapping.as_ref(), is_protected)?;
     if !is_protected {
         collapse_previous(reader, txn, user_key, lock.start_ts)?;

@@ -7,7 +7,7 @@
 //! prewrite a=1 delete/b lock/c insert/d/4 check/e primary=a start=10 [ttl=..] [one_pc=..]
 //! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b/c]
 //! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
-//! prewrite held/a=1 primary=a start=10 for_update=15
+//! prewrite held/a=1 primary=a start=10 for_update=15 [locked=12]
 //! pessimistic_rollback a b start=10
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
@@ -272,6 +272,7 @@ const NAMES: &[&str] = &[
     "skip_locked",
     "async",
     "secondaries",
+    "locked",
     "only_look",
     "force_sync_commit",
 ];
@@ -316,6 +317,10 @@ impl Args {
 
     fn mutations(&self) -> Result<Vec<kv::Mutation>, Box<dyn Error>> {
         use kv::MutationOp::*;
+        let locked_ts = match self.ts("locked")? {
+            0 => self.ts("for_update")?,
+            locked_ts => locked_ts,
+        };
         self.rest
             .iter()
             .map(|arg| {
@@ -347,7 +352,8 @@ impl Args {
                 // `long` stands for a value that is stored in CF default.
                 let value = if value == "long" { "v".repeat(300) } else { value };
                 let (is_locked, key) = held(&key);
-                Ok(kv::Mutation { op: op.into(), key: key.into(), value: value.into(), is_locked })
+                let (op, key, value) = (op.into(), key.into(), value.into());
+                Ok(kv::Mutation { op, key, value, is_locked, locked_ts })
             })
             .collect()
     }
@@ -676,7 +682,7 @@ fn play(store: &Store, model: &mut Model, script: &Script, start_ts: u64) {
                     .into(),
                 key: key_of(key),
                 value: value.map(value_of).unwrap_or_default(),
-                is_locked: false,
+                ..Default::default()
             })
             .collect(),
         primary: keys[0].clone(),

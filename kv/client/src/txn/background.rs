@@ -45,8 +45,15 @@ impl Committer {
                     start_ts: committer.start_ts.0,
                 })
             };
-            let all = committer.mutations.all();
-            if let Err(error) = committer.mutations.pass(&committer.client, all, &build).await {
+            // The primary with its neighbours first, and the others only once it is done: no late
+            // prewrite of theirs can then make the transaction look committed.
+            let (client, all) = (&committer.client, committer.mutations.all());
+            let primary = committer.primary.unwrap_or(0);
+            let outcome = async {
+                committer.mutations.pass(client, primary..all.end, &build).await?;
+                committer.mutations.pass(client, 0..primary, &build).await
+            };
+            if let Err(error) = outcome.await {
                 tracing::debug!(%error, "locks are left to expire");
             }
         };

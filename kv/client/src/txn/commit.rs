@@ -251,10 +251,6 @@ impl Committer {
             }
             return Ok(CommitInfo::NOTHING);
         };
-        if let Err(error) = self.check_before_second_phase() {
-            self.rollback_in_background().await;
-            return Err(error);
-        }
         match self.commit_primary(primary, least).await {
             Ok((commit_ts, done)) => {
                 self.commit_rest_in_background(commit_ts, done.end).await;
@@ -473,6 +469,7 @@ impl Committer {
             if let Some(refresh) = &self.refresh {
                 refresh.run(commit_ts).await?;
             }
+            self.check_before_second_phase()?;
             let mut retrier = self.client.retrier();
             let (piece, outcome) = self.try_commit_primary(&run, commit_ts, &mut retrier).await?;
             match outcome {

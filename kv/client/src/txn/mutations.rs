@@ -1,11 +1,10 @@
 //! What a transaction's buffer and locks mean to the stores: the mutations of its commit.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use cairn_proto::kv::{Mutation, MutationOp};
 
 use super::membuffer::{BufferedValue, Entry};
+use super::pessimistic::Held;
 
 /// Whether a prewrite of the mutation locks its key.
 pub(super) fn leaves_lock(mutation: &Mutation) -> bool {
@@ -30,22 +29,28 @@ pub(super) fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
         }
         (BufferedValue::Untouched | BufferedValue::Unchanged(_), _) => return None,
     };
-    Some(Mutation { op: op.into(), key: key.clone(), value, is_locked: false })
+    Some(Mutation { op: op.into(), key: key.clone(), value, ..Mutation::default() })
 }
 
 /// Marks the mutations of keys that the transaction holds, and adds those it holds only: they
 /// guard what it has read.
-pub(super) fn with_locks(mut mutations: Vec<Mutation>, mut held: BTreeSet<Bytes>) -> Vec<Mutation> {
+pub(super) fn with_locks(mut mutations: Vec<Mutation>, mut held: Held) -> Vec<Mutation> {
     for mutation in &mut mutations {
-        mutation.is_locked = held.remove(&mutation.key);
-        if mutation.is_locked && !leaves_lock(mutation) {
+        let Some(locked_ts) = held.remove(&mutation.key) else { continue };
+        (mutation.is_locked, mutation.locked_ts) = (true, locked_ts.0);
+        if !leaves_lock(mutation) {
             // That the key did not exist was seen under its lock.
             mutation.set_op(MutationOp::OpLock);
         }
     }
     let op = MutationOp::OpLock.into();
-    let guards =
-        held.into_iter().map(|key| Mutation { op, key, is_locked: true, value: Bytes::new() });
+    let guards = held.into_iter().map(|(key, locked_ts)| Mutation {
+        op,
+        key,
+        is_locked: true,
+        locked_ts: locked_ts.0,
+        ..Mutation::default()
+    });
     mutations.extend(guards);
     mutations.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     mutations

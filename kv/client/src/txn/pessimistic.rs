@@ -17,7 +17,7 @@
 //! holder and, if somebody may wait for itself, tells the detector of deadlocks: the store that
 //! leads the first region.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -89,12 +89,15 @@ enum Primary {
     Locked(Bytes),
 }
 
+/// The keys held, each with the time up to which its holder knows of commits to it.
+pub(super) type Held = BTreeMap<Bytes, TimeStamp>;
+
 /// The locks of a transaction.
 pub(super) struct Locks(Mutex<State>);
 
 struct State {
     primary: Primary,
-    held: BTreeSet<Bytes>,
+    held: Held,
     held_bytes: u64,
     /// Asked for without a certain answer.
     unsure: BTreeSet<Bytes>,
@@ -116,7 +119,7 @@ impl Locks {
     pub(super) fn new(start_ts: TimeStamp) -> Locks {
         Locks(Mutex::new(State {
             primary: Primary::None,
-            held: BTreeSet::new(),
+            held: Held::new(),
             held_bytes: 0,
             unsure: BTreeSet::new(),
             wanted: Vec::new(),
@@ -130,7 +133,7 @@ impl Locks {
     }
 
     /// The keys held, in order.
-    pub(super) fn held(&self) -> BTreeSet<Bytes> {
+    pub(super) fn held(&self) -> Held {
         self.0.lock().held.clone()
     }
 
@@ -149,7 +152,7 @@ impl Locks {
     pub(super) fn give_all_back(&self) -> BTreeSet<Bytes> {
         let mut state = self.0.lock();
         state.keep_alive = None;
-        let mut keys = std::mem::take(&mut state.held);
+        let mut keys: BTreeSet<Bytes> = std::mem::take(&mut state.held).into_keys().collect();
         keys.append(&mut state.unsure);
         keys
     }
@@ -170,7 +173,7 @@ impl Locks {
     fn not_held(&self, keys: Vec<Bytes>) -> Vec<Bytes> {
         let state = self.0.lock();
         let mut keys = keys;
-        keys.retain(|key| !state.held.contains(key));
+        keys.retain(|key| !state.held.contains_key(key));
         keys.sort_unstable();
         keys.dedup();
         keys
@@ -203,8 +206,14 @@ impl Locks {
         }
     }
 
-    /// Takes the store's answer over; answers the keys it left out.
-    fn answered(&self, keys: Vec<Bytes>, results: &[PessimisticLockResult]) -> Vec<Bytes> {
+    /// Takes the store's answer over, which looked for commits above `asked_at`; answers the keys
+    /// it left out.
+    fn answered(
+        &self,
+        keys: Vec<Bytes>,
+        results: &[PessimisticLockResult],
+        asked_at: TimeStamp,
+    ) -> Vec<Bytes> {
         let mut skipped = Vec::new();
         let mut state = self.0.lock();
         for (key, result) in keys.into_iter().zip(results) {
@@ -222,7 +231,7 @@ impl Locks {
             }
             state.conflict_ts = state.conflict_ts.max(TimeStamp(result.conflict_ts));
             state.held_bytes += key.len() as u64;
-            state.held.insert(key);
+            state.held.insert(key, asked_at.max(TimeStamp(result.conflict_ts)));
         }
         skipped
     }
@@ -245,7 +254,7 @@ impl Locks {
     /// The first key behind `from` (or at it) that is held.
     pub(super) fn first_held(&self, from: &[u8]) -> Option<Bytes> {
         let from = (Bound::Included(from), Bound::Unbounded);
-        self.0.lock().held.range::<[u8], _>(from).next().cloned()
+        self.0.lock().held.range::<[u8], _>(from).next().map(|(key, _)| key.clone())
     }
 
     fn now_ms(&self) -> u64 {
@@ -312,7 +321,7 @@ impl Transaction {
         let Some(locks) = &self.locks else { return };
         let key = key();
         let mut state = locks.0.lock();
-        if !state.held.contains(&key) {
+        if !state.held.contains_key(&key) {
             state.wanted.push(key);
         }
     }
@@ -525,7 +534,7 @@ impl LockPass<'_> {
                     let Some(error) = response.errors.into_iter().next() else {
                         let piece = keys.keys(&answer.piece);
                         self.note_guarded(&piece, &response.results, asked_at);
-                        let skipped = self.locks.answered(piece, &response.results);
+                        let skipped = self.locks.answered(piece, &response.results, asked_at);
                         return Ok((answer.piece.end, skipped));
                     };
                     Ok(error)
