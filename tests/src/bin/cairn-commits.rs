@@ -66,7 +66,7 @@ async fn run(options: &Options) -> Result<(), HarnessError> {
     cluster.wait_until_replicated(options.stores.min(3)).await?;
     let mut conn = cluster.connect("test").await?;
     conn.query_drop("CREATE TABLE pairs (id INT PRIMARY KEY, v INT)").await?;
-    conn.query_drop("SPLIT TABLE pairs BETWEEN (0) AND (1000) REGIONS 2").await?;
+    conn.query_drop("SPLIT TABLE pairs BY (500)").await?;
     conn.query_drop("INSERT INTO pairs VALUES (1, 0), (2, 0), (900, 0)").await?;
     let mut took = [const { Told { mode: None, took: Vec::new() } }; KINDS.len()];
     let turn = Duration::from_secs(options.seconds) / TURNS;
