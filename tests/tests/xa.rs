@@ -290,7 +290,8 @@ async fn a_node_killed_at_any_moment_leaves_whole_branches() -> Result<(), Harne
         cluster.restart_node(sql).await?;
         let mut conn = connect(&cluster).await;
         let listed = recovered(&mut conn).await;
-        assert!(listed.len() <= 1, "{listed:?}");
+        // One of this round, and one of a round before that was on its way when its node died.
+        assert!(listed.len() <= 2, "{listed:?}");
         for (at, xid) in listed.iter().enumerate() {
             let verb = if (round + at) % 2 == 0 { "COMMIT" } else { "ROLLBACK" };
             let decided = code(conn.query_drop(format!("XA {verb} '{xid}'")).await);
