@@ -290,8 +290,9 @@ async fn a_node_killed_at_any_moment_leaves_whole_branches() -> Result<(), Harne
         cluster.restart_node(sql).await?;
         let mut conn = connect(&cluster).await;
         let listed = recovered(&mut conn).await;
-        // One of this round, and one of a round before that was on its way when its node died.
-        assert!(listed.len() <= 2, "{listed:?}");
+        // One that died amid its PREPARE in an earlier round is listed while it is rolled back.
+        let is_of_round = |xid: &&String| xid.parse::<u32>().is_ok_and(|n| n >= first);
+        assert!(listed.iter().filter(is_of_round).count() <= 1, "{listed:?}");
         for (at, xid) in listed.iter().enumerate() {
             let verb = if (round + at) % 2 == 0 { "COMMIT" } else { "ROLLBACK" };
             let decided = code(conn.query_drop(format!("XA {verb} '{xid}'")).await);
