@@ -15,6 +15,7 @@
 pub mod cache;
 pub mod history;
 pub mod meta;
+pub mod record;
 pub mod snapshot;
 
 pub use cache::{SchemaCache, VersionHold};

@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_kv_client::{KvError, Transaction};
 use cairn_types::TimeStamp;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::meta::GC_LEASE_KEY;
+use crate::catalog::record::{self, Change, Changed};
 use crate::domain::Domain;
-use crate::error::{Result, SqlError};
+use crate::error::Result;
 
 /// The record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,29 +25,14 @@ pub struct Lease {
     pub last_run_ms: u64,
 }
 
-async fn read(txn: &Transaction) -> Result<Lease> {
-    match txn.get(GC_LEASE_KEY).await? {
-        None => Ok(Lease::default()),
-        Some(value) => serde_json::from_slice(&value)
-            .map_err(|error| SqlError::DamagedSchema(format!("lease of collection: {error}"))),
-    }
-}
-
-/// Writes the record that `change` makes of it; `None`, also when somebody else was
-/// faster, when there is nothing to write.
-async fn update(
-    domain: &Domain,
-    change: impl FnOnce(Lease) -> Option<Lease>,
-) -> Result<Option<Lease>> {
-    let txn = domain.kv.begin(domain.now_ts().await?);
-    let Some(lease) = change(read(&txn).await?) else { return Ok(None) };
-    let value = serde_json::to_vec(&lease)
-        .map_err(|error| SqlError::DamagedSchema(format!("lease of collection: {error}")))?;
-    txn.set(Bytes::from_static(GC_LEASE_KEY), value.into())?;
-    match txn.commit().await {
-        Ok(_) => Ok(Some(lease)),
-        Err(KvError::WriteConflict { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+/// Writes the record that `wanted` makes of it; `None` when there is nothing to write.
+async fn change(domain: &Domain, wanted: impl Fn(Lease) -> Option<Lease>) -> Result<Option<Lease>> {
+    let wanted = |lease: Option<&Lease>, _| {
+        wanted(lease.cloned().unwrap_or_default()).map_or(Change::Keep, Change::Put)
+    };
+    match record::change(domain, &Bytes::from_static(GC_LEASE_KEY), wanted).await? {
+        Changed::Put(lease) => Ok(Some(lease)),
+        Changed::Kept(_) | Changed::Deleted => Ok(None),
     }
 }
 
@@ -59,13 +44,13 @@ pub async fn acquire(domain: &Domain, now: TimeStamp, span: Duration) -> Result<
         let is_free = lease.owner == node || lease.expires_at_ms <= now_ms;
         is_free.then(|| Lease { owner: node, expires_at_ms: now_ms + span_ms, ..lease })
     };
-    update(domain, take).await
+    change(domain, take).await
 }
 
 /// Remembers for this and the next owner when the last run was.
 pub async fn note_run(domain: &Domain, now: TimeStamp) -> Result<()> {
     let last_run_ms = now.physical_ms();
-    update(domain, |lease| Some(Lease { last_run_ms, ..lease })).await.map(|_| ())
+    change(domain, |lease| Some(Lease { last_run_ms, ..lease })).await.map(|_| ())
 }
 
 /// Lets another node take over at once.
@@ -74,5 +59,5 @@ pub async fn give_up(domain: &Domain) -> Result<()> {
     let leave = |lease: Lease| {
         (lease.owner == node).then_some(Lease { owner: 0, expires_at_ms: 0, ..lease })
     };
-    update(domain, leave).await.map(|_| ())
+    change(domain, leave).await.map(|_| ())
 }

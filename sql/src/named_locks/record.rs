@@ -1,17 +1,13 @@
 //! The records of named locks, and the transactions that change them.
 
-use bytes::Bytes;
-use cairn_kv_client::{KvError, Transaction};
 use cairn_types::TimeStamp;
 use serde::{Deserialize, Serialize};
 
 use super::lease_end_ms;
 use crate::catalog::meta;
+use crate::catalog::record::{self, Change, Changed};
 use crate::domain::Domain;
-use crate::error::{Result, SqlError};
-
-/// How often a transaction starts over that lost to another one.
-const TRIES_MAX: usize = 20;
+use crate::error::Result;
 
 /// Holders that a search for a deadlock follows.
 const HOLDERS_MAX: usize = 64;
@@ -36,16 +32,23 @@ pub struct Held {
     pub waits_for: Option<String>,
 }
 
+impl Held {
+    fn is_alive(&self, now: TimeStamp) -> bool {
+        self.expires_at_ms > now.physical_ms()
+    }
+}
+
 /// Who has the lock.
 pub async fn find(domain: &Domain, name: &str) -> Result<Option<Held>> {
     let txn = domain.kv.begin(domain.now_ts().await?);
-    read(&txn, &meta::named_lock_key(name)).await
+    let held: Option<Held> = record::read(&txn, &meta::named_lock_key(name)).await?;
+    Ok(held.filter(|held| held.is_alive(txn.start_ts())))
 }
 
 /// Takes a lock that is free, or that the same session has; tells whether it could.
 pub async fn take(domain: &Domain, name: &str, own: &Owner) -> Result<bool> {
     change(domain, name, |held, now| match held {
-        Some(held) if held.by != *own => Change::None,
+        Some(held) if held.by != *own => Change::Keep,
         _ => {
             let expires_at_ms = lease_end_ms(now);
             Change::Put(Held { by: own.clone(), expires_at_ms, waits_for: None })
@@ -58,18 +61,18 @@ pub async fn take(domain: &Domain, name: &str, own: &Owner) -> Result<bool> {
 pub async fn renew(domain: &Domain, name: &str, own: &Owner) -> Result<bool> {
     change(domain, name, |held, now| match held {
         Some(held) if held.by == *own => {
-            Change::Put(Held { expires_at_ms: lease_end_ms(now), ..held })
+            Change::Put(Held { expires_at_ms: lease_end_ms(now), ..held.clone() })
         }
-        _ => Change::None,
+        _ => Change::Keep,
     })
     .await
 }
 
 /// Frees a lock if the session has it.
 pub async fn give_back(domain: &Domain, name: &str, own: &Owner) -> Result<()> {
-    let free = |held: Option<Held>, _| match held {
+    let free = |held: Option<&Held>, _| match held {
         Some(held) if held.by == *own => Change::Delete,
-        _ => Change::None,
+        _ => Change::Keep,
     };
     change(domain, name, free).await.map(drop)
 }
@@ -82,11 +85,11 @@ pub async fn note_wait(
     waits_for: Option<&str>,
 ) -> Result<()> {
     for name in holds {
-        let note = |held: Option<Held>, _| match held {
+        let note = |held: Option<&Held>, _| match held {
             Some(held) if held.by == *own => {
-                Change::Put(Held { waits_for: waits_for.map(str::to_owned), ..held })
+                Change::Put(Held { waits_for: waits_for.map(str::to_owned), ..held.clone() })
             }
-            _ => Change::None,
+            _ => Change::Keep,
         };
         change(domain, name, note).await?;
     }
@@ -108,40 +111,14 @@ pub async fn must_give_up(domain: &Domain, name: &str, own: &Owner) -> Result<bo
     Ok(false)
 }
 
-/// What becomes of a record.
-enum Change {
-    None,
-    Put(Held),
-    Delete,
-}
-
-/// Changes a record, however often others are faster; tells whether anything was changed.
+/// Changes the record of a lock; one whose time is over counts as none. Tells whether anything
+/// was changed.
 async fn change(
     domain: &Domain,
     name: &str,
-    wanted: impl Fn(Option<Held>, TimeStamp) -> Change,
+    wanted: impl Fn(Option<&Held>, TimeStamp) -> Change<Held>,
 ) -> Result<bool> {
-    let key = meta::named_lock_key(name);
-    let mut lost = None;
-    for _ in 0..TRIES_MAX {
-        let txn = domain.kv.begin(domain.now_ts().await?);
-        match wanted(read(&txn, &key).await?, txn.start_ts()) {
-            Change::None => return Ok(false),
-            Change::Put(held) => txn.set(key.clone(), meta::to_json(&held)?)?,
-            Change::Delete => txn.delete(key.clone())?,
-        }
-        match txn.commit().await {
-            Ok(_) => return Ok(true),
-            Err(error @ KvError::WriteConflict { .. }) => lost = Some(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(lost.map_or(SqlError::Interrupted, SqlError::Kv))
-}
-
-/// The record of a lock whose time is not over.
-async fn read(txn: &Transaction, key: &Bytes) -> Result<Option<Held>> {
-    let Some(value) = txn.get(key).await? else { return Ok(None) };
-    let held: Held = meta::from_json(key, &value)?;
-    Ok((held.expires_at_ms > txn.start_ts().physical_ms()).then_some(held))
+    let wanted = |held: Option<&Held>, now| wanted(held.filter(|held| held.is_alive(now)), now);
+    let changed = record::change(domain, &meta::named_lock_key(name), wanted).await?;
+    Ok(!matches!(changed, Changed::Kept(_)))
 }

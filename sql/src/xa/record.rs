@@ -21,17 +21,16 @@
 //! it carries it out, however often, and nobody decides otherwise.
 
 use bytes::Bytes;
-use cairn_kv_client::{KvError, Prepared, Transaction};
+use cairn_kv_client::Prepared;
 use cairn_parser::ast::Xid;
 use cairn_types::TimeStamp;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::meta;
+use crate::catalog::record::{self, Change, Changed};
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 
-/// How often a change of a record starts over that lost to another one.
-const TRIES_MAX: usize = 20;
 /// How long PREPARE may take until its branch may be rolled back: so long rows stay locked, about, when
 /// a node dies in the midst of it. Nothing rests on clocks: who is too late finds that out
 /// from the record.
@@ -147,42 +146,40 @@ pub async fn all(domain: &Domain) -> Result<Vec<Branch>> {
 
 /// Whether there is a branch of that name.
 pub async fn find(domain: &Domain, xid: &Xid) -> Result<Option<Branch>> {
-    let txn = domain.kv.begin(domain.now_ts().await?);
-    read(&txn, &key_of(xid)).await
-}
-
-async fn read(txn: &Transaction, key: &Bytes) -> Result<Option<Branch>> {
-    match txn.get(key).await? {
-        Some(value) => meta::from_json(key, &value).map(Some),
-        None => Ok(None),
-    }
+    record::find(domain, &key_of(xid)).await
 }
 
 /// Keeps a branch; false when there is one of that name.
 pub async fn put(domain: &Domain, branch: &Branch) -> Result<bool> {
-    let xid = branch.xid()?;
-    change(domain, &xid, |found| match found {
+    let key = key_of(&branch.xid()?);
+    let put = |found: Option<&Branch>, _| match found {
         None => Change::Put(branch.clone()),
+        Some(_) => Change::Keep,
+    };
+    Ok(match record::change(domain, &key, put).await? {
         // Of a try before that was not known to have succeeded.
-        Some(found) if found == *branch => Change::None,
-        Some(_) => Change::Refuse,
+        Changed::Kept(found) => found.as_ref() == Some(branch),
+        Changed::Put(_) | Changed::Deleted => true,
     })
-    .await
-    .map(|outcome| outcome.is_some())
 }
 
 /// Moves a branch from one of the states to another; answers it, or `None` when it is gone or in a
 /// state from which no way leads there.
 pub async fn turn(domain: &Domain, branch: &Branch, to: State) -> Result<Option<Branch>> {
-    let xid = branch.xid()?;
-    let outcome = change(domain, &xid, |found| match found {
-        // Another branch may have taken the name since.
-        Some(found) if found.start_ts != branch.start_ts => Change::Refuse,
-        Some(found) if found.state == to => Change::None,
-        Some(found) if leads(found.state, to) => Change::Put(Branch { state: to, ..found }),
-        _ => Change::Refuse,
-    });
-    outcome.await
+    let key = key_of(&branch.xid()?);
+    // Another branch may have taken the name since.
+    let is_it = |found: &Branch| found.start_ts == branch.start_ts;
+    let turn = |found: Option<&Branch>, _| match found {
+        Some(found) if is_it(found) && leads(found.state, to) => {
+            Change::Put(Branch { state: to, ..found.clone() })
+        }
+        _ => Change::Keep,
+    };
+    Ok(match record::change(domain, &key, turn).await? {
+        Changed::Put(branch) => Some(branch),
+        Changed::Kept(found) => found.filter(|found| is_it(found) && found.state == to),
+        Changed::Deleted => None,
+    })
 }
 
 fn leads(from: State, to: State) -> bool {
@@ -195,60 +192,12 @@ fn leads(from: State, to: State) -> bool {
 
 /// Forgets a branch whose fate is carried out.
 pub async fn remove(domain: &Domain, branch: &Branch) -> Result<()> {
-    let xid = branch.xid()?;
-    let outcome = change(domain, &xid, |found| match found {
+    let key = key_of(&branch.xid()?);
+    let remove = |found: Option<&Branch>, _| match found {
         Some(found) if found.start_ts == branch.start_ts => Change::Delete,
-        _ => Change::Refuse,
-    });
-    outcome.await.map(drop)
-}
-
-/// What becomes of a record.
-enum Change {
-    /// It is as it should be.
-    None,
-    Put(Branch),
-    Delete,
-    /// It must stay as it is.
-    Refuse,
-}
-
-/// Changes a record, however often others are faster. Answers what it is then, or was before it
-/// was deleted; `None` when the change was refused.
-async fn change(
-    domain: &Domain,
-    xid: &Xid,
-    wanted: impl Fn(Option<Branch>) -> Change,
-) -> Result<Option<Branch>> {
-    let key = key_of(xid);
-    let mut lost = None;
-    for _ in 0..TRIES_MAX {
-        let txn = domain.kv.begin(domain.now_ts().await?);
-        let found = read(&txn, &key).await?;
-        let outcome = match wanted(found.clone()) {
-            Change::None => return Ok(found),
-            Change::Refuse => return Ok(None),
-            Change::Put(branch) => {
-                txn.set(key.clone(), meta::to_json(&branch)?)?;
-                Some(branch)
-            }
-            Change::Delete => {
-                txn.delete(key.clone())?;
-                found
-            }
-        };
-        match txn.commit().await {
-            Ok(_) => return Ok(outcome),
-            // What happened is seen at the next look.
-            Err(
-                error @ (KvError::WriteConflict { .. }
-                | KvError::TxnAborted { .. }
-                | KvError::UndeterminedCommit { .. }),
-            ) => lost = Some(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(lost.map_or(SqlError::Interrupted, SqlError::Kv))
+        _ => Change::Keep,
+    };
+    record::change(domain, &key, remove).await.map(drop)
 }
 
 #[cfg(test)]
