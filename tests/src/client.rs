@@ -167,3 +167,30 @@ pub async fn connect(server: SocketAddr, database: &str) -> Result<Conn, Error> 
         .prefer_socket(false);
     Conn::new(options).await
 }
+
+/// The number of the server's error, or 0 when there was none.
+///
+/// # Panics
+/// When the connection failed, not the statement.
+pub fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
+    match outcome {
+        Ok(_) => 0,
+        Err(Error::Server(error)) => error.code,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// As [`code`], of a statement.
+pub async fn code_of(conn: &mut Conn, statement: &str) -> u16 {
+    code(conn.query_drop(statement).await)
+}
+
+/// Executes statements that must succeed, one after the other.
+///
+/// # Panics
+/// At the first that fails.
+pub async fn run(conn: &mut Conn, statements: &[&str]) {
+    for statement in statements {
+        conn.query_drop(*statement).await.expect(statement);
+    }
+}

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_tests::client::{code_of, run};
 use cairn_tests::{HarnessError, Layout, Playground};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error};
 
 /// What is waited for takes seconds; a busy machine is slower.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -15,21 +16,6 @@ const ROWS: u32 = 6_000;
 const IN_FLASHBACK: u16 = 1836;
 const UNSUPPORTED: u16 = 8200;
 const CONFLICT: u16 = 1213;
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.expect(statement);
-    }
-}
-
-/// The number of the error, or 0.
-async fn code(conn: &mut Conn, statement: &str) -> u16 {
-    match conn.query_drop(statement).await {
-        Ok(()) => 0,
-        Err(Error::Server(error)) => error.code,
-        Err(error) => panic!("{statement}: {error}"),
-    }
-}
 
 type Rows = Vec<(u32, u32, Option<String>)>;
 
@@ -97,13 +83,13 @@ async fn the_cluster_goes_back_while_others_write() -> Result<(), HarnessError> 
             while !stop.load(Ordering::Relaxed) {
                 let id = 5_000 + writer;
                 let text = format!("UPDATE t SET v = v + 1 WHERE id = {id}");
-                match code(&mut conn, &text).await {
+                match code_of(&mut conn, &text).await {
                     0 | CONFLICT => {}
                     IN_FLASHBACK => {
                         refused += 1;
                         // From here on it only knocks.
                         let text = format!("SELECT v FROM t WHERE id = {id}");
-                        while code(&mut conn, &text).await == IN_FLASHBACK {}
+                        while code_of(&mut conn, &text).await == IN_FLASHBACK {}
                         return refused;
                     }
                     other => panic!("error {other}"),
@@ -138,9 +124,9 @@ async fn the_cluster_goes_back_while_others_write() -> Result<(), HarnessError> 
 
     // Definitions do not go back.
     run(&mut conn, &["ALTER TABLE back.t ADD COLUMN later INT"]).await;
-    assert_eq!(code(&mut conn, &format!("FLASHBACK CLUSTER TO TSO {tso}")).await, UNSUPPORTED);
+    assert_eq!(code_of(&mut conn, &format!("FLASHBACK CLUSTER TO TSO {tso}")).await, UNSUPPORTED);
     let ahead = "FLASHBACK CLUSTER TO TIMESTAMP NOW() + INTERVAL 1 HOUR";
-    assert_eq!(code(&mut conn, ahead).await, 1105);
+    assert_eq!(code_of(&mut conn, ahead).await, 1105);
     run(&mut conn, &["UPDATE back.t SET v = 0 WHERE id = 1"]).await;
     Ok(())
 }
@@ -156,20 +142,20 @@ async fn an_interrupted_flashback_is_run_again() -> Result<(), HarnessError> {
     let id: u64 = victim.query_first("SELECT CONNECTION_ID()").await?.expect("a row");
     let running = {
         let text = text.clone();
-        tokio::spawn(async move { code(&mut victim, &text).await })
+        tokio::spawn(async move { code_of(&mut victim, &text).await })
     };
     let began = tokio::time::timeout(PATIENCE, async {
-        while code(&mut conn, "SELECT v FROM back.t WHERE id = 1").await != IN_FLASHBACK {
+        while code_of(&mut conn, "SELECT v FROM back.t WHERE id = 1").await != IN_FLASHBACK {
             if running.is_finished() {
                 break;
             }
         }
     });
     began.await.expect("it begins");
-    assert_eq!(code(&mut conn, &format!("KILL QUERY {id}")).await, 0);
+    assert_eq!(code_of(&mut conn, &format!("KILL QUERY {id}")).await, 0);
     let outcome = running.await.expect("it ends");
     assert!([0, 1317].contains(&outcome), "{outcome}");
-    let read = code(&mut conn, "SELECT COUNT(*) FROM back.t").await;
+    let read = code_of(&mut conn, "SELECT COUNT(*) FROM back.t").await;
     if outcome != 0 && read == IN_FLASHBACK {
         // Half of it is done: nobody sees that, nobody changes it.
         for statement in [
@@ -177,9 +163,9 @@ async fn an_interrupted_flashback_is_run_again() -> Result<(), HarnessError> {
             "CREATE TABLE back.other (i INT)",
             "START TRANSACTION WITH CONSISTENT SNAPSHOT",
         ] {
-            assert_eq!(code(&mut conn, statement).await, IN_FLASHBACK, "{statement}");
+            assert_eq!(code_of(&mut conn, statement).await, IN_FLASHBACK, "{statement}");
         }
-        assert_eq!(code(&mut conn, "ROLLBACK").await, 0);
+        assert_eq!(code_of(&mut conn, "ROLLBACK").await, 0);
     }
     run(&mut conn, &[&text]).await;
     assert!(rows(&mut conn).await == then, "the rows of the time");

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_tests::client::code;
 use cairn_tests::{HarnessError, Layout, Playground, eventually, playground};
 use futures::future::join_all;
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error};
 use tokio::sync::Barrier;
 
 /// How long something that should happen may take.
@@ -30,14 +31,6 @@ async fn cluster() -> Result<(Playground, [u16; 2]), HarnessError> {
 
 async fn connect(port: u16) -> Conn {
     playground::connect(port, "").await.expect("the node serves")
-}
-
-fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
-    match outcome {
-        Ok(_) => 0,
-        Err(Error::Server(error)) => error.code,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// Locks a row, and another one after everybody has locked theirs.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_tests::client::code;
 use cairn_tests::{HarnessError, Layout, Playground, eventually, playground};
 use futures::future::join_all;
 use mysql_async::prelude::Queryable;
@@ -28,14 +29,6 @@ async fn cluster(layout: Layout) -> Result<(Playground, Conn), HarnessError> {
 
 async fn connect(cluster: &Playground) -> Conn {
     playground::connect(cluster.port(), "").await.expect("the playground serves")
-}
-
-fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
-    match outcome {
-        Ok(_) => 0,
-        Err(Error::Server(error)) => error.code,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// Until some transaction waits for a lock.

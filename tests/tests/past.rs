@@ -3,30 +3,16 @@
 
 use std::time::Duration;
 
+use cairn_tests::client::{code_of, run};
 use cairn_tests::{HarnessError, Layout, Playground, pass};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error};
 
 /// What is waited for takes some seconds; a busy machine is slower.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Garbage is collected every second, what is older than five seconds.
 const GC: [&str; 4] = ["--gc-life-time-s", "5", "--gc-run-interval-s", "1"];
 const TOO_OLD: u16 = 8055;
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.expect(statement);
-    }
-}
-
-/// The number of the error, or 0.
-async fn code(conn: &mut Conn, statement: &str) -> u16 {
-    match conn.query_drop(statement).await {
-        Ok(()) => 0,
-        Err(Error::Server(error)) => error.code,
-        Err(error) => panic!("{statement}: {error}"),
-    }
-}
 
 async fn count(conn: &mut Conn, table: &str) -> u64 {
     let text = format!("SELECT COUNT(*) FROM {table}");
@@ -66,13 +52,16 @@ async fn a_transaction_of_the_past_keeps_what_it_reads() -> Result<(), HarnessEr
 
     // Nobody reads it any more.
     let too_old = tokio::time::timeout(PATIENCE, async {
-        while code(&mut conn, "SELECT * FROM t AS OF TIMESTAMP @then").await != TOO_OLD {
+        while code_of(&mut conn, "SELECT * FROM t AS OF TIMESTAMP @then").await != TOO_OLD {
             pass(Duration::from_millis(200)).await;
         }
     });
     too_old.await.expect("the safe point moves on");
-    assert_eq!(code(&mut conn, "START TRANSACTION READ ONLY AS OF TIMESTAMP @then").await, TOO_OLD);
-    assert_eq!(code(&mut conn, "SET tidb_snapshot = @then").await, TOO_OLD);
+    assert_eq!(
+        code_of(&mut conn, "START TRANSACTION READ ONLY AS OF TIMESTAMP @then").await,
+        TOO_OLD
+    );
+    assert_eq!(code_of(&mut conn, "SET tidb_snapshot = @then").await, TOO_OLD);
     let flashback = conn.query_drop("FLASHBACK TABLE gone").await;
     let message = flashback.expect_err("its drop is behind the safe point").to_string();
     assert!(message.contains("Can't find dropped/truncated table 'gone'"), "{message}");
@@ -102,7 +91,7 @@ async fn a_table_that_came_back_keeps_its_rows() -> Result<(), HarnessError> {
             // The safe point passes the drops during this time.
             pass(Duration::from_millis(300)).await;
         }
-        if code(&mut conn, &format!("FLASHBACK TABLE {name}")).await == 0 {
+        if code_of(&mut conn, &format!("FLASHBACK TABLE {name}")).await == 0 {
             back.push(name);
         }
     }
@@ -110,7 +99,7 @@ async fn a_table_that_came_back_keeps_its_rows() -> Result<(), HarnessError> {
     // Until the last one's rows would have been destroyed twice.
     let waited = tokio::time::timeout(PATIENCE, async {
         run(&mut conn, &["CREATE TABLE last (id INT)", "DROP TABLE last"]).await;
-        while code(&mut conn, "FLASHBACK TABLE last").await == 0 {
+        while code_of(&mut conn, "FLASHBACK TABLE last").await == 0 {
             run(&mut conn, &["DROP TABLE last"]).await;
             pass(Duration::from_secs(8)).await;
         }

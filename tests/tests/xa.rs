@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cairn_tests::client::code;
 use cairn_tests::{HarnessError, Layout, Playground, eventually, playground};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
@@ -19,14 +20,6 @@ type Branch = (u32, usize, usize, String);
 
 async fn connect(cluster: &Playground) -> Conn {
     playground::connect(cluster.port(), "xa").await.expect("the playground serves")
-}
-
-fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
-    match outcome {
-        Ok(_) => 0,
-        Err(Error::Server(error)) => error.code,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// A cluster with a table of two rows in regions of their own.
