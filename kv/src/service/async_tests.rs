@@ -74,8 +74,13 @@ async fn readers_and_locks_do_not_miss_each_other() {
             }
             get(&service, &context, &key, read_ts).await
         };
-        let (response, read) =
-            tokio::join!(prewrite(&service, &context, async_put(&key, start_ts)), read);
+        let lock = async {
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+            prewrite(&service, &context, async_put(&key, start_ts)).await
+        };
+        let (response, read) = tokio::join!(lock, read);
         match read.error.and_then(|error| error.kind) {
             None => {
                 assert!(response.min_commit_ts > read_ts, "{round}");

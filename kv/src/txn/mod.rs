@@ -44,6 +44,7 @@ pub mod resolve_lock;
 pub mod rollback;
 pub mod scan_lock;
 pub mod scheduler;
+mod to_the_end;
 pub mod txn_heart_beat;
 
 #[cfg(test)]

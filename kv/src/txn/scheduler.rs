@@ -10,7 +10,7 @@
 //!   this store wait for the latches, and the write carries the view's term, so
 //!   that Raft refuses it if another leader came between. What stays in memory may be granted
 //!   by a leader that was deposed meanwhile; prewrite finds out.
-//! - A command runs to its end even when its caller has gone: it owns its task.
+//! - A command runs to its end even when its caller has gone ([`ToTheEnd`]).
 //!   Otherwise a dropped caller would release latches while a proposal is still
 //!   under way, and the next command would not see it.
 //! - For the same reason the caller's deadline ends a command before it is
@@ -30,6 +30,7 @@ use cairn_types::sabotage::{Bug, planted};
 use super::latch::Latches;
 use super::lock_waits::{LockWait, LockWaits};
 use super::max_ts::{MaxTs, PendingGuard};
+use super::to_the_end::ToTheEnd;
 use super::{
     TxnError, check_secondary_locks, check_txn_status, cleanup, commit, pessimistic_lock,
     pessimistic_rollback, prewrite, resolve_lock, rollback, txn_heart_beat,
@@ -166,13 +167,11 @@ impl Scheduler {
                 tokio::time::sleep(wait).await;
             }
         }
-        let task = tokio::spawn(async move {
+        let work = ToTheEnd::new(async move {
             let scheduler = Arc::clone(&admission.scheduler);
             scheduler.execute(context, &command).await
         });
-        // Only a panic or a stopping runtime ends the task without an answer;
-        // either way nobody can say what became of a proposal.
-        task.await.unwrap_or(Err(RegionError::StaleCommand))
+        work.await
     }
 
     fn admit(self: &Arc<Self>, bytes: usize) -> Result<Admission, RegionError> {
@@ -241,44 +240,67 @@ impl Scheduler {
 
     async fn execute_on_keys(
         &self,
-        mut context: RegionContext,
+        context: RegionContext,
         command: &kv_request::Cmd,
     ) -> Result<kv_response::Cmd, RegionError> {
         let keys = command_keys(command);
         let latched = keys.iter().filter(|_| !planted(Bug::NoLatches));
         let _latches = self.latches.acquire(latched.map(|key| &key[..])).await;
         self.check_deadline(&context)?;
-        let view = self.view(&context).await?;
-        for key in &keys {
-            if !region_contains(&view.region, key) {
-                let key = Bytes::clone(key);
-                return Err(RegionError::KeyNotInRegion { key, region_id: context.region_id });
+        if let Some(view) = self.kv.try_live_view(&context)? {
+            let is_valid = || self.kv.is_current(&view);
+            if let Some(done) = self.execute_at(&view, is_valid, &context, &keys, command).await? {
+                return Ok(done);
             }
         }
+        let view = self.kv.snapshot(&context).await?;
+        let done = self.execute_at(&view, || true, &context, &keys, command).await?;
+        done.ok_or(RegionError::StaleCommand)
+    }
+
+    /// Runs a command whose keys are latched. `Ok(None)`: `is_valid` said of the view, once all
+    /// was read, that it does not count; nothing was done.
+    ///
+    /// A live view serves as well as one of a single moment: with the latches held, nothing that is
+    /// applied here changes the keys while this store leads.
+    async fn execute_at(
+        &self,
+        view: &RegionSnapshot,
+        is_valid: impl Fn() -> bool,
+        context: &RegionContext,
+        keys: &[&Bytes],
+        command: &kv_request::Cmd,
+    ) -> Result<Option<kv_response::Cmd>, RegionError> {
+        if let Some(key) = keys.iter().find(|key| !region_contains(&view.region, key)) {
+            let key = Bytes::clone(key);
+            return Err(RegionError::KeyNotInRegion { key, region_id: context.region_id });
+        }
         if let Some(refusal) = self.refuse_if_collected(command) {
-            return Ok(refusal);
+            return Ok(Some(refusal));
         }
         if let kv_request::Cmd::PessimisticRollback(request) = command {
             let start_ts = TimeStamp(request.start_ts);
             request.keys.iter().for_each(|key| self.waits.cancel(key, start_ts));
         }
         // Readers meet the keys in the table until the changes are applied.
-        let chosen = self.choose_commit_ts(&view, command).await;
+        let chosen = self.choose_commit_ts(view, command).await;
         let chosen_ts = chosen.as_ref().map(|(_, chosen_ts)| *chosen_ts);
         let user_keys = || keys.iter().map(|key| user_key(key));
-        let leader_locks = view.locks.of_keys(&view, user_keys())?;
+        let leader_locks = view.locks.of_keys(view, user_keys())?;
         let mut reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
         let (changes, response) = run_command(&mut reader, command, chosen_ts);
-        if changes.is_empty() {
-            return Ok(response);
+        if !is_valid() {
+            return Ok(None);
         }
-        self.check_deadline(&context)?;
+        if changes.is_empty() {
+            return Ok(Some(response));
+        }
+        self.check_deadline(context)?;
         let may_stay = !changes.must_last() && !reader.met_lasting_lock();
         let (batch, now) = (changes.into_batch(), self.clock.now());
-        let settled = view.locks.settle(&view, batch, may_stay, &self.lock_memory, now)?;
+        let settled = view.locks.settle(view, batch, may_stay, &self.lock_memory, now)?;
         if let Settled::Replicate(batch) = settled {
-            context.term = view.term;
-            context.deadline = None;
+            let context = RegionContext { term: view.term, deadline: None, ..context.clone() };
             let written = match batch.is_empty() {
                 true => Ok(()),
                 false => self.kv.write(&context, batch).await,
@@ -287,7 +309,7 @@ impl Scheduler {
             written?;
         }
         self.tell_waiters(command, &response);
-        Ok(response)
+        Ok(Some(response))
     }
 
     /// A transaction that began below the safe point cannot be told which commits came after

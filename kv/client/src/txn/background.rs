@@ -29,7 +29,8 @@ impl Committer {
         let committer = self.clone();
         let work = async move {
             let build = |piece: &Run| committer.commit_request(piece, commit_ts);
-            if let Err(error) = committer.mutations.pass(&committer.client, rest, &build).await {
+            let (client, mutations) = (&committer.client, &committer.mutations);
+            if let Err(error) = mutations.pass_at_once(client, rest, &build).await {
                 tracing::debug!(%error, "secondaries are left to their readers");
             }
         };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::kv::{KvResponse, Mutation};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::backoff::Retrier;
 use crate::client::KvClient;
@@ -105,6 +106,22 @@ impl Mutations {
             rest.start = answer.await?.piece.end;
         }
         Ok(())
+    }
+
+    /// Sends the command to all pieces of the run, to several at a time: stores sync together what
+    /// comes together.
+    pub async fn pass_at_once(
+        &self,
+        client: &KvClient,
+        run: Run,
+        build: &(dyn Fn(&Run) -> Cmd + Send + Sync),
+    ) -> Result<(), KvError> {
+        let pieces = self.cut(client, run, &mut client.retrier()).await?;
+        stream::iter(pieces)
+            .map(|piece| self.pass(client, piece, build))
+            .buffer_unordered(client.config.concurrency.max(1))
+            .try_collect()
+            .await
     }
 
     /// Sends the command to the first piece of the run.
