@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cairn_types::{Collation, Datum, FieldType, MysqlError, TimeZone, TypeError, Warning, errno};
 
@@ -229,6 +229,11 @@ pub struct SessionInfo {
     pub current_role: String,
     /// CONNECTION_ID().
     pub connection_id: u64,
+}
+
+/// What information functions tell of the statements before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatementCounters {
     /// LAST_INSERT_ID() before this statement.
     pub last_insert_id: u64,
     /// ROW_COUNT() of the statement before.
@@ -263,6 +268,8 @@ pub struct EvalContext {
     pub warnings: Warnings,
     /// What information functions tell.
     pub info: Arc<SessionInfo>,
+    /// What they tell of the statements before.
+    pub counters: StatementCounters,
     /// User variables and other effects.
     pub session: Arc<dyn SessionAccess>,
     /// Values of prepared-statement slots.
@@ -271,8 +278,18 @@ pub struct EvalContext {
     pub(crate) rand_states: HashMap<usize, (u32, u32)>,
 }
 
+/// No parameters at all: shared, since most contexts begin with it.
+static NO_PARAMS: LazyLock<Arc<[Datum]>> = LazyLock::new(|| Arc::from(Vec::new()));
+
 impl Default for EvalContext {
     fn default() -> EvalContext {
+        EvalContext::of_session(Arc::default(), Arc::new(NoSession))
+    }
+}
+
+impl EvalContext {
+    /// The defaults, within a session.
+    pub fn of_session(info: Arc<SessionInfo>, session: Arc<dyn SessionAccess>) -> EvalContext {
         EvalContext {
             sql_mode: SqlMode::DEFAULT,
             time_zone: TimeZone::utc(),
@@ -284,9 +301,10 @@ impl Default for EvalContext {
             collation: Collation::default(),
             strict: false,
             warnings: Warnings::default(),
-            info: Arc::default(),
-            session: Arc::new(NoSession),
-            params: Arc::from(Vec::new()),
+            info,
+            counters: StatementCounters::default(),
+            session,
+            params: Arc::clone(&NO_PARAMS),
             rand_states: HashMap::new(),
         }
     }

@@ -9,7 +9,9 @@ use std::fmt::Write;
 
 use cairn_types::{Chunk, Column, Datum, FieldType, Time, TimeKind, TimeZone, write_text};
 
-use crate::{EvalContext, Expr, Func, NoRow, SessionInfo, build_cast, build_function};
+use crate::{
+    EvalContext, Expr, Func, NoRow, SessionInfo, StatementCounters, build_cast, build_function,
+};
 
 struct Parser<'a> {
     text: &'a str,
@@ -198,15 +200,15 @@ fn context() -> EvalContext {
         user: "root@localhost".into(),
         current_user: "root@%".into(),
         connection_id: 7,
-        last_insert_id: 42,
-        row_count: -1,
         ..SessionInfo::default()
     };
+    let counters = StatementCounters { last_insert_id: 42, row_count: -1, found_rows: 0 };
     EvalContext {
         // 2024-02-29 12:34:56.789012 UTC
         now_micros: 1_709_210_096_789_012,
         time_zone: TimeZone::parse("+08:00").unwrap(),
         info: info.into(),
+        counters,
         ..EvalContext::default()
     }
 }

@@ -42,7 +42,7 @@ mod golden;
 
 pub use agg::{AggDesc, AggFunc, AggMode, GroupedAgg};
 pub use build::{build, build_cast, build_function};
-pub use context::{EvalContext, SessionAccess, SessionInfo, SqlMode, Warnings};
+pub use context::{EvalContext, SessionAccess, SessionInfo, SqlMode, StatementCounters, Warnings};
 pub use error::{ExprError, Result};
 pub use eval::{ChunkRow, EvalCache, NoRow, RowAccess, eval_filter, row_matches};
 pub use expr::Expr;

@@ -10,8 +10,9 @@
 //! **Operator ids.** Every operator, those inside fragments too, has an id unique
 //! within the plan; run-time statistics are kept by it, and EXPLAIN prints it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use cairn_executor::plan::{
     AggregationDesc, ApplyDesc, EvalSettings, Fragment, HashJoinDesc, IndexJoinDesc, JoinSide,
     LimitDesc, OpDesc, ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
@@ -32,7 +33,7 @@ pub struct Plan {
     /// order, before anything else.
     pub subplans: Vec<Subplan>,
     /// Result columns; empty for statements that yield no rows.
-    pub columns: Vec<OutputColumn>,
+    pub columns: Arc<[OutputColumn]>,
     /// The statement's `?` markers.
     pub param_count: usize,
     /// All parameter slots.
@@ -42,6 +43,9 @@ pub struct Plan {
     /// Tables the statement touches and what it does with them (for privileges
     /// and metadata checks).
     pub tables: Vec<TableAccess>,
+    /// The digest of the statement's text, for those who ask what a lock is waited for; made when
+    /// it is first needed.
+    pub lock_tag: OnceLock<Bytes>,
 }
 
 /// The kinds of planned statements.
@@ -160,6 +164,21 @@ pub struct OutputColumn {
     pub ty: FieldType,
     /// Flags of the protocol: those of the type and of the column's keys.
     pub flags: u16,
+}
+
+impl OutputColumn {
+    /// A column that comes from no table.
+    pub fn computed(name: impl Into<String>, ty: FieldType) -> OutputColumn {
+        OutputColumn {
+            name: name.into(),
+            org_name: String::new(),
+            table: String::new(),
+            org_table: String::new(),
+            db: String::new(),
+            ty,
+            flags: 0,
+        }
+    }
 }
 
 /// A column between operators.

@@ -1,5 +1,7 @@
 //! Statements to plans: the crate's entry.
 
+use std::sync::OnceLock;
+
 use cairn_parser::ast::{self, Statement};
 
 use crate::binder::Binder;
@@ -130,11 +132,12 @@ impl<'s> Planner<'s> {
         Ok(Plan {
             kind,
             subplans,
-            columns,
+            columns: columns.into(),
             param_count: self.param_count,
             slot_count: self.binder.slot_count,
             cacheable: self.binder.cacheable,
             tables: self.binder.tables,
+            lock_tag: OnceLock::new(),
         })
     }
 }

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 use crate::processes::{Process, ProcessGuard};
+use crate::protocol::column::write_column;
 use crate::protocol::command::Command;
 use crate::protocol::constants::{capability, plugin, status};
 use crate::protocol::handshake::{self, Greeting, Login, NONCE_BYTES};
@@ -407,7 +408,7 @@ impl Connection {
         let status = session.status_flags();
         for group in [parameters, columns] {
             for column in group {
-                self.writer.packet(|out| column.write(out));
+                self.writer.packet(|out| write_column(&column, out));
             }
             if !group.is_empty() && !deprecate_eof {
                 crate::sink::write_eof(&mut self.writer, status, 0);
@@ -419,7 +420,7 @@ impl Connection {
     async fn field_list(&mut self, session: &mut Session, table: &str) -> Result<()> {
         for column in session.field_list(table)? {
             self.writer.packet(|out| {
-                column.write(out);
+                write_column(&column, out);
                 out.push(0xfb);
             });
         }

@@ -323,14 +323,13 @@ pub fn point_chunk(access: &PointAccess) -> Chunk {
     Chunk::new(&point_types(access), 1)
 }
 
-/// Appends a row to [`point_chunk`].
-pub fn append_point_row(
+/// The values of a point read's row.
+pub fn point_row(
     access: &PointAccess,
     handle: &Handle,
     value: &[u8],
     zone: &TimeZone,
-    chunk: &mut Chunk,
-) -> Result<()> {
+) -> Result<Vec<Datum>> {
     let table = &access.table;
     let view = RowView::parse(value).map_err(|error| damaged(table, &error))?;
     let mut values = Vec::with_capacity(access.columns.len());
@@ -355,8 +354,7 @@ pub fn append_point_row(
             }
         });
     }
-    chunk.push_row(&values);
-    Ok(())
+    Ok(values)
 }
 
 /// The values of an index's columns as error 1062 prints them.

@@ -1,11 +1,14 @@
 //! Where a statement's results go: to a client's connection, or into memory for Cairn's
 //! own use of SQL.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use cairn_planner::OutputColumn;
 use cairn_types::{Chunk, Datum};
 
 use crate::error::{Result, SqlError};
-use crate::protocol::column::ColumnDefinition;
+use crate::protocol::column::write_column;
 use crate::protocol::constants::{capability, status};
 use crate::protocol::handshake;
 use crate::protocol::packet::PacketWriter;
@@ -32,7 +35,7 @@ pub struct OkInfo {
 #[async_trait]
 pub trait ResultSink: Send {
     /// Opens a result set.
-    async fn begin_rows(&mut self, columns: Vec<ColumnDefinition>) -> Result<()>;
+    async fn begin_rows(&mut self, columns: Arc<[OutputColumn]>) -> Result<()>;
     /// The chosen rows of a chunk; its columns are those of `begin_rows`.
     async fn chunk(&mut self, chunk: &Chunk) -> Result<()>;
     /// One row.
@@ -56,7 +59,7 @@ pub struct ClientSink<'a> {
     format: RowFormat,
     /// Another statement of the same packet follows.
     more_results: bool,
-    columns: Vec<ColumnDefinition>,
+    columns: Arc<[OutputColumn]>,
 }
 
 impl<'a> ClientSink<'a> {
@@ -67,7 +70,7 @@ impl<'a> ClientSink<'a> {
         format: RowFormat,
         more_results: bool,
     ) -> Self {
-        Self { writer, capabilities, format, more_results, columns: Vec::new() }
+        Self { writer, capabilities, format, more_results, columns: Arc::default() }
     }
 
     fn status(&self, session_status: u16) -> u16 {
@@ -90,10 +93,10 @@ pub fn write_eof(writer: &mut ClientWriter, session_status: u16, warnings: usize
 
 #[async_trait]
 impl ResultSink for ClientSink<'_> {
-    async fn begin_rows(&mut self, columns: Vec<ColumnDefinition>) -> Result<()> {
+    async fn begin_rows(&mut self, columns: Arc<[OutputColumn]>) -> Result<()> {
         self.writer.packet(|out| put_lenenc(out, columns.len() as u64));
-        for column in &columns {
-            self.writer.packet(|out| column.write(out));
+        for column in &*columns {
+            self.writer.packet(|out| write_column(column, out));
         }
         if !self.deprecate_eof() {
             write_eof(self.writer, 0, 0);
@@ -108,8 +111,8 @@ impl ResultSink for ClientSink<'_> {
             let (columns, format) = (&self.columns, self.format);
             self.writer.packet(|out| {
                 let mut row_writer = RowWriter::begin(format, count, out);
-                for (column, definition) in chunk.columns.iter().zip(columns) {
-                    row_writer.value(out, column.get(row), &definition.field_type);
+                for (column, definition) in chunk.columns.iter().zip(&**columns) {
+                    row_writer.value(out, column.get(row), &definition.ty);
                 }
             });
             self.writer.flush_if_large().await?;
@@ -121,8 +124,8 @@ impl ResultSink for ClientSink<'_> {
         let (columns, format) = (&self.columns, self.format);
         self.writer.packet(|out| {
             let mut row_writer = RowWriter::begin(format, columns.len(), out);
-            for (value, definition) in values.iter().zip(columns) {
-                row_writer.value(out, value.as_ref(), &definition.field_type);
+            for (value, definition) in values.iter().zip(&**columns) {
+                row_writer.value(out, value.as_ref(), &definition.ty);
             }
         });
         Ok(self.writer.flush_if_large().await?)
@@ -178,7 +181,7 @@ const COLLECTED_ROWS_MAX: usize = 1_000_000;
 #[derive(Debug, Default)]
 pub struct CollectSink {
     /// Columns of the result set, empty for an OK.
-    pub columns: Vec<ColumnDefinition>,
+    pub columns: Arc<[OutputColumn]>,
     /// Rows in order.
     pub rows: Vec<Vec<Datum>>,
     /// The OK, when the statement had no rows.
@@ -197,7 +200,7 @@ impl CollectSink {
 
 #[async_trait]
 impl ResultSink for CollectSink {
-    async fn begin_rows(&mut self, columns: Vec<ColumnDefinition>) -> Result<()> {
+    async fn begin_rows(&mut self, columns: Arc<[OutputColumn]>) -> Result<()> {
         self.columns = columns;
         Ok(())
     }

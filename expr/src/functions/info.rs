@@ -25,8 +25,8 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
             Datum::from(if role.is_empty() { "NONE" } else { role })
         }
         Func::ConnectionId => Datum::UInt(info.connection_id),
-        Func::RowCount => Datum::Int(info.row_count),
-        Func::FoundRows => Datum::UInt(info.found_rows),
+        Func::RowCount => Datum::Int(ctx.counters.row_count),
+        Func::FoundRows => Datum::UInt(ctx.counters.found_rows),
         Func::LastInsertId => last_insert_id(call, ctx)?,
         Func::Charset => Datum::from(collation_name(call).0),
         Func::Collation => Datum::from(collation_name(call).1),
@@ -52,7 +52,7 @@ pub(crate) fn eval(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
 /// LAST_INSERT_ID(expr) remembers its argument.
 fn last_insert_id(call: &Call<'_>, ctx: &mut EvalContext) -> Result<Datum> {
     if call.len() == 0 {
-        return Ok(Datum::UInt(ctx.info.last_insert_id));
+        return Ok(Datum::UInt(ctx.counters.last_insert_id));
     }
     if call.is_null(0) {
         ctx.session.set_last_insert_id(0);

@@ -149,7 +149,7 @@ impl Runner for Session {
 
 fn columns(plan: &Plan) -> String {
     let mut text = String::new();
-    for column in &plan.columns {
+    for column in plan.columns.iter() {
         let _ = writeln!(
             text,
             "{} ({}.{}.{} of {}) {} flags={}",

@@ -21,12 +21,12 @@ pub mod writer;
 
 use std::sync::Arc;
 
-use cairn_planner::plan::{HandleSource, Plan, PlanKind};
+use cairn_planner::plan::{HandleSource, PhysicalOp, Plan, PlanKind};
 use cairn_types::{Datum, Handle, TimeZone, errno, keys};
 
 use crate::catalog::SchemaSnapshot;
 use crate::error::{Result, SqlError};
-use crate::execution::{BuildContext, ReadView};
+use crate::execution::{BuildContext, ReadView, point};
 use crate::record;
 use crate::session::transaction::StatementTransaction;
 use crate::session::{Diagnostics, Session, UserVariables};
@@ -184,6 +184,9 @@ pub async fn gather_rows(
     context: &BuildContext,
     operator_name: &str,
 ) -> Result<Vec<Vec<Datum>>> {
+    if let PhysicalOp::PointGet(get) = &plan.op {
+        return point::gather(get, context).await;
+    }
     let mut operator = crate::execution::builder::build(plan, context)?;
     let mut memory = context.exec.account(operator_name);
     let mut rows = Vec::new();

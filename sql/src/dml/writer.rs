@@ -251,12 +251,15 @@ impl TableWriter {
         Ok(self.transaction.delete(entry.key)?)
     }
 
-    /// An entry of a changed row stays as it is. Indexes that nobody reads yet may lack it.
-    fn keep_entry(&self, entry: IndexEntry, index: &IndexInfo) -> Result<()> {
-        if self.notes_entries && index.state == SchemaState::Public {
-            self.transaction.note(entry.key, entry.value)?;
-        }
-        Ok(())
+    /// Whether entries of changed rows that stay are noted. Indexes that nobody reads yet may
+    /// lack them.
+    fn notes(&self, index: &IndexInfo) -> bool {
+        self.notes_entries && index.state == SchemaState::Public
+    }
+
+    /// An entry of a changed row stays as it is.
+    fn keep_entry(&self, entry: IndexEntry) -> Result<()> {
+        Ok(self.transaction.note(entry.key, entry.value)?)
     }
 
     /// Changes a row; only entries that differ are written. A row whose handle changes is
@@ -290,10 +293,18 @@ impl TableWriter {
         self.want_row(handle);
         self.transaction.set(key, value)?;
         for index in Self::indices(&table, SchemaState::DeleteOnly) {
+            if index.columns.iter().all(|part| is_same(&old[part.offset], &new[part.offset])) {
+                if self.notes(index) {
+                    self.keep_entry(record::index_entry(&table, index, new, handle)?)?;
+                }
+                continue;
+            }
             let old_entry = record::index_entry(&table, index, old, handle)?;
             let new_entry = record::index_entry(&table, index, new, handle)?;
             if old_entry == new_entry {
-                self.keep_entry(new_entry, index)?;
+                if self.notes(index) {
+                    self.keep_entry(new_entry)?;
+                }
                 continue;
             }
             if old_entry.key == new_entry.key && index.state.is_writable() {
@@ -311,4 +322,10 @@ impl TableWriter {
         }
         Ok(new_handle)
     }
+}
+
+/// Whether a column's part of an entry is certainly the same: equal floating-point numbers may
+/// differ in the sign of their zero.
+fn is_same(old: &Datum, new: &Datum) -> bool {
+    old == new && !matches!(old, Datum::Float(_) | Datum::Double(_))
 }

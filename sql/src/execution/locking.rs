@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cairn_planner::plan::{PhysicalPlan, Plan};
 use cairn_types::{Chunk, Datum};
 
-use super::{BuildContext, ReadView, build_context, builder, column_definitions, take_warnings};
+use super::{BuildContext, ReadView, build_context, builder, take_warnings};
 use crate::dml::{RESTARTS_MAX, is_about_locks, restarted_too_often};
 use crate::error::Result;
 use crate::session::Session;
@@ -67,7 +67,7 @@ async fn send(
     chunks: &[Chunk],
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
-    sink.begin_rows(column_definitions(plan)).await?;
+    sink.begin_rows(Arc::clone(&plan.columns)).await?;
     for chunk in chunks {
         session.check_cancelled()?;
         sink.chunk(chunk).await?;

@@ -25,7 +25,6 @@ use cairn_types::{Datum, errno};
 
 use crate::clock;
 use crate::error::{Result, SqlError};
-use crate::protocol::ColumnDefinition;
 use crate::session::Session;
 use crate::session::past::lock_in_past;
 use crate::sink::ResultSink;
@@ -52,22 +51,6 @@ pub fn kv_error(error: KvError) -> ExecError {
         KvError::Cancelled => ExecError::Cancelled,
         error => ExecError::source(error, mysql),
     }
-}
-
-/// The result columns of a plan.
-pub fn column_definitions(plan: &Plan) -> Vec<ColumnDefinition> {
-    let columns = plan.columns.iter();
-    columns
-        .map(|column| ColumnDefinition {
-            database: column.db.clone(),
-            table: column.table.clone(),
-            org_table: column.org_table.clone(),
-            name: column.name.clone(),
-            org_name: column.org_name.clone(),
-            field_type: column.ty.clone(),
-            key_flags: column.flags,
-        })
-        .collect()
 }
 
 /// Slots of a run: the statement's parameters, then NULLs for the plan's own.
@@ -250,7 +233,7 @@ async fn send_rows(
     // The first chunk comes before the column definitions: an error up to here is the
     // statement's only answer.
     let mut next = operator.next().await?;
-    sink.begin_rows(column_definitions(plan)).await?;
+    sink.begin_rows(Arc::clone(&plan.columns)).await?;
     let mut rows = 0;
     while let Some(chunk) = next {
         session.check_cancelled()?;

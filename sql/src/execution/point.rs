@@ -20,8 +20,8 @@ use futures::StreamExt;
 
 use super::builder::BuildContext;
 use super::own_rows::OwnRows;
+use super::slots;
 use super::view::ReadView;
-use super::{column_definitions, slots};
 use crate::error::{Result, SqlError};
 use crate::protocol::resultset::RowWriter;
 use crate::record;
@@ -53,7 +53,7 @@ pub async fn run_point_get(
         Some(row) => keep_row(&get.access, row, &mut eval)?,
         None => None,
     };
-    sink.begin_rows(column_definitions(plan)).await?;
+    sink.begin_rows(Arc::clone(&plan.columns)).await?;
     session.found_rows = 0;
     if let Some((handle, value)) = row {
         session.found_rows = 1;
@@ -132,7 +132,7 @@ fn keep_row(
         return Ok(Some(row));
     }
     let mut chunk = record::point_chunk(access);
-    record::append_point_row(access, &row.0, &row.1, &eval.time_zone, &mut chunk)?;
+    chunk.push_row(&record::point_row(access, &row.0, &row.1, &eval.time_zone)?);
     cairn_expr::eval_filter(&access.conditions, &mut chunk, eval)
         .map_err(|error| SqlError::Mysql(error.to_mysql()))?;
     Ok((chunk.num_selected() > 0).then_some(row))
@@ -150,44 +150,78 @@ pub fn operator(
     let lock = lock.map(|wait| crate::dml::lock::options(wait, context));
     let mut eval = context.exec.eval.clone();
     let rows = async move {
-        let chunk = read_rows(&access, &keys, lock.as_ref(), &view, &mut eval).await;
+        let chunk = read_chunk(&access, &keys, lock.as_ref(), &view, &mut eval).await;
         chunk.map_err(|error| ExecError::from(error.to_mysql()))
     };
     let stream = futures::stream::once(rows).boxed();
     Ok(Box::new(ChunkSource::new(plan.types(), stream, context.exec.clone())))
 }
 
-async fn read_rows(
+/// The rows of a plan that is one point read, for a change of them: without operator and chunk.
+pub async fn gather(get: &PointGet, context: &BuildContext) -> Result<Vec<Vec<Datum>>> {
+    let access = &get.access;
+    let lock = get.lock.map(|wait| crate::dml::lock::options(wait, context));
+    let mut eval = context.exec.eval.clone();
+    let keys = std::slice::from_ref(&get.key);
+    if !access.conditions.is_empty() {
+        let chunk = read_chunk(access, keys, lock.as_ref(), &context.view, &mut eval).await?;
+        return Ok(chunk.selected().map(|at| chunk.row(at)).collect());
+    }
+    let rows = read_rows(access, keys, lock.as_ref(), &context.view, &mut eval).await?;
+    rows.iter()
+        .map(|(handle, value)| record::point_row(access, handle, value, &eval.time_zone))
+        .collect()
+}
+
+/// The rows of these keys for which the plan's other conditions hold.
+async fn read_chunk(
     access: &PointAccess,
     keys: &[Vec<Expr>],
     lock: Option<&LockOptions>,
     view: &ReadView,
     eval: &mut EvalContext,
 ) -> Result<Chunk> {
-    let mut rows = Vec::with_capacity(keys.len());
-    let mut lock_keys = Vec::new();
-    for key in keys {
-        let Some(key) = plan_key(access, key, eval)? else { continue };
-        let found = find_row(access, &key, view).await?;
-        let lock_key =
-            crate::dml::lock::point_lock_key(access, &key, found.as_ref().map(|row| &row.0));
-        lock_keys.push(lock_key.clone());
-        rows.extend(found.map(|(handle, value)| (lock_key, handle, value)));
-    }
-    let mut skipped = Vec::new();
-    if let (Some(options), ReadView::Transaction(transaction)) = (lock, view) {
-        skipped = transaction.lock_now(lock_keys, options).await?;
-    }
     let mut chunk = record::point_chunk(access);
-    let mut seen = std::collections::HashSet::new();
-    for (lock_key, handle, value) in rows {
-        if !skipped.contains(&lock_key) && seen.insert(handle.clone()) {
-            record::append_point_row(access, &handle, &value, &eval.time_zone, &mut chunk)?;
-        }
+    for (handle, value) in read_rows(access, keys, lock, view, eval).await? {
+        chunk.push_row(&record::point_row(access, &handle, &value, &eval.time_zone)?);
     }
     if !access.conditions.is_empty() {
         cairn_expr::eval_filter(&access.conditions, &mut chunk, eval)
             .map_err(|error| SqlError::Mysql(error.to_mysql()))?;
     }
     Ok(chunk)
+}
+
+/// The stored rows of these keys, each once, locked if that is asked.
+async fn read_rows(
+    access: &PointAccess,
+    keys: &[Vec<Expr>],
+    lock: Option<&LockOptions>,
+    view: &ReadView,
+    eval: &mut EvalContext,
+) -> Result<Vec<(Handle, Bytes)>> {
+    let mut rows = Vec::with_capacity(keys.len());
+    let mut lock_keys = Vec::new();
+    for key in keys {
+        let Some(key) = plan_key(access, key, eval)? else { continue };
+        let found = find_row(access, &key, view).await?;
+        if lock.is_some() {
+            let found = found.as_ref().map(|row| &row.0);
+            lock_keys.push(crate::dml::lock::point_lock_key(access, &key, found));
+        }
+        rows.extend(found.map(|row| (lock_keys.len(), row)));
+    }
+    let mut skipped = Vec::new();
+    if let (Some(options), ReadView::Transaction(transaction)) = (lock, view) {
+        skipped = transaction.lock_now(lock_keys.clone(), options).await?;
+    }
+    let is_skipped = |locked: usize| {
+        !skipped.is_empty() && locked > 0 && skipped.contains(&lock_keys[locked - 1])
+    };
+    rows.retain(|(locked, _)| !is_skipped(*locked));
+    if rows.len() > 1 {
+        let mut seen = std::collections::HashSet::with_capacity(rows.len());
+        rows.retain(|(_, (handle, _))| seen.insert(handle.clone()));
+    }
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
 }

@@ -28,7 +28,6 @@ pub mod packet;
 pub mod resultset;
 pub mod wire;
 
-pub use column::ColumnDefinition;
 pub use packet::{PacketReader, PacketWriter};
 
 /// What goes wrong between a client and this layer.

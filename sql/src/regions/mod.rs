@@ -16,18 +16,18 @@ use std::time::Duration;
 
 use cairn_parser::ast::SplitTable;
 use cairn_planner::Catalog;
+use cairn_planner::OutputColumn;
 use cairn_planner::catalog::{IndexInfo, TableInfo};
 use cairn_types::{Datum, FieldType, errno};
 
 use crate::clock;
 use crate::error::{Result, SqlError};
-use crate::protocol::ColumnDefinition;
 use crate::session::{Session, unknown_table};
 use crate::sink::ResultSink;
 
 /// Result columns of `SPLIT TABLE`.
-pub fn split_columns() -> Vec<ColumnDefinition> {
-    let definition = |name: &str, ty| ColumnDefinition::computed(name, ty);
+pub fn split_columns() -> Vec<OutputColumn> {
+    let definition = |name: &str, ty| OutputColumn::computed(name, ty);
     vec![
         definition("TOTAL_SPLIT_REGION", FieldType::bigint()),
         definition("SCATTER_FINISH_RATIO", FieldType::double()),
@@ -78,7 +78,7 @@ pub async fn split(
         0
     };
     let ratio = if total == 0 { 0.0 } else { finished as f64 / total as f64 };
-    sink.begin_rows(split_columns()).await?;
+    sink.begin_rows(split_columns().into()).await?;
     sink.row(&[Datum::Int(total as i64), Datum::Double(ratio)]).await?;
     session.found_rows = 1;
     session.row_count = -1;

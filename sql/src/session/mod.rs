@@ -21,10 +21,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_expr::{EvalContext, SessionInfo, SqlMode};
+use cairn_expr::{EvalContext, SessionInfo, SqlMode, StatementCounters};
 use cairn_parser::ast::VariableScope;
+use cairn_planner::OutputColumn;
 use cairn_planner::catalog::Catalog;
-use cairn_planner::{PlanContext, PlanOptions, PseudoStatistics, SystemVariables};
+use cairn_planner::{Plan, PlanContext, PlanOptions, PseudoStatistics, SystemVariables};
 use cairn_types::error::WarningLevel;
 use cairn_types::{Collation, Datum, FieldType, MysqlError, Warning, errno};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,6 @@ use crate::error::{Result, SqlError};
 use crate::lock_view::text_start;
 use crate::named_locks::SessionLocks;
 use crate::processes::{ConnectionId, Process};
-use crate::protocol::ColumnDefinition;
 use crate::protocol::constants::status;
 use crate::variables::{self, SessionVariables, Settings};
 use crate::xa::SessionBranch;
@@ -100,6 +100,8 @@ pub struct Session {
     bounds: Bounds,
     /// Beginning of the running statement's text.
     statement_text: String,
+    /// Its plan, if it has one.
+    statement_plan: Option<Arc<Plan>>,
 }
 
 impl Session {
@@ -132,6 +134,7 @@ impl Session {
             release: false,
             bounds: Bounds::new(token),
             statement_text: String::new(),
+            statement_plan: None,
             domain,
             process,
         };
@@ -156,10 +159,7 @@ impl Session {
     /// statements change nothing, and this is on the way of all of them.
     fn refresh_info(&mut self) {
         let info = &self.info;
-        let is_current = info.last_insert_id == self.shared.last_insert_id()
-            && info.row_count == self.row_count
-            && info.found_rows == self.found_rows
-            && info.database == self.current_database
+        let is_current = info.database == self.current_database
             && info.user == self.user
             && info.current_user == self.current_user;
         if is_current {
@@ -173,9 +173,6 @@ impl Session {
             current_user: self.current_user.clone(),
             current_role: "NONE".to_owned(),
             connection_id: u64::from(self.process.id.0),
-            last_insert_id: self.shared.last_insert_id(),
-            row_count: self.row_count,
-            found_rows: self.found_rows,
         });
     }
 
@@ -305,18 +302,18 @@ impl Session {
     }
 
     /// Columns of a table, for `COM_FIELD_LIST`.
-    pub fn field_list(&mut self, table: &str) -> Result<Vec<ColumnDefinition>> {
+    pub fn field_list(&mut self, table: &str) -> Result<Vec<OutputColumn>> {
         let database = self.database_or_current(None)?.to_owned();
         let schema = self.schema();
         let info = schema.table(&database, table).ok_or_else(|| unknown_table(&database, table))?;
-        let columns = info.public_columns().map(|(offset, column)| ColumnDefinition {
-            database: database.clone(),
+        let columns = info.public_columns().map(|(offset, column)| OutputColumn {
+            db: database.clone(),
             table: info.name.clone(),
             org_table: info.name.clone(),
             name: column.name.clone(),
             org_name: column.name.clone(),
-            field_type: column.ty.clone(),
-            key_flags: info.column_flags(offset),
+            ty: column.ty.clone(),
+            flags: info.column_flags(offset),
         });
         Ok(columns.collect())
     }
@@ -340,6 +337,12 @@ impl Session {
     pub fn set_statement_text(&mut self, text: &str) {
         self.statement_text.clear();
         self.statement_text.push_str(text_start(text));
+        self.statement_plan = None;
+    }
+
+    /// The plan by which it runs.
+    pub fn set_statement_plan(&mut self, plan: &Arc<Plan>) {
+        self.statement_plan = Some(Arc::clone(plan));
     }
 
     /// An error if the statement was cancelled.
@@ -351,7 +354,13 @@ impl Session {
     pub fn eval_context(&mut self) -> EvalContext {
         self.refresh_info();
         let settings = &self.variables.settings;
-        let mut eval = EvalContext::default();
+        let session = Arc::clone(&self.shared) as Arc<dyn cairn_expr::SessionAccess>;
+        let mut eval = EvalContext::of_session(Arc::clone(&self.info), session);
+        eval.counters = StatementCounters {
+            last_insert_id: self.shared.last_insert_id(),
+            row_count: self.row_count,
+            found_rows: self.found_rows,
+        };
         eval.sql_mode = settings.sql_mode;
         eval.time_zone = settings.time_zone.clone();
         eval.now_micros = settings.timestamp_micros.unwrap_or_else(clock::unix_micros);
@@ -361,8 +370,6 @@ impl Session {
         eval.default_week_format = settings.default_week_format;
         eval.collation = settings.collation;
         eval.strict = false;
-        eval.info = Arc::clone(&self.info);
-        eval.session = Arc::clone(&self.shared) as Arc<dyn cairn_expr::SessionAccess>;
         eval
     }
 

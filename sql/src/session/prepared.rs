@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cairn_parser::ast::{ParsedStatement, Statement};
+use cairn_planner::OutputColumn;
 use cairn_types::{Datum, FieldType, errno};
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, fold_name};
 use crate::error::{Result, SqlError};
-use crate::protocol::ColumnDefinition;
 use crate::protocol::command::{ParameterType, decode_parameters};
 use crate::session::text::QueuedStatement;
 use crate::sink::ResultSink;
@@ -42,9 +42,9 @@ pub struct PreparedInfo {
     /// Its number.
     pub statement_id: u32,
     /// One definition per marker.
-    pub parameters: Vec<ColumnDefinition>,
+    pub parameters: Vec<OutputColumn>,
     /// Result columns; empty for statements without rows.
-    pub columns: Vec<ColumnDefinition>,
+    pub columns: Vec<OutputColumn>,
     /// Warnings while preparing.
     pub warnings: usize,
 }
@@ -103,7 +103,7 @@ impl Session {
         let statement_id = self.prepared.last_id;
         let parameter_count = parsed.parameter_count as usize;
         let parameters = (0..parameter_count)
-            .map(|_| ColumnDefinition::computed("?", FieldType::varbinary(0)))
+            .map(|_| OutputColumn::computed("?", FieldType::varbinary(0)))
             .collect();
         let prepared = Prepared {
             statement: Arc::new(parsed),

@@ -50,6 +50,11 @@ impl StatementQueue {
         Ok(Some(QueuedStatement { parsed, text }))
     }
 
+    /// Whether there is text behind the next statement.
+    fn has_rest(&self) -> bool {
+        self.text.get(self.rest_at..).is_some_and(|rest| !rest.trim().is_empty())
+    }
+
     /// Whether another one (or a mistake) follows.
     pub fn has_more(&self) -> bool {
         self.next.is_some()
@@ -106,7 +111,7 @@ impl Session {
         queue.advance();
         match &queue.next {
             None => Err(SqlError::new(errno::ER_EMPTY_QUERY, "Query was empty")),
-            Some(Ok(_)) if !multi => {
+            Some(Ok(_)) if !multi && queue.has_rest() => {
                 // Says where the second statement begins, if there is one.
                 parse_one(text, &queue.mode).map_err(parse_error)?;
                 Ok(queue)

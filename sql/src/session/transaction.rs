@@ -32,7 +32,7 @@ use super::{Session, fold_name};
 use crate::catalog::{SchemaSnapshot, VersionHold};
 use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
-use crate::lock_view::{OpenTransaction, Phase};
+use crate::lock_view::{OpenTransaction, Phase, SqlDigest};
 use crate::processes::ShownHere;
 use crate::xa;
 
@@ -271,11 +271,15 @@ impl Session {
 
     /// Whoever waits for locks tells for which statement.
     fn tag_locks(&self, transaction: &Transaction) {
-        if transaction.is_pessimistic()
-            && let Some(digest) = self.domain.digests.digest(&self.statement_text)
-        {
-            transaction.tag_statement(digest.to_tag());
+        if !transaction.is_pessimistic() {
+            return;
         }
+        let digest = || self.domain.digests.digest(&self.statement_text);
+        let tag = || digest().map(SqlDigest::to_tag).unwrap_or_default();
+        transaction.tag_statement(match &self.statement_plan {
+            Some(plan) => plan.lock_tag.get_or_init(tag).clone(),
+            None => tag(),
+        });
     }
 
     /// Has the statement start over: it locked rows that were changed since it read them. It

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use cairn_executor::index_entry::decode_entry_handle;
 use cairn_kv_client::{KeyRange, RequestScope, ScanOptions, Snapshot};
 use cairn_parser::ast::{Admin, ObjectName};
+use cairn_planner::OutputColumn;
 use cairn_planner::catalog::{IndexInfo, TableInfo};
 use cairn_proto::kv::Priority;
 use cairn_types::{Datum, FieldType, Handle, MysqlError, errno, keys};
 
 use super::show::find_table;
 use crate::error::{Result, SqlError};
-use crate::protocol::ColumnDefinition;
 use crate::record;
 use crate::regions;
 use crate::session::Session;
@@ -46,9 +46,9 @@ pub async fn admin(session: &Session, admin: &Admin) -> Result<()> {
 }
 
 /// Result columns of `CHECK TABLE`.
-pub fn columns() -> Vec<ColumnDefinition> {
+pub fn columns() -> Vec<OutputColumn> {
     ["Table", "Op", "Msg_type", "Msg_text"]
-        .map(|name| ColumnDefinition::computed(name, FieldType::longtext()))
+        .map(|name| OutputColumn::computed(name, FieldType::longtext()))
         .into()
 }
 
@@ -74,7 +74,7 @@ pub async fn check_tables(
         let text = |value: &str| Datum::Bytes(value.as_bytes().to_vec());
         rows.push([text(&shown), text("check"), text(kind), text(&message)]);
     }
-    sink.begin_rows(columns()).await?;
+    sink.begin_rows(columns().into()).await?;
     session.found_rows = rows.len() as u64;
     session.row_count = -1;
     for row in &rows {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cairn_executor::RuntimeStats;
 use cairn_parser::ast::{Explain, Statement};
+use cairn_planner::OutputColumn;
 use cairn_types::{Datum, FieldType};
 
 use super::{Parameters, plan};
 use crate::error::{Result, SqlError};
 use crate::execution;
-use crate::protocol::ColumnDefinition;
 use crate::session::Session;
 use crate::sink::ResultSink;
 
@@ -29,9 +29,9 @@ const ANALYZE_COLUMNS: &[&str] = &[
 ];
 
 /// Result columns.
-pub fn columns(explain: &Explain) -> Vec<ColumnDefinition> {
+pub fn columns(explain: &Explain) -> Vec<OutputColumn> {
     let names = if explain.analyze { ANALYZE_COLUMNS } else { COLUMNS };
-    names.iter().map(|name| ColumnDefinition::computed(*name, FieldType::longtext())).collect()
+    names.iter().map(|name| OutputColumn::computed(*name, FieldType::longtext())).collect()
 }
 
 /// Runs an `EXPLAIN`.
@@ -58,7 +58,7 @@ pub async fn run(
         None
     };
     let rows = cairn_planner::explain(&plan);
-    sink.begin_rows(columns(explain)).await?;
+    sink.begin_rows(columns(explain).into()).await?;
     let summaries: std::collections::HashMap<usize, _> =
         stats.map(|stats| stats.summaries().into_iter().collect()).unwrap_or_default();
     for row in rows {

@@ -12,11 +12,11 @@ pub mod set;
 pub mod show;
 
 use cairn_parser::ast::{ExplainTarget, ParsedStatement, PrepareSource, Statement, Xa};
+use cairn_planner::OutputColumn;
 use cairn_types::{Datum, FieldType, errno};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Result, SqlError};
-use crate::protocol::ColumnDefinition;
 use crate::session::text::QueuedStatement;
 use crate::session::{Diagnostics, Session, fold_name};
 use crate::sink::{OkInfo, ResultSink};
@@ -106,16 +106,13 @@ fn is_change(statement: &Statement) -> bool {
 pub async fn describe(
     session: &mut Session,
     parsed: &ParsedStatement,
-) -> Result<Vec<ColumnDefinition>> {
+) -> Result<Vec<OutputColumn>> {
     let outcome = describe_at(session, parsed).await;
     session.release_schema();
     outcome
 }
 
-async fn describe_at(
-    session: &mut Session,
-    parsed: &ParsedStatement,
-) -> Result<Vec<ColumnDefinition>> {
+async fn describe_at(session: &mut Session, parsed: &ParsedStatement) -> Result<Vec<OutputColumn>> {
     // A time that is a parameter is not known yet: the present must do.
     let is_timed = parsed.parameter_count == 0 && !parsed.as_of.is_empty();
     if is_timed && !session.transaction.is_open() {
@@ -128,7 +125,7 @@ async fn describe_at(
         | Statement::Update(_)
         | Statement::Delete(_) => {
             let plan = plan::plan(session, statement, &[])?;
-            Ok(execution::column_definitions(&plan))
+            Ok(plan.columns.to_vec())
         }
         Statement::Show(show) => show::columns(session, show),
         Statement::Explain(explain) => Ok(explain::columns(explain)),
@@ -160,11 +157,13 @@ async fn dispatch(
         Statement::Query(_) => {
             session.hold_schema();
             let plan = plan::cached(session, statement, text, &parameters.types)?;
+            session.set_statement_plan(&plan);
             execution::run_query(session, &plan, &parameters.values, sink).await
         }
         Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
             session.hold_schema();
             let plan = plan::cached(session, statement, text, &parameters.types)?;
+            session.set_statement_plan(&plan);
             crate::dml::run(session, &plan, &parameters.values, sink).await
         }
         Statement::Xa(xa) => match **xa {

@@ -9,13 +9,13 @@ use cairn_parser::ast::{
     Describe, ObjectName, Show, ShowFilter, ShowKind, ShowLimit, VariableScope,
 };
 use cairn_planner::Catalog;
+use cairn_planner::OutputColumn;
 use cairn_planner::catalog::TableInfo;
 use cairn_types::{Datum, FieldType, Warning};
 
 use crate::error::{Result, SqlError};
 use crate::infoschema::{self, rows as mem_rows};
 use crate::pattern;
-use crate::protocol::ColumnDefinition;
 use crate::regions;
 use crate::session::{Session, is_error, unknown_database, unknown_table};
 use crate::sink::ResultSink;
@@ -46,13 +46,13 @@ fn text(value: impl Into<String>) -> Datum {
     Datum::text(value)
 }
 
-fn definitions(made: &Made) -> Vec<ColumnDefinition> {
+fn definitions(made: &Made) -> Vec<OutputColumn> {
     let columns = made.columns.iter();
-    columns.map(|(name, ty)| ColumnDefinition::computed(name, ty.clone())).collect()
+    columns.map(|(name, ty)| OutputColumn::computed(name, ty.clone())).collect()
 }
 
 /// Result columns of a `SHOW`, for prepared statements.
-pub fn columns(session: &mut Session, show: &Show) -> Result<Vec<ColumnDefinition>> {
+pub fn columns(session: &mut Session, show: &Show) -> Result<Vec<OutputColumn>> {
     Ok(definitions(&make(session, &show.what)?))
 }
 
@@ -78,7 +78,7 @@ pub async fn run(session: &mut Session, show: &Show, sink: &mut dyn ResultSink) 
 }
 
 async fn send(session: &mut Session, made: Made, sink: &mut dyn ResultSink) -> Result<()> {
-    sink.begin_rows(definitions(&made)).await?;
+    sink.begin_rows(definitions(&made).into()).await?;
     for row in &made.rows {
         sink.row(row).await?;
     }
@@ -378,7 +378,7 @@ fn show_columns(
 }
 
 /// Result columns of `DESCRIBE`, for prepared statements.
-pub fn describe_columns() -> Vec<ColumnDefinition> {
+pub fn describe_columns() -> Vec<OutputColumn> {
     definitions(&made(&["Field", "Type:t", "Null", "Key", "Default:t", "Extra"], vec![]))
 }
 

@@ -26,13 +26,13 @@ use std::time::Duration;
 
 use cairn_kv_client::KvError;
 use cairn_parser::ast::{Xa, XaStart, Xid};
+use cairn_planner::OutputColumn;
 use cairn_types::{Datum, FieldType, MysqlError, TableId, TimeStamp, errno};
 use parking_lot::Mutex;
 
 use self::record::{Branch, State};
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
-use crate::protocol::ColumnDefinition;
 use crate::session::Session;
 use crate::sink::ResultSink;
 
@@ -387,8 +387,8 @@ async fn carry_out(domain: &Domain, branch: &Branch) -> Result<()> {
 // --- XA RECOVER -------------------------------------------------------------------------
 
 /// Columns of `XA RECOVER`.
-pub fn recover_columns() -> Vec<ColumnDefinition> {
-    let column = |name: &str, ty| ColumnDefinition::computed(name, ty);
+pub fn recover_columns() -> Vec<OutputColumn> {
+    let column = |name: &str, ty| OutputColumn::computed(name, ty);
     vec![
         column("formatID", FieldType::bigint()),
         column("gtrid_length", FieldType::bigint()),
@@ -404,7 +404,7 @@ pub async fn recover(
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
     let branches = record::all(&session.domain).await?;
-    sink.begin_rows(recover_columns()).await?;
+    sink.begin_rows(recover_columns().into()).await?;
     for branch in branches.iter().filter(|branch| branch.state != State::Preparing) {
         let Xid { gtrid, bqual, format_id } = branch.xid()?;
         let lengths = [gtrid.len(), bqual.len()].map(|length| Datum::Int(length as i64));
