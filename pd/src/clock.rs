@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cairn_engine::clock::since_boot;
+use cairn_pd_client::clock::since_boot;
 
 /// A wall clock and a monotonic clock.
 pub trait Clock: Send + Sync + 'static {

@@ -2,6 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The clock of leases: it goes on while the machine is suspended.
+pub use cairn_pd_client::clock::since_boot;
+
+/// How far PD's time may jump ahead when another member leads: a leader begins above the bound
+/// that the one before it made durable, 3 s ahead of its clock (`pd/src/tso.rs`).
+pub const PD_JUMP_MAX: Duration = Duration::from_secs(3);
+
 /// Microseconds since the Unix epoch: `NOW()`, timestamps in tables for people.
 #[expect(clippy::disallowed_methods, reason = "the wall clock enters the SQL tier here")]
 pub fn unix_micros() -> i64 {

@@ -11,7 +11,6 @@ use cairn_planner::catalog::Catalog;
 use cairn_proto::pd::ConfigEntry;
 use cairn_types::{TableId, TimeStamp, errno};
 use futures::StreamExt;
-use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
 use crate::protocol::auth::PasswordKey;
+use crate::schema_lease::{self, Nodes, SchemaLease};
 use crate::variables::GlobalVariables;
 use crate::xa::{self, OpenBranches};
 
@@ -38,11 +38,6 @@ const ER_READ_ONLY_MODE: u16 = 1836;
 const NODE_VERSION_PREFIX: &str = "sql/schema_version/";
 /// How often a node says so when nothing changes.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
-/// A node that has not said anything for this long is dead: nobody waits for it.
-const NODE_LEASE_MS: i64 = 10_000;
-/// A node that could not reach PD for this long must not commit: others may have stopped
-/// waiting for it. Shorter than the lease by the drift we allow clocks.
-const OWN_LEASE: Duration = Duration::from_secs(8);
 /// How long a schema change waits for transactions that use the old schema (MySQL's
 /// `lock_wait_timeout` is a year; ours tells the operator earlier).
 const SCHEMA_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -108,7 +103,8 @@ pub struct Domain {
     pub started_at: Instant,
     node_id: u64,
     password_key: OnceCell<Arc<PasswordKey>>,
-    last_published: Mutex<Instant>,
+    schema_lease: SchemaLease,
+    nodes: Nodes,
     reloads: tokio::sync::Mutex<()>,
     statements: AtomicU64,
 }
@@ -146,7 +142,8 @@ impl Domain {
             started_at: clock::monotonic_now(),
             node_id,
             password_key: OnceCell::new(),
-            last_published: Mutex::new(clock::monotonic_now()),
+            schema_lease: SchemaLease::default(),
+            nodes: Nodes::default(),
             reloads: tokio::sync::Mutex::new(()),
             statements: AtomicU64::new(0),
             config,
@@ -295,30 +292,33 @@ impl Domain {
     }
 
     async fn others_reached(&self, version: i64) -> Result<bool> {
-        let now_ms = clock::unix_micros() / 1_000;
-        let entries = self.pd.get_config(NODE_VERSION_PREFIX).await?;
-        Ok(entries.iter().all(|entry| {
-            let Some((oldest, at_ms)) = parse_node_version(&entry.value) else { return true };
-            oldest >= version || now_ms - at_ms > NODE_LEASE_MS
-        }))
+        let now = self.see_nodes().await?;
+        Ok(self.nodes.have_reached(version, now))
     }
 
     /// Tells the other nodes which version is the oldest in use here.
     async fn publish_version(&self) -> Result<()> {
-        let value =
-            format!("{} {}", self.schema.oldest_version_in_use(), clock::unix_micros() / 1_000);
-        let entry = ConfigEntry {
-            key: format!("{NODE_VERSION_PREFIX}{}", self.node_id),
-            value: value.into_bytes().into(),
+        let tell = async {
+            let (oldest, at_ms) =
+                (self.schema.oldest_version_in_use(), clock::unix_micros() / 1_000);
+            let key = format!("{NODE_VERSION_PREFIX}{}", self.node_id);
+            let entry = ConfigEntry { key, value: schema_lease::encode(oldest, at_ms) };
+            Ok(self.pd.put_config(vec![entry, nodes::entry(self)]).await?)
         };
-        self.pd.put_config(vec![entry, nodes::entry(self)]).await?;
-        *self.last_published.lock() = clock::monotonic_now();
-        Ok(())
+        self.schema_lease.renew(tell).await
+    }
+
+    /// Looks at which versions the nodes use; answers when it began, since boot.
+    async fn see_nodes(&self) -> Result<Duration> {
+        let now = clock::since_boot();
+        let entries = self.pd.get_config(NODE_VERSION_PREFIX).await?;
+        self.nodes.see(&entries, now);
+        Ok(now)
     }
 
     /// How much longer other nodes certainly wait for this one.
     pub fn schema_lease_left(&self) -> Duration {
-        OWN_LEASE.saturating_sub(self.last_published.lock().elapsed())
+        self.schema_lease.left()
     }
 
     /// Refuses to write when other nodes may have stopped waiting for this one.
@@ -341,6 +341,10 @@ impl Domain {
             }
             if let Err(error) = domain.publish_version().await {
                 tracing::warn!(%error, "cannot tell PD which schema is in use");
+            }
+            // So that a node that died long ago is known when the schema is changed.
+            if let Err(error) = domain.see_nodes().await {
+                tracing::debug!(%error, "PD does not tell which schemas are in use");
             }
         }
         let entry = ConfigEntry {
@@ -436,16 +440,12 @@ impl Domain {
     }
 }
 
-async fn within_schema_wait(wait: impl Future<Output = Result<()>>) -> Result<()> {
+/// What a schema change waits for, for as long as it may.
+pub async fn within_schema_wait(wait: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::time::timeout(SCHEMA_WAIT_TIMEOUT, wait).await.unwrap_or_else(|_| {
         Err(SqlError::new(
             errno::ER_LOCK_WAIT_TIMEOUT,
             "Lock wait timeout exceeded; a transaction still uses the table's old definition",
         ))
     })
-}
-
-fn parse_node_version(value: &[u8]) -> Option<(i64, i64)> {
-    let (oldest, at_ms) = std::str::from_utf8(value).ok()?.split_once(' ')?;
-    Some((oldest.parse().ok()?, at_ms.parse().ok()?))
 }

@@ -21,7 +21,7 @@
 //! | [`xa`] | branches of distributed transactions |
 //! | [`gc`] | the safe point of garbage collection |
 //! | [`regions`] | regions as users cut, spread and see them |
-//! | [`domain`] | what sessions share |
+//! | [`domain`], [`schema_lease`] | what sessions share; which schemas nodes use |
 //!
 //! **Invariants.** Only this crate knows the MySQL wire. Only [`clock`] reads clocks and
 //! entropy. Everything a statement starts ends with it.
@@ -47,6 +47,7 @@ pub mod processes;
 pub mod protocol;
 pub mod record;
 pub mod regions;
+pub mod schema_lease;
 pub mod server;
 pub mod session;
 pub mod sink;

@@ -5,7 +5,7 @@
 //! the simulation run on [`MemoryEngine`] and [`MemoryRaftLog`] while production
 //! runs on [`RocksEngine`] and [`RaftEngineLog`]. Differential tests hold the
 //! twins equal. What Raft groups of stores and of placement drivers both stand on lies
-//! here too: the [`raft_guard`] before the library, and the [`clock`] of leases.
+//! here too: the [`raft_guard`] before the library.
 //!
 //! **Invariants**
 //! - A [`WriteBatch`] is applied whole or not at all, also across a crash.
@@ -16,7 +16,6 @@
 //! - Decoders return errors for random bytes; they never panic.
 
 pub mod batch;
-pub mod clock;
 mod error;
 mod garbage;
 pub mod memory;

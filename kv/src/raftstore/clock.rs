@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_engine::clock::since_boot;
+use cairn_pd_client::clock::since_boot;
 
 /// Nanoseconds since some fixed moment of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

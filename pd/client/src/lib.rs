@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`PdClient`] (here) | the seam: stores, SQL nodes and tools see only this trait |
 //! | [`GrpcPdClient`] | a remote PD: leader discovery, repeats, batched timestamps |
+//! | [`clock`] | what leases run on, in every crate that holds one |
 //! | [`backoff`] | delays with jitter, the budget of repeats |
 //! | [`order`] | what people ask about scheduling, and order |
 //! | [`error`] | [`PdError`], with what may be retried |
@@ -17,6 +18,7 @@
 
 pub mod backoff;
 mod channel;
+pub mod clock;
 pub mod error;
 mod grpc;
 pub mod order;

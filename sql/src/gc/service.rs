@@ -12,7 +12,7 @@
 //! expires is not waited for: by then it presumes the worst itself ([`LastWord`]).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_proto::pd::ConfigEntry;
 use cairn_types::{TimeStamp, errno};
@@ -29,10 +29,11 @@ const ANNOUNCED_KEY: &str = "sql/gc/announced";
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// One report, with its answer, takes this long at most.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a report counts.
-const REPORT_TTL_MS: u64 = 10_000;
+/// How long a report counts, by PD's time.
+const REPORT_TTL_MS: u64 = 13_000;
 /// Silence after which a node presumes that the safe point moves on without it. With one
-/// more interval and timeout it is still shorter than the life of a report.
+/// more interval and timeout, and a jump of PD's time, it is still shorter than the life of a
+/// report.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// Between looks at the other nodes' reports.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -70,17 +71,19 @@ impl Report {
 /// When PD was last heard, and what its time was.
 #[derive(Clone, Copy, Debug)]
 struct LastWord {
-    /// Before the question was sent: PD's clock cannot be ahead of what follows from it.
-    asked_at: Instant,
+    /// Since boot, before the question was sent: PD's clock cannot be ahead of what follows from it,
+    /// but for a jump.
+    asked_at: Duration,
     pd_ms: u64,
 }
 
 impl LastWord {
     /// The safe point that PD may have by now without this node's knowledge.
-    fn presumed_safe_point(&self, now: Instant, settings: &GcSettings) -> Option<TimeStamp> {
-        let silence = now.saturating_duration_since(self.asked_at);
-        let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-        let pd_now = TimeStamp::compose(self.pd_ms.saturating_add(silence_ms), 0);
+    fn presumed_safe_point(&self, now: Duration, settings: &GcSettings) -> Option<TimeStamp> {
+        let silence = now.saturating_sub(self.asked_at);
+        let [silence_ms, jump_ms] =
+            [silence, clock::PD_JUMP_MAX].map(|span| span.as_millis() as u64);
+        let pd_now = TimeStamp::compose(self.pd_ms + silence_ms + jump_ms, 0);
         (silence > SILENCE_MAX).then(|| settings.horizon(pd_now))
     }
 }
@@ -93,7 +96,7 @@ fn key_of(domain: &Domain) -> String {
 pub async fn keep_reporting(domain: Arc<Domain>) {
     let mut last: Option<LastWord> = None;
     while !domain.stop.is_cancelled() {
-        let asked_at = clock::monotonic_now();
+        let asked_at = clock::since_boot();
         match tokio::time::timeout(REPORT_TIMEOUT, report(&domain)).await {
             Ok(Ok(pd_now)) => last = Some(LastWord { asked_at, pd_ms: pd_now.physical_ms() }),
             Ok(Err(error)) => tracing::warn!(%error, "cannot tell PD which timestamps are in use"),
@@ -101,7 +104,7 @@ pub async fn keep_reporting(domain: Arc<Domain>) {
         }
         let settings = GcSettings::decode(&domain.variables.current());
         let presumed =
-            last.and_then(|last| last.presumed_safe_point(clock::monotonic_now(), &settings));
+            last.and_then(|last| last.presumed_safe_point(clock::since_boot(), &settings));
         if let Some(safe_point) = presumed {
             domain.kv.raise_safe_point(safe_point);
         }
@@ -205,14 +208,14 @@ mod tests {
     fn a_node_cut_off_presumes_that_the_safe_point_follows_the_clock() {
         let values = crate::variables::GlobalVariables::new(&crate::SqlConfig::default());
         let settings = GcSettings::decode(&values.current());
-        let asked_at = clock::monotonic_now();
+        let asked_at = Duration::from_secs(7);
         let last = LastWord { asked_at, pd_ms: 1_000_000 };
         let after = |silence_s| {
             last.presumed_safe_point(asked_at + Duration::from_secs(silence_s), &settings)
         };
         assert_eq!(after(6), None);
-        assert_eq!(after(60), Some(TimeStamp::compose(1_000_000 + 60_000 - 600_000, 0)));
-        let latest = SILENCE_MAX + REPORT_INTERVAL + REPORT_TIMEOUT;
+        assert_eq!(after(60), Some(TimeStamp::compose(1_000_000 + 63_000 - 600_000, 0)));
+        let latest = SILENCE_MAX + REPORT_INTERVAL + REPORT_TIMEOUT + clock::PD_JUMP_MAX;
         assert!(latest.as_millis() < u128::from(REPORT_TTL_MS), "before others go on without it");
     }
 }
