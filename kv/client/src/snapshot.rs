@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    BatchGetRequest, GetRequest, KeyError, KvPair, LockInfo, ScanRequest, key_error, kv_response,
+    BatchGetRequest, GetRequest, KeyError, KvPair, LockInfo, ScanRequest, ScanResponse, key_error,
+    kv_response,
 };
 use cairn_types::TimeStamp;
 use futures::StreamExt;
@@ -324,7 +325,7 @@ pub struct ScanOptions {
     pub reverse: bool,
     /// Leave the values away.
     pub key_only: bool,
-    /// Pairs of one batch at most.
+    /// Pairs of one batch at most; wide ones make smaller batches.
     pub batch_size: u32,
 }
 
@@ -354,12 +355,12 @@ impl SnapshotScan {
             let options = self.snapshot.options();
             let cache = &self.snapshot.client.cache;
             let sent = cache.send_to_region(region, &options, &mut retrier, &build).await;
-            let pairs = match sent {
-                Ok(response) => expect_response!(response, Scan)?.pairs,
+            let ScanResponse { pairs, is_cut } = match sent {
+                Ok(response) => expect_response!(response, Scan)?,
                 Err(SendError::Regroup) => continue,
                 Err(SendError::Failed(error)) => return Err(error),
             };
-            let full = pairs.len() >= request.limit as usize;
+            let full = is_cut || pairs.len() >= request.limit as usize;
             let (batch, lock) = self.until_lock(pairs)?;
             match &lock {
                 Some(lock) => self.continue_at_lock(rest.clone(), &batch, lock),

@@ -101,6 +101,8 @@ pub struct Cluster {
 pub const PAGE_ROWS: usize = 2;
 /// First timestamp.
 const START_MS: u64 = 1_000_000;
+/// Bytes after which an answer to a scan takes no more pairs.
+const SCAN_BYTES_MAX: usize = 8;
 
 impl Cluster {
     /// One region over everything on stores 1 to 3, led by store 1.
@@ -330,6 +332,20 @@ impl Inner {
     }
 
     fn scan(&self, context: &Context, request: &ScanRequest) -> ScanResponse {
+        let mut pairs = self.scanned(context, request);
+        let mut bytes = 0;
+        let fits = pairs.iter().take_while(|pair| {
+            let has_room = bytes < SCAN_BYTES_MAX;
+            bytes += pair.key.len() + pair.value.len();
+            has_room
+        });
+        let count = fits.count();
+        let is_cut = count < pairs.len();
+        pairs.truncate(count);
+        ScanResponse { pairs, is_cut }
+    }
+
+    fn scanned(&self, context: &Context, request: &ScanRequest) -> Vec<KvPair> {
         let mut keys: Vec<&Bytes> = self.versions.keys().chain(self.locks.keys()).collect();
         keys.sort();
         keys.dedup();
@@ -341,7 +357,7 @@ impl Inner {
         }
         let mut pairs = self.pairs(context, keys.into_iter(), request.version);
         pairs.truncate(request.limit as usize);
-        ScanResponse { pairs }
+        pairs
     }
 
     fn commit_of(&self, key: &[u8], start_ts: u64) -> Option<u64> {
@@ -784,7 +800,7 @@ impl KvStoreService for MockStore {
                 version: request.start_ts,
                 ..ScanRequest::default()
             };
-            for pair in inner.scan(&context, &scan).pairs {
+            for pair in inner.scanned(&context, &scan) {
                 if let Some(key_error::Kind::Locked(lock)) = pair.error.and_then(|e| e.kind) {
                     let response = CoprocessorResponse {
                         locked: Some(lock),

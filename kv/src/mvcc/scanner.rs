@@ -30,6 +30,11 @@ use super::{MvccError, NEAR_SEEK_STEPS, ReadError};
 pub trait PairSink {
     /// One more pair; both slices live only for the call.
     fn push(&mut self, raw_key: &[u8], value: &[u8]);
+
+    /// Whether it takes no more, however many are wanted.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// What to scan.
@@ -164,7 +169,7 @@ impl Scanner {
         self
     }
 
-    /// Pushes up to `limit` more pairs; false when the range is drained.
+    /// Pushes up to `limit` more pairs, or until the sink is full; false when the range is drained.
     pub fn next_batch(
         &mut self,
         sink: &mut impl PairSink,
@@ -174,7 +179,7 @@ impl Scanner {
             self.begin()?;
         }
         let mut pushed = 0;
-        while pushed < limit {
+        while pushed < limit && !sink.is_full() {
             if !self.pick()? {
                 self.end_run();
                 return Ok(false);

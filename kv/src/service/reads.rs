@@ -31,6 +31,9 @@ const INLINE_KEYS_MAX: usize = 64;
 const INLINE_ROWS_MAX: usize = 256;
 /// Rows of one answer, whatever the request asks.
 const SCAN_ROWS_MAX: usize = 65_536;
+/// Bytes after which an answer takes no more rows: with one more row of the largest size it is
+/// far below what a message may hold.
+const SCAN_BYTES_MAX: usize = 8 << 20;
 /// Rows when the request does not say.
 const SCAN_ROWS_DEFAULT: usize = 256;
 
@@ -147,13 +150,13 @@ impl Reads {
         let entered =
             self.max_ts.enter_scan(&request.start_key, &request.end_key, read_ts, &resolved);
         if let Err(locked) = entered {
-            return Ok(kv::ScanResponse { pairs: vec![locked_pair(*locked)] });
+            return Ok(stopped_scan(*locked));
         }
         let at = ReadAt { read_ts, resolved: &resolved };
         let read = replica_read(request.start_key.clone(), request.end_key.clone(), at);
         let ReplicaView { snapshot: view, pending } = self.entered_view(context, read).await?;
         if let Some(lock) = pending.into_iter().next() {
-            return Ok(kv::ScanResponse { pairs: vec![locked_pair(lock)] });
+            return Ok(stopped_scan(lock));
         }
         let (start, end) = clip(&view, &request.start_key, &request.end_key)?;
         let options = ScanOptions {
@@ -166,12 +169,11 @@ impl Reads {
         };
         let dead = self.kv.dead_ranges();
         let scan = move || scan_at(&view, options, dead, limit);
-        let pairs = if limit <= INLINE_ROWS_MAX {
+        if limit <= INLINE_ROWS_MAX {
             scan()
         } else {
             self.pool.run(ReadTask::new(context, read_ts), scan).await?
-        }?;
-        Ok(kv::ScanResponse { pairs })
+        }
     }
 
     /// Locks of a range that are at most as young as the request says.
@@ -336,6 +338,10 @@ impl PairSink for PairBuffer {
         self.bytes.extend_from_slice(value);
         self.ends.push((key_end, self.bytes.len()));
     }
+
+    fn is_full(&self) -> bool {
+        self.bytes.len() >= SCAN_BYTES_MAX
+    }
 }
 
 impl PairBuffer {
@@ -357,16 +363,17 @@ fn scan_at(
     options: ScanOptions,
     dead: Option<Arc<DeadRanges>>,
     limit: usize,
-) -> Result<Vec<kv::KvPair>, RegionError> {
+) -> Result<kv::ScanResponse, RegionError> {
     let (start, end) = (options.start.clone(), options.end.clone());
     let scanner = Scanner::new(Arc::clone(&view.engine), options);
     let mut scanner = scanner.with_dead_ranges(dead);
     let mut buffer = PairBuffer::default();
     let outcome = scanner.next_batch(&mut buffer, limit);
     refuse_damage(outcome.as_ref().err())?;
+    let is_cut = outcome.is_ok() && buffer.is_full() && buffer.ends.len() < limit;
     let mut pairs = buffer.into_pairs();
     view.load.read(pairs.len() as u64, pair_bytes(&pairs), || {
-        let ends = pairs.first().zip(pairs.last()).filter(|_| pairs.len() == limit);
+        let ends = pairs.first().zip(pairs.last()).filter(|_| is_cut || pairs.len() == limit);
         match ends {
             // It ended with the rows that were wanted, not with the range.
             Some((first, last)) => {
@@ -382,7 +389,12 @@ fn scan_at(
             pairs.push(kv::KvPair { error: Some(read_error(error)), ..Default::default() });
         }
     }
-    Ok(pairs)
+    Ok(kv::ScanResponse { pairs, is_cut })
+}
+
+/// The answer to a scan that meets a lock before everything else.
+fn stopped_scan(info: kv::LockInfo) -> kv::ScanResponse {
+    kv::ScanResponse { pairs: vec![locked_pair(info)], is_cut: false }
 }
 
 fn locked_pair(info: kv::LockInfo) -> kv::KvPair {

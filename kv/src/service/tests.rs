@@ -127,6 +127,37 @@ async fn refuses_wrong_routes() {
 }
 
 #[tokio::test]
+async fn scans_stop_at_a_size() {
+    let kv = MemoryKv::new();
+    let (service, context) = (kv.service(), kv.context());
+    for (position, key) in ["a", "b", "c"].into_iter().enumerate() {
+        let start_ts = 10 + position as u64;
+        prewrite(&service, &context, put(key, vec![b'v'; 5 << 20], start_ts)).await;
+        assert_eq!(commit(&service, &context, key, start_ts, 20).await, None);
+    }
+    for (reverse, ends, wanted) in [
+        (false, [("a", ""), ("c", "")], [&["a", "b"][..], &["c"]]),
+        (true, [("a", ""), ("a", "b")], [&["c", "b"], &["a"]]),
+    ] {
+        for ((start, end), wanted) in ends.into_iter().zip(wanted) {
+            let request = kv::ScanRequest {
+                start_key: start.into(),
+                end_key: end.into(),
+                version: 40,
+                limit: 1_024,
+                reverse,
+                ..Default::default()
+            };
+            let response = call(&service, &context, Cmd::Scan(request)).await;
+            let Some(kv_response::Cmd::Scan(scan)) = response.cmd else { panic!() };
+            let keys: Vec<_> = scan.pairs.iter().map(|pair| &pair.key[..]).collect();
+            assert_eq!(keys, wanted.iter().map(|key| key.as_bytes()).collect::<Vec<_>>());
+            assert_eq!(scan.is_cut, wanted.len() == 2);
+        }
+    }
+}
+
+#[tokio::test]
 async fn scans_stop_at_a_lock() {
     let kv = MemoryKv::new();
     let (service, context) = (kv.service(), kv.context());
