@@ -1,17 +1,18 @@
 //! Joins by looking up: only those inner rows are read that some outer row can match.
 //!
 //! ```text
-//! outer rows 1..=32  ─► distinct keys ─► one read of their inner rows ─► hash table ─► probe
-//! outer rows 33..=96 ─► …                (fetched while that read is under way)
+//! first outer rows   ─► distinct keys ─► one read of their inner rows ─► hash table ─► probe
+//! 64 more outer rows ─► …                (fetched while that read is under way)
 //! ```
 //!
-//! A batch of outer rows is one request to whoever holds the inner rows. Batches double from one
-//! small chunk to [`BATCH_CHUNKS_MAX`] full ones: a LIMIT ends the join after few look-ups, and a
-//! long outer input pays for few requests. The next batch is fetched ahead only once the first
-//! one was not enough.
+//! A batch of outer rows is one request to whoever holds the inner rows. The first is what the outer input
+//! gives at once, a small chunk at most; batches double up to [`BATCH_CHUNKS_MAX`] full chunks: a LIMIT
+//! ends the join after few look-ups, and a long outer input pays for few requests. The next batch
+//! is fetched ahead only once the first one was not enough.
 //!
 //! Which inner rows a key names is the factory's business. It may give more rows than match: all
-//! conditions are tested again when the batch probes them. It must not leave out any that does.
+//! conditions are tested again when the batch probes them. It must not leave out any that does, but
+//! it may take the first of the keys only, if they are much to read: the batch is cut there.
 //!
 //! The kinds of join and their rules for NULL are those of [`super::HashJoin`], except that only
 //! outer rows can be preserved and NOT IN cannot be null-aware: both need all inner rows.
@@ -51,8 +52,16 @@ const BATCH_CHUNKS_MAX: usize = 2;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// Builds the operator that reads the inner rows of keys, each with the values of
-/// [`IndexJoinDesc::lookup_keys`] for some outer row; `None`: there can be none.
-pub type InnerFactory = Box<dyn FnMut(&[Vec<Datum>]) -> Result<Option<BoxOperator>> + Send>;
+/// [`IndexJoinDesc::lookup_keys`] for some outer row.
+pub type InnerFactory = Box<dyn FnMut(&[Vec<Datum>]) -> Result<InnerRows> + Send>;
+
+/// What a look-up gives.
+pub struct InnerRows {
+    /// The operator; `None`: there can be no rows.
+    pub operator: Option<BoxOperator>,
+    /// It is for so many of the keys, from the first one on; at least one.
+    pub keys: usize,
+}
 
 /// See the module documentation and [`IndexJoinDesc`].
 pub struct IndexJoin {
@@ -64,6 +73,8 @@ pub struct IndexJoin {
     outer_types: Vec<FieldType>,
     inner_types: Vec<FieldType>,
     factory: InnerFactory,
+    /// What a batch was cut off, which comes before the next one.
+    rest: Option<Chunk>,
     /// The batch that was fetched ahead.
     next: Option<Chunk>,
     /// Whether one batch was not enough.
@@ -106,6 +117,7 @@ impl IndexJoin {
             outer_types,
             inner_types,
             factory,
+            rest: None,
             next: None,
             reads_ahead: false,
             probing: None,
@@ -113,16 +125,22 @@ impl IndexJoin {
     }
 
     /// Reads the inner rows of a batch and starts to probe them.
-    async fn look_up(&mut self, batch: Chunk) -> Result<()> {
+    async fn look_up(&mut self, mut batch: Chunk) -> Result<()> {
         let keys = distinct_keys(&self.desc.lookup_keys, &batch, &mut self.eval)?;
-        self.ctx.flush_warnings(&mut self.eval);
-        let mut inner = match (self.factory)(&keys)? {
+        // The probe evaluates the expressions again, and warns of them.
+        self.eval.warnings.take();
+        let rows = (self.factory)(&keys.values)?;
+        if let Some(row) = keys.first_rows.get(rows.keys) {
+            self.rest = Some(batch::slice(&batch, *row, batch.num_rows()));
+            batch = batch::slice(&batch, 0, *row);
+        }
+        let mut inner = match rows.operator {
             Some(inner) => inner,
             None => Box::new(Values::new(self.inner_types.clone(), Vec::new(), self.ctx.clone())?),
         };
         let (types, desc) = (self.outer_types.clone(), self.desc.join.clone());
         let read = JoinCore::with_keys(&mut inner, types, desc, &self.ctx, &mut self.memory);
-        let core = match self.reads_ahead {
+        let core = match self.reads_ahead && self.rest.is_none() && self.next.is_none() {
             true => {
                 let (core, next) = futures::future::try_join(read, self.outer.next()).await?;
                 self.next = next;
@@ -159,7 +177,7 @@ impl Operator for IndexJoin {
                 }
                 self.memory.clear();
             }
-            let batch = match self.next.take() {
+            let batch = match self.rest.take().or_else(|| self.next.take()) {
                 Some(batch) => Some(batch),
                 None => self.outer.next().await?,
             };
@@ -174,6 +192,7 @@ struct Batches {
     input: BoxOperator,
     types: Vec<FieldType>,
     sizes: ChunkRows,
+    is_first: bool,
     /// Rows that were read with the last batch and did not fit into it.
     rest: Option<Chunk>,
     done: bool,
@@ -188,6 +207,7 @@ impl Batches {
             types: input.schema().to_vec(),
             input,
             sizes: ctx.doubling_rows(BATCH_CHUNKS_MAX),
+            is_first: true,
             rest: None,
             done: false,
             memory: ctx.account("IndexJoin"),
@@ -210,7 +230,11 @@ impl Batches {
             }
             let rest_bytes = self.rest.as_ref().map_or(0, Chunk::memory_bytes);
             self.memory.set((self.last_bytes + rows.bytes() + rest_bytes) as u64)?;
+            if self.is_first && rows.len() > 0 {
+                break;
+            }
         }
+        self.is_first = false;
         self.last_bytes = rows.bytes();
         Ok((rows.len() > 0).then(|| rows.into_chunk()))
     }
@@ -228,16 +252,24 @@ impl Batches {
     }
 }
 
+/// The keys of a batch, each once, in the order of the rows.
+#[derive(Default)]
+struct DistinctKeys {
+    values: Vec<Vec<Datum>>,
+    /// The first row with each.
+    first_rows: Vec<usize>,
+}
+
 /// The values of the keys for all rows, each list once. Lists differ if any two values do, also
 /// where a collation takes them for equal.
-fn distinct_keys(exprs: &[Expr], chunk: &Chunk, eval: &mut EvalContext) -> Result<Vec<Vec<Datum>>> {
+fn distinct_keys(exprs: &[Expr], chunk: &Chunk, eval: &mut EvalContext) -> Result<DistinctKeys> {
     let mut columns = Vec::with_capacity(exprs.len());
     for expr in exprs {
         let ty = expr.ty().clone().with_collation(Collation::BINARY);
         columns.push((batch::eval(expr, chunk, eval)?, ty));
     }
     let mut seen: HashSet<Vec<u8>> = HashSet::with_capacity(chunk.num_rows());
-    let mut keys = Vec::new();
+    let mut keys = DistinctKeys::default();
     let mut encoded = Vec::new();
     for row in 0..chunk.num_rows() {
         encoded.clear();
@@ -246,7 +278,9 @@ fn distinct_keys(exprs: &[Expr], chunk: &Chunk, eval: &mut EvalContext) -> Resul
         }
         if !seen.contains(&encoded) {
             seen.insert(encoded.clone());
-            keys.push(columns.iter().map(|(column, _)| column.get(row).to_owned()).collect());
+            let values = columns.iter().map(|(column, _)| column.get(row).to_owned());
+            keys.values.push(values.collect());
+            keys.first_rows.push(row);
         }
     }
     Ok(keys)

@@ -47,7 +47,7 @@ pub use chunk_source::ChunkSource;
 pub use exchange::Exchange;
 pub use hash_agg::HashAgg;
 pub use hash_join::HashJoin;
-pub use index_join::{IndexJoin, InnerFactory};
+pub use index_join::{IndexJoin, InnerFactory, InnerRows};
 pub use index_lookup::IndexLookup;
 pub use index_scan::IndexScan;
 pub use limit::Limit;

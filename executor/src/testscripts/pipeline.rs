@@ -30,6 +30,9 @@ use crate::plan::*;
 use crate::source::KeyRange;
 use crate::testing::{collect_rows, format_rows};
 
+/// Keys that one look-up of a join takes.
+const LOOKUP_KEYS_MAX: usize = 3;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Tables and settings of a script.
@@ -213,14 +216,17 @@ impl Builder<'_> {
         let types: Vec<FieldType> = lookup_keys.iter().map(|key| key.ty().clone()).collect();
         let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
             let builder = Builder { session: &session, named: &named, ctx: ctx.clone() };
-            let texts = keys.iter().filter(|key| !key[0].is_null());
+            // As if much had to be read.
+            let taken = keys.len().min(LOOKUP_KEYS_MAX);
+            let texts = keys[..taken].iter().filter(|key| !key[0].is_null());
             let texts: Vec<String> =
                 texts.map(|key| crate::testing::format_value(&key[0], &types[0])).collect();
             if texts.is_empty() {
-                return Ok(None);
+                return Ok(InnerRows { operator: None, keys: taken });
             }
             let built = builder.pipeline(&text.replace("$0", &format!(" {}", texts.join(" "))));
-            built.map(Some).map_err(|error| crate::ExecError::invalid_plan(error.to_string()))
+            let built = built.map_err(|error| crate::ExecError::invalid_plan(error.to_string()))?;
+            Ok(InnerRows { operator: Some(built), keys: taken })
         });
         let desc = IndexJoinDesc { join, lookup_keys };
         Ok(Box::new(IndexJoin::new(outer, inner_types, factory, desc, self.ctx.clone())?))

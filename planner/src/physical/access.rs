@@ -201,18 +201,18 @@ impl Physical<'_> {
     ) -> f64 {
         let (rows, _) = table_rows(self.statistics, &scan.table);
         let unique = index.is_none_or(|at| scan.table.indices[at].unique);
-        if unique && analysis.point_columns == width {
-            return (analysis.points as f64).min(rows);
+        if unique && analysis.equal_columns == width {
+            return (analysis.equal_values as f64).min(rows);
         }
         if analysis.ranges.is_empty() {
             return 0.0;
         }
         let mut fraction = 1.0;
-        for _ in 0..analysis.point_columns {
+        for _ in 0..analysis.equal_columns {
             fraction *= cost::EQUAL_FRACTION;
         }
-        // Points of all columns together: each combination is one equality.
-        fraction *= analysis.points as f64;
+        // Values of all columns together: each combination is one equality.
+        fraction *= analysis.equal_values as f64;
         fraction *= match analysis.range_sides {
             0 => 1.0,
             1 => cost::LESS_FRACTION,

@@ -268,7 +268,14 @@ pub(super) fn sides(join: &LogicalJoin, inner: JoinSide) -> (&Logical, &Logical)
 pub(super) fn inner_scan(logical: &Logical) -> Option<&LogicalScan> {
     match logical {
         Logical::Scan(scan) => (!scan.table.is_virtual).then_some(scan),
-        Logical::Filter { input, .. } | Logical::Project { input, .. } => inner_scan(input),
+        // They are evaluated for every batch that a row is looked up for: each time alike.
+        Logical::Filter { conditions, input } => {
+            conditions.iter().all(Expr::is_deterministic).then(|| inner_scan(input)).flatten()
+        }
+        Logical::Project { exprs, input } => {
+            let is_deterministic = exprs.iter().all(|(_, expr)| expr.is_deterministic());
+            is_deterministic.then(|| inner_scan(input)).flatten()
+        }
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use cairn_expr::{Expr, Func};
 use cairn_types::{Datum, FieldType, PhysicalKind, compare};
 
-use super::{Bound, RangeColumn};
+use super::{Bound, RangeColumn, prefix};
 
 /// Most ranges of one scan; a longer list is left to the filter.
 pub const RANGES_MAX: usize = 10_000;
@@ -26,6 +26,8 @@ pub(super) struct Intervals {
     pub list: Vec<Interval>,
     /// Every interval is one value.
     pub points: bool,
+    /// How many values the column is said to equal one of, for estimates; `None`: none.
+    pub equals: Option<usize>,
     /// Some bound depends on a parameter.
     pub unknown: bool,
     /// The condition says no more than this.
@@ -36,14 +38,16 @@ pub(super) struct Intervals {
 
 impl Intervals {
     fn of(list: Vec<Interval>) -> Intervals {
+        let (points, equals) = (false, None);
         let mut intervals =
-            Intervals { list, points: false, unknown: false, exact: true, lossy: false };
+            Intervals { list, points, equals, unknown: false, exact: true, lossy: false };
         intervals.classify();
         intervals
     }
 
     fn classify(&mut self) {
         self.points = self.list.iter().all(Interval::is_point);
+        self.equals = self.points.then_some(self.list.len());
         let unknown = |bound: &Bound| *bound == Bound::Unknown;
         self.unknown = self.list.iter().any(|i| unknown(&i.low) || unknown(&i.high));
     }
@@ -76,6 +80,7 @@ impl Intervals {
             }
         }
         let mut result = Intervals::of(list);
+        result.equals = [result.equals, self.equals, other.equals].into_iter().flatten().min();
         result.exact = exact;
         result.lossy = lossy;
         result
@@ -114,12 +119,14 @@ impl Intervals {
     fn union(self, other: Intervals, column: &RangeColumn) -> Intervals {
         let exact = self.exact && other.exact;
         let lossy = self.lossy || other.lossy;
+        let values = self.equals.zip(other.equals).map(|(a, b)| a + b);
         let mut list = self.list;
         list.extend(other.list);
         let mut result = Intervals::of(list);
         if !result.unknown {
             result = Intervals::of(merge(result.list, column));
         }
+        result.equals = [result.equals, values].into_iter().flatten().min();
         result.exact = exact;
         result.lossy = lossy;
         result
@@ -255,12 +262,17 @@ pub(super) fn column_intervals(
             let mut points = Vec::with_capacity(args.len() - 1);
             for member in &args[1..] {
                 points.extend(comparison(Func::Eq, member, column)?.list);
+                if points.len() > RANGES_MAX {
+                    return None;
+                }
+            }
+            if column.prefix_length.is_some() {
+                return Some(of_prefix(points, Some(args.len() - 1), column));
             }
             let mut result = Intervals::of(points);
             if !result.unknown {
                 result = Intervals::of(merge(result.list, column));
             }
-            result.exact = column.prefix_length.is_none();
             Some(result)
         }
         Func::Eq | Func::NullEq | Func::Ne | Func::Lt | Func::Le | Func::Gt | Func::Ge => {
@@ -282,6 +294,16 @@ pub(super) fn column_intervals(
     }
 }
 
+/// Intervals of a column's prefix; the column is said to equal one of so many values.
+fn of_prefix(list: Vec<Interval>, equals: Option<usize>, column: &RangeColumn) -> Intervals {
+    let mut intervals = Intervals::of(list);
+    if !intervals.unknown {
+        intervals = Intervals::of(merge(intervals.list, column));
+    }
+    intervals.equals = equals;
+    intervals.inexact()
+}
+
 fn is_column(expr: &Expr, position: usize) -> bool {
     expr.as_column() == Some(position)
 }
@@ -291,7 +313,7 @@ fn comparable_text(column: &RangeColumn, comparison: &FieldType) -> bool {
     !column.ty.is_string() || column.ty.collation == comparison.collation
 }
 
-fn not_null() -> Interval {
+pub(super) fn not_null() -> Interval {
     Interval { low: Bound::Min, high: Bound::Max, low_exclusive: false, high_exclusive: false }
 }
 
@@ -388,7 +410,8 @@ fn comparison(func: Func, other: &Expr, column: &RangeColumn) -> Option<Interval
         Operand::Value(value) => Bound::Value(value),
     };
     if let Some(length) = column.prefix_length {
-        return Some(prefix_comparison(func, bound, length, column));
+        let equals = matches!(func, Func::Eq | Func::NullEq).then_some(1);
+        return Some(of_prefix(prefix::comparison(func, bound, length, column), equals, column));
     }
     Some(match func {
         Func::Eq | Func::NullEq => Intervals::of(vec![Interval::point(bound)]),
@@ -413,38 +436,6 @@ fn comparison(func: Func, other: &Expr, column: &RangeColumn) -> Option<Interval
         }
         _ => return None,
     })
-}
-
-/// The key holds only the first characters: bounds are cut and inclusive.
-fn prefix_comparison(func: Func, bound: Bound, length: u32, column: &RangeColumn) -> Intervals {
-    let bound = match bound {
-        Bound::Value(Datum::Bytes(bytes)) => {
-            Bound::Value(Datum::Bytes(cut_prefix(&bytes, length, &column.ty).to_vec()))
-        }
-        other => other,
-    };
-    let interval = match func {
-        Func::Eq | Func::NullEq => Interval::point(bound),
-        Func::Lt | Func::Le => Interval { high: bound, ..not_null() },
-        Func::Gt | Func::Ge => Interval { low: bound, ..not_null() },
-        _ => not_null(),
-    };
-    Intervals::of(vec![interval]).inexact()
-}
-
-/// The first characters (bytes of binary columns) of a text.
-pub fn cut_prefix<'v>(bytes: &'v [u8], length: u32, ty: &FieldType) -> &'v [u8] {
-    let length = length as usize;
-    if ty.collation.is_binary() {
-        return &bytes[..bytes.len().min(length)];
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => match text.char_indices().nth(length) {
-            Some((end, _)) => &bytes[..end],
-            None => bytes,
-        },
-        Err(_) => &bytes[..bytes.len().min(length)],
-    }
 }
 
 /// `LIKE 'abc%'`: from the prefix to its successor. Exact for `'abc'` without
@@ -478,7 +469,9 @@ fn like(args: &[Expr], column: &RangeColumn) -> Option<Intervals> {
     // weight; the successor of the prefix is then found among bytes.
     let bytewise = column.ty.collation.is_bytewise();
     if let Some(length) = column.prefix_length {
-        prefix = cut_prefix(&prefix, length, &column.ty).to_vec();
+        // LIKE compares character by character: the first ones of a text that is like it have
+        // the weights of the pattern's.
+        prefix = prefix::cut_prefix(&prefix, length, &column.ty).to_vec();
     }
     let low = Bound::Value(Datum::Bytes(prefix.clone()));
     if !bytewise {

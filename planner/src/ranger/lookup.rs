@@ -16,30 +16,64 @@ use super::key::{build_key_ranges, stored_value};
 use super::{RangeColumn, RangeSpec};
 use crate::catalog::{IndexInfo, TableInfo};
 
-/// The raw key ranges of a scan's runs, each with the values of one of `keys` in `slots`: in key
-/// order, none overlapping another.
-pub fn build_lookup_ranges(
-    spec: &RangeSpec,
-    table: &TableInfo,
-    index: Option<&IndexInfo>,
-    slots: &[usize],
-    keys: &[Vec<Datum>],
-    ctx: &mut EvalContext,
-) -> Vec<KeyRange> {
-    let equalities = Equalities::of(spec, table, index);
-    let mut ranges = Vec::with_capacity(keys.len());
-    for key in keys {
+/// Ranges of one look-up, and bytes of them, after which it takes no more keys: an IN list of a
+/// thousand values beside the key makes a thousand ranges of each.
+const RANGES_MAX: usize = 16_384;
+const BYTES_MAX: usize = 8 << 20;
+
+/// The raw key ranges of a scan's runs, each with the values of one key in `slots`.
+pub struct LookupRanges<'s> {
+    spec: &'s RangeSpec,
+    table: &'s TableInfo,
+    index: Option<&'s IndexInfo>,
+    slots: &'s [usize],
+    equalities: Option<Equalities<'s>>,
+    ranges: Vec<KeyRange>,
+    bytes: usize,
+}
+
+impl<'s> LookupRanges<'s> {
+    /// None yet.
+    pub fn new(
+        spec: &'s RangeSpec,
+        table: &'s TableInfo,
+        index: Option<&'s IndexInfo>,
+        slots: &'s [usize],
+    ) -> LookupRanges<'s> {
+        let equalities = Equalities::of(spec, table, index);
+        LookupRanges { spec, table, index, slots, equalities, ranges: Vec::new(), bytes: 0 }
+    }
+
+    /// Adds those of a key.
+    pub fn add(&mut self, key: &[Datum], ctx: &mut EvalContext) {
         let params = Arc::make_mut(&mut ctx.params);
-        for (slot, value) in slots.iter().zip(key) {
+        for (slot, value) in self.slots.iter().zip(key) {
             params[*slot] = value.clone();
         }
-        match &equalities {
-            Some(equalities) => ranges.extend(equalities.range(ctx)),
-            None => ranges.extend(build_key_ranges(spec, table, index, ctx)),
+        let known = self.ranges.len();
+        match &self.equalities {
+            Some(equalities) => self.ranges.extend(equalities.range(ctx)),
+            None => self.ranges.extend(build_key_ranges(self.spec, self.table, self.index, ctx)),
         }
+        let bytes = |range: &KeyRange| size_of::<KeyRange>() + range.start.len() + range.end.len();
+        self.bytes += self.ranges[known..].iter().map(bytes).sum::<usize>();
     }
-    merge(&mut ranges);
-    ranges
+
+    /// Whether the rest of the keys are left to another look-up.
+    pub fn is_full(&self) -> bool {
+        self.ranges.len() >= RANGES_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Memory that they take.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// In key order, none overlapping another.
+    pub fn finish(mut self) -> Vec<KeyRange> {
+        merge(&mut self.ranges);
+        self.ranges
+    }
 }
 
 /// Sorts ranges and joins those that overlap or touch, except single keys.
@@ -147,5 +181,50 @@ impl<'s> Equalities<'s> {
                 KeyRange::new(key, end)
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_types::{FieldType, IndexId};
+
+    use super::*;
+    use crate::catalog::IndexColumn;
+
+    #[test]
+    fn a_look_up_takes_no_more_keys_when_it_is_full() {
+        let int = FieldType::int;
+        let column = RangeColumn { ty: int(), prefix_length: None };
+        let equal = vec![Expr::column(0, int()), Expr::param(0, int())];
+        let members = (0..1_000).map(|n| Expr::constant(Datum::Int(n * 2)));
+        let one_of = [Expr::column(1, int())].into_iter().chain(members).collect();
+        let conditions = vec![
+            Expr::function(Func::Eq, equal, FieldType::bigint()),
+            Expr::function(Func::In, one_of, FieldType::bigint()),
+        ];
+        let spec = RangeSpec::new(vec![column.clone(), column], conditions);
+        let part = |offset| IndexColumn { offset, prefix_length: None };
+        let index = IndexInfo {
+            id: IndexId(1),
+            name: "ab".to_owned(),
+            columns: vec![part(0), part(1)],
+            unique: false,
+            primary: false,
+            invisible: false,
+            comment: String::new(),
+            state: Default::default(),
+        };
+        let table = TableInfo::new(1, "t");
+        let mut ctx = EvalContext::default();
+        ctx.params = vec![Datum::Null].into();
+        let mut lookup = LookupRanges::new(&spec, &table, Some(&index), &[0]);
+        let mut keys = 0;
+        while !lookup.is_full() {
+            lookup.add(&[Datum::Int(keys)], &mut ctx);
+            keys += 1;
+        }
+        assert_eq!(keys, 17);
+        assert!(lookup.memory_bytes() > 17_000 * 2 * "the prefix of an index".len());
+        assert_eq!(lookup.finish().len(), 17_000);
     }
 }

@@ -18,6 +18,7 @@
 mod interval;
 mod key;
 mod lookup;
+mod prefix;
 
 use cairn_expr::{EvalContext, Expr};
 use cairn_types::{Datum, FieldType};
@@ -25,7 +26,7 @@ use cairn_types::{Datum, FieldType};
 pub use interval::RANGES_MAX;
 use interval::{Intervals, column_intervals};
 pub use key::{PointKey, build_key_ranges, point_key};
-pub use lookup::build_lookup_ranges;
+pub use lookup::LookupRanges;
 
 /// What is scanned, as conditions over key columns.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +98,11 @@ pub struct Analysis {
     pub point_columns: usize,
     /// Points of those columns, multiplied.
     pub points: usize,
+    /// Leading columns that are said to equal one of some values; in a key of prefixes that may
+    /// be ranges and not points.
+    pub equal_columns: usize,
+    /// Those values, multiplied.
+    pub equal_values: usize,
     /// Whether the column after them is bounded: on how many sides.
     pub range_sides: usize,
     /// Some bound is unknown.
@@ -116,6 +122,8 @@ pub fn analyze(columns: &[RangeColumn], conditions: &[Expr]) -> Analysis {
         exact: vec![false; conditions.len()],
         point_columns: 0,
         points: 1,
+        equal_columns: 0,
+        equal_values: 1,
         range_sides: 0,
         unknown: false,
     };
@@ -141,8 +149,13 @@ pub fn analyze(columns: &[RangeColumn], conditions: &[Expr]) -> Analysis {
         }
         analysis.unknown |= intervals.unknown;
         extend(&mut analysis.ranges, &intervals);
-        if !intervals.points {
+        if let Some(values) = intervals.equals {
+            analysis.equal_columns += 1;
+            analysis.equal_values *= values.max(1);
+        } else {
             analysis.range_sides = intervals.sides();
+        }
+        if !intervals.points {
             break;
         }
         analysis.point_columns += 1;

@@ -4,13 +4,16 @@
 //! conditions. So it sees the transaction's own writes, reads at the statement's timestamp and
 //! goes to several stores like every other read.
 
-use cairn_executor::operators::{IndexJoin, InnerFactory};
+use cairn_executor::operators::{IndexJoin, InnerFactory, InnerRows};
 use cairn_executor::{BoxOperator, ExecError, Result};
 use cairn_planner::plan::{IndexJoin as IndexJoinPlan, PhysicalPlan};
-use cairn_planner::ranger::build_lookup_ranges;
+use cairn_planner::ranger::LookupRanges;
 use cairn_types::Datum;
 
 use super::builder::{BuildContext, build};
+
+/// Keys whose ranges are made without a look at whether the statement was cancelled.
+const KEYS_UNCHECKED: usize = 64;
 
 /// Builds the join of a plan with both its sides.
 pub fn operator(
@@ -32,16 +35,31 @@ pub fn operator(
     let slots = join.slots.clone();
     let inner_context = context.clone();
     let mut eval = context.exec.eval();
+    let mut memory = context.exec.account("IndexJoin");
     let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
-        let Some(reader) = inner.reader() else { return Ok(None) };
+        let reader = inner.reader();
+        let reader = reader.ok_or_else(|| ExecError::invalid_plan("there is nothing to read"))?;
         let index = reader.index.as_deref();
-        let ranges =
-            build_lookup_ranges(&reader.ranges, &reader.table, index, &slots, keys, &mut eval);
+        let mut lookup = LookupRanges::new(&reader.ranges, &reader.table, index, &slots);
+        let mut taken = 0;
+        for key in keys {
+            if lookup.is_full() {
+                break;
+            }
+            if taken % KEYS_UNCHECKED == 0 {
+                inner_context.exec.check()?;
+            }
+            lookup.add(key, &mut eval);
+            memory.set(lookup.memory_bytes() as u64)?;
+            taken += 1;
+        }
+        let ranges = lookup.finish();
         if ranges.is_empty() {
-            return Ok(None);
+            return Ok(InnerRows { operator: None, keys: taken });
         }
         let context = BuildContext { lookup_ranges: Some(ranges.into()), ..inner_context.clone() };
-        build(&inner, &context).map(Some)
+        let operator = Some(build(&inner, &context)?);
+        Ok(InnerRows { operator, keys: taken })
     });
     let exec = context.exec.clone();
     Ok(Box::new(IndexJoin::new(outer, inner_types, factory, join.desc.clone(), exec)?))

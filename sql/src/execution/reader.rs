@@ -14,6 +14,7 @@ use cairn_executor::plan::OpDesc;
 use cairn_executor::{BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource};
 use cairn_kv_client::{DistScan, DistScanRequest, KvClient, RequestScope, ScanPage};
 use cairn_planner::plan::{CopInfo, Reader};
+use cairn_types::keys::prefix_next;
 use cairn_types::{Chunk, FieldType, MysqlError, TimeStamp};
 use futures::StreamExt;
 
@@ -42,7 +43,7 @@ pub fn eval_settings(exec: &ExecContext) -> EvalSettings {
 /// Builds the operator that runs a reader's fragment.
 pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<BoxOperator> {
     let mut eval = context.exec.eval.clone();
-    let ranges = super::builder::key_ranges(reader, context, &mut eval);
+    let mut ranges = super::builder::key_ranges(reader, context, &mut eval);
     let fragment = reader.fragment(&mut eval, eval_settings(&context.exec));
     let looks_up = fragment.operators.iter().any(|op| matches!(op, OpDesc::IndexLookup(_)));
     let snapshot = context.view.snapshot();
@@ -53,6 +54,12 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
     if is_dirty(reader, &ranges, context) || (looks_up && reader.keep_order) || is_noted {
         let index = reader.index.as_deref();
         let own_rows = index.and_then(|index| OwnRows::of(&context.view, &reader.table, index));
+        if own_rows.is_some() && index.is_some_and(|index| index.unique) {
+            // A whole key may have two entries then, which a read of that key does not show.
+            for range in ranges.iter_mut().filter(|range| range.is_point()) {
+                *range = KeyRange::new(range.start.clone(), prefix_next(&range.start));
+            }
+        }
         let source: Arc<dyn KvSource> =
             Arc::new(TransactionSource::new(context.view.clone(), own_rows, limit));
         return cairn_executor::build_fragment(&fragment, ranges, source, context.exec.clone());

@@ -27,6 +27,8 @@ use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
 
+pub use uca::hangul_letters;
+
 /// A MySQL collation, by its id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -364,6 +366,12 @@ impl Collation {
     #[inline]
     pub fn is_bytewise(self) -> bool {
         self.info().method == Method::Bytes
+    }
+
+    /// Whether a character may have several weights, or none.
+    #[inline]
+    pub fn is_uca(self) -> bool {
+        matches!(self.info().method, Method::Uca | Method::UcaBmp)
     }
 
     /// Whether trailing spaces do not count.

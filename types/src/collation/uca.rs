@@ -21,6 +21,8 @@
 
 use std::sync::LazyLock;
 
+use smallvec::SmallVec;
+
 static DUCET: &[u8] = include_bytes!("ducet.bin");
 
 const PAGE: usize = 256;
@@ -138,12 +140,11 @@ pub(super) fn weights(c: char, emit: &mut impl FnMut(u16)) {
     match table.cell(code) {
         0 => {}
         ABSENT if (HANGUL_FIRST..=HANGUL_LAST).contains(&code) => {
-            hangul_letters(code, |letter| {
-                let weight = table.cell(letter);
-                if let Ok(weight @ 1..) = u16::try_from(weight) {
+            for letter in hangul_letters(c) {
+                if let Ok(weight @ 1..) = u16::try_from(table.cell(u32::from(letter))) {
                     emit(weight);
                 }
-            });
+            }
         }
         ABSENT => implicit(code).iter().for_each(|weight| emit(*weight)),
         cell if cell & SEVERAL != 0 => {
@@ -158,14 +159,16 @@ pub(super) fn weights(c: char, emit: &mut impl FnMut(u16)) {
 const HANGUL_FIRST: u32 = 0xAC00;
 const HANGUL_LAST: u32 = 0xD7A3;
 
-/// Letters of a Hangul syllable (Unicode 3.12).
-fn hangul_letters(code: u32, mut emit: impl FnMut(u32)) {
-    let index = code - HANGUL_FIRST;
-    emit(0x1100 + index / (21 * 28));
-    emit(0x1161 + index / 28 % 21);
-    if !index.is_multiple_of(28) {
-        emit(0x11A7 + index % 28);
+/// Letters of a Hangul syllable (Unicode 3.12); none of other characters.
+pub fn hangul_letters(c: char) -> SmallVec<[char; 3]> {
+    let code = u32::from(c);
+    if !(HANGUL_FIRST..=HANGUL_LAST).contains(&code) {
+        return SmallVec::new();
     }
+    let index = code - HANGUL_FIRST;
+    let last = (!index.is_multiple_of(28)).then_some(0x11A7 + index % 28);
+    let letters = [0x1100 + index / (21 * 28), 0x1161 + index / 28 % 21].into_iter().chain(last);
+    letters.filter_map(char::from_u32).collect()
 }
 
 /// Computed weights of characters that DUCET does not list.
