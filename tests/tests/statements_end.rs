@@ -82,3 +82,40 @@ async fn statements_end_in_one_process() -> Result<(), HarnessError> {
 async fn statements_end_over_the_network() -> Result<(), HarnessError> {
     statements_end(Layout::Processes { stores: 1 }).await
 }
+
+/// A change of the schema waits for what reads tables with the old one, in whatever statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_change_waits_for_subqueries_everywhere() -> Result<(), HarnessError> {
+    let playground = Playground::start(Layout::OneProcess).await?;
+    let mut conn = playground.connect("").await?;
+    for statement in ["CREATE DATABASE held", "USE held", "CREATE TABLE n (i INT PRIMARY KEY)"] {
+        conn.query_drop(statement).await?;
+    }
+    conn.query_drop("INSERT INTO n VALUES (1)").await?;
+    for (at, statement) in [
+        "SET @a = (SELECT SLEEP(1) FROM n)",
+        "DO (SELECT SLEEP(1) FROM n)",
+        "EXPLAIN ANALYZE SELECT SLEEP(1) FROM n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut reader = playground.connect("held").await?;
+        let id: u64 = reader.query_first("SELECT CONNECTION_ID()").await?.expect("a row");
+        let reading = tokio::spawn(async move { reader.query_drop(statement).await });
+        let text = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist \
+             WHERE id = {id} AND info LIKE '%SLEEP%'"
+        );
+        let begins =
+            async { while conn.query_first(&text).await.expect("a table") != Some(1_u64) {} };
+        tokio::time::timeout(PATIENCE, begins).await.expect("it reads");
+        conn.query_drop(format!("ALTER TABLE n ADD COLUMN c{at} INT")).await?;
+        let still_reads: Option<u64> = conn.query_first(&text).await?;
+        assert_eq!(still_reads, Some(0), "{statement}");
+        reading.await.expect("no panic")?;
+    }
+    // What sets a variable of all nodes does not wait for itself.
+    conn.query_drop("SET GLOBAL tidb_gc_enable = (SELECT i FROM n)").await?;
+    Ok(())
+}

@@ -311,11 +311,20 @@ impl Session {
 
     /// Holds the schema from before the statement is planned until it ends: the plan, and
     /// what it reads and writes, belong to one version. An open transaction holds its own.
-    pub fn hold_schema(&mut self) {
+    /// Answers whether it was not held before.
+    pub fn hold_schema(&mut self) -> bool {
         let state = &self.transaction;
-        if state.started().is_none() && state.statement_hold.is_none() && !state.reads_past() {
+        let is_new =
+            state.started().is_none() && state.statement_hold.is_none() && !state.reads_past();
+        if is_new {
             self.transaction.statement_hold = Some(self.domain.schema.hold());
         }
+        is_new
+    }
+
+    /// The rest of the statement needs no schema any more.
+    pub fn give_schema_back(&mut self) {
+        self.transaction.statement_hold = None;
     }
 
     /// The statement has ended.

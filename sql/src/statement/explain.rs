@@ -46,6 +46,7 @@ pub async fn run(
         None | Some("row" | "brief" | "traditional") => {}
         Some(other) => return Err(SqlError::not_supported(&format!("EXPLAIN FORMAT = {other}"))),
     }
+    session.hold_schema();
     let plan = Arc::new(plan::plan(session, target, &parameters.types)?);
     let stats = if explain.analyze {
         let root = plan.source().filter(|_| plan.is_read_only());

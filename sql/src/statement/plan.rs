@@ -96,13 +96,21 @@ fn plan_expressions(
     Ok(Arc::new(plan))
 }
 
-/// Values and types of expressions without columns; subqueries are run.
+/// Values and types of expressions without columns; subqueries are run, with one version of the
+/// schema. It is given back before the values are used: `SET GLOBAL` waits for it.
 pub async fn evaluate_all(
     session: &mut Session,
     exprs: &[Expr],
 ) -> Result<Vec<(Datum, FieldType)>> {
-    let plan = plan_expressions(session, exprs, &[])?;
-    run_expressions(session, &plan, &[]).await
+    let is_held_for_this = session.hold_schema();
+    let values = match plan_expressions(session, exprs, &[]) {
+        Ok(plan) => run_expressions(session, &plan, &[]).await,
+        Err(error) => Err(error),
+    };
+    if is_held_for_this {
+        session.give_schema_back();
+    }
+    values
 }
 
 /// Value and type of an expression that reads nothing and waits for nothing; `None` if it does.
