@@ -157,6 +157,10 @@ async fn an_interrupted_flashback_is_run_again() -> Result<(), HarnessError> {
     assert!([0, 1317].contains(&outcome), "{outcome}");
     let read = code_of(&mut conn, "SELECT COUNT(*) FROM back.t").await;
     if outcome != 0 && read == IN_FLASHBACK {
+        // What is there now is of two times: not a state to go back to.
+        let now: String = conn.query_first("SELECT NOW(6)").await?.expect("a row");
+        let amid = format!("FLASHBACK CLUSTER TO TIMESTAMP '{now}'");
+        assert_eq!(code(&mut conn, &amid).await, UNSUPPORTED);
         // Half of it is done: nobody sees that, nobody changes it.
         for statement in [
             "INSERT INTO back.ids (v) VALUES (9)",
@@ -170,5 +174,43 @@ async fn an_interrupted_flashback_is_run_again() -> Result<(), HarnessError> {
     run(&mut conn, &[&text]).await;
     assert!(rows(&mut conn).await == then, "the rows of the time");
     run(&mut conn, &["ADMIN CHECK TABLE back.t", "CREATE TABLE back.other (i INT)"]).await;
+    Ok(())
+}
+
+/// The commit of a prepared branch asks no schema: it is waited for before anybody is kept out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepared_branches_end_before_a_flashback_begins() -> Result<(), HarnessError> {
+    let playground = Playground::start(Layout::OneProcess).await?;
+    let mut conn = playground.connect("").await?;
+    let (then, tso) = prepare(&mut conn).await;
+    run(
+        &mut conn,
+        &[
+            "XA START 'x'",
+            "UPDATE back.t SET v = v + 7 WHERE id < 10",
+            "INSERT INTO back.t VALUES (90000, 1, 'late')",
+            "XA END 'x'",
+            "XA PREPARE 'x'",
+        ],
+    )
+    .await;
+    let mut other = playground.connect("").await?;
+    let id: u64 = other.query_first("SELECT CONNECTION_ID()").await?.expect("a row");
+    let text = format!("FLASHBACK CLUSTER TO TSO {tso}");
+    let running = tokio::spawn(async move { code(&mut other, &text).await });
+    let runs = "SELECT COUNT(*) FROM information_schema.processlist \
+                WHERE ID = ? AND INFO LIKE 'FLASHBACK%'";
+    let begins =
+        async { while conn.exec_first(runs, (id,)).await.expect("a table") != Some(1_u64) {} };
+    tokio::time::timeout(PATIENCE, begins).await.expect("it runs");
+    for value in 0..20 {
+        let text = format!("INSERT INTO back.ids (v) VALUES ({value})");
+        assert_eq!(code(&mut conn, &text).await, 0, "nobody is kept out yet");
+    }
+    assert!(!running.is_finished());
+    assert_eq!(code(&mut conn, "XA COMMIT 'x'").await, 0);
+    assert_eq!(running.await.expect("no panic"), 0);
+    assert!(rows(&mut conn).await == then, "the rows of the time");
+    run(&mut conn, &["ADMIN CHECK TABLE back.t"]).await;
     Ok(())
 }

@@ -15,6 +15,10 @@
 //! another, and finds what still differs. Every transaction of step 2 also writes the record, so
 //! that one who was only believed to be gone meets a conflict instead of writing on.
 //!
+//! **Prepared branches** (`crate::xa`) end before step 2: their commits ask no schema. They are waited for
+//! before step 1, while everybody still works, and behind it once more for those prepared
+//! meanwhile; no other one can come, for it would be of an older version.
+//!
 //! **The safe point** must stay below the time: this node reports it as being read before step 1,
 //! looks once more behind it, and no node advances the safe point while there is a record.
 //!
@@ -35,10 +39,11 @@ use cairn_types::{TimeStamp, errno, keys};
 
 use crate::catalog::{SchemaSnapshot, meta};
 use crate::clock;
-use crate::domain::{SCHEMA_CHANGE_TRIES, too_many_schema_changes};
+use crate::domain::{SCHEMA_CHANGE_TRIES, too_many_schema_changes, within_schema_wait};
 use crate::error::{Result, SqlError};
 use crate::gc;
 use crate::session::Session;
+use crate::xa;
 
 /// Keys of one transaction at most, and bytes of them: what a store takes in well.
 const BATCH_KEYS_MAX: usize = 2_048;
@@ -56,6 +61,9 @@ pub async fn cluster(session: &mut Session, time: &FlashbackTime) -> Result<()> 
         FlashbackTime::Timestamp(time) => session.past_of(time).await?,
         FlashbackTime::Tso(tso) => session.past_at(TimeStamp(*tso)).await?,
     };
+    if past.schema.is_in_flashback() {
+        return Err(refused("at that time another one was under way, or interrupted"));
+    }
     let domain = &session.domain;
     let was = domain.kv.snapshot(past.read_ts);
     gc::service::report(domain).await?;
@@ -118,10 +126,12 @@ impl Work<'_> {
     /// Keeps everybody out.
     async fn begin(&mut self) -> Result<()> {
         let domain = &self.session.domain;
+        self.wait_for_branches(i64::MAX).await?;
         for _ in 0..SCHEMA_CHANGE_TRIES {
             self.session.check_cancelled()?;
             let Some((txn, schema)) = domain.begin_any_schema_change().await? else { continue };
             let now_ms = txn.start_ts().physical_ms();
+            self.is_dirty = false;
             if let Some(other) = meta::flashback(&txn).await? {
                 if other.owner != self.owner && other.expires_at_ms > now_ms {
                     return Err(refused("another FLASHBACK CLUSTER is under way"));
@@ -132,12 +142,23 @@ impl Work<'_> {
             meta::put_flashback(&txn, &self.record(now_ms))?;
             if domain.finish_schema_change(txn).await? {
                 self.renewed_at = clock::monotonic_now();
+                self.wait_for_branches(domain.schema.current().version()).await?;
                 gc::service::report(domain).await?;
                 // Fails with 9006 if the safe point was faster.
                 return meta::version_at(&self.was).await.map(|_| ());
             }
         }
         Err(too_many_schema_changes())
+    }
+
+    /// Waits until no branch of an older version is prepared.
+    async fn wait_for_branches(&self, version: i64) -> Result<()> {
+        let wait = xa::wait_for_all_branches(&self.session.domain, version);
+        let outcome = self.session.scope().run(within_schema_wait(wait)).await?;
+        outcome.map_err(|error| match error.to_mysql().code {
+            errno::ER_LOCK_WAIT_TIMEOUT => refused("prepared transactions stay, see XA RECOVER"),
+            _ => error,
+        })
     }
 
     fn record(&self, now_ms: u64) -> meta::Flashback {
@@ -205,33 +226,41 @@ impl Work<'_> {
         Ok(changed)
     }
 
-    /// Writes a batch, and renews the record with it.
+    /// Writes a batch, and renews the record with it. Of those who write there is only one left
+    /// that matters, another run, and its name is in the record then: after any other conflict, as
+    /// with what a transaction that died has left behind, the batch is written again.
     async fn write(&mut self, batch: Batch) -> Result<u64> {
-        self.session.check_cancelled()?;
         let domain = &self.session.domain;
-        let txn = domain.kv.begin(domain.now_ts().await?);
-        let record = meta::flashback(&txn).await?;
-        if record.is_none_or(|record| record.owner != self.owner) {
-            return Err(refused("another FLASHBACK CLUSTER took over"));
-        }
-        self.is_dirty |= !batch.changes.is_empty();
-        meta::put_flashback(&txn, &self.record(txn.start_ts().physical_ms()))?;
-        let count = batch.changes.len() as u64;
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => txn.set(key, value)?,
-                None => txn.delete(key)?,
-            }
-        }
-        match txn.commit().await {
-            Ok(_) => {}
-            Err(KvError::WriteConflict { .. }) => {
+        let mut lost = None;
+        for _ in 0..SCHEMA_CHANGE_TRIES {
+            self.session.check_cancelled()?;
+            let txn = domain.kv.begin(domain.now_ts().await?);
+            let record = meta::flashback(&txn).await?;
+            if record.is_none_or(|record| record.owner != self.owner) {
                 return Err(refused("another FLASHBACK CLUSTER took over"));
             }
-            Err(error) => return Err(error.into()),
+            self.is_dirty |= !batch.changes.is_empty();
+            meta::put_flashback(&txn, &self.record(txn.start_ts().physical_ms()))?;
+            for (key, value) in &batch.changes {
+                match value {
+                    Some(value) => txn.set(key.clone(), value.clone())?,
+                    None => txn.delete(key.clone())?,
+                }
+            }
+            match txn.commit().await {
+                Ok(_) => {
+                    self.renewed_at = clock::monotonic_now();
+                    return Ok(batch.changes.len() as u64);
+                }
+                Err(
+                    error @ (KvError::WriteConflict { .. }
+                    | KvError::TxnAborted { .. }
+                    | KvError::UndeterminedCommit { .. }),
+                ) => lost = Some(error),
+                Err(error) => return Err(error.into()),
+            }
         }
-        self.renewed_at = clock::monotonic_now();
-        Ok(count)
+        Err(lost.map_or(SqlError::Interrupted, SqlError::Kv))
     }
 
     /// Lets the next run begin at once; everybody else stays out.

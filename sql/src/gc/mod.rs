@@ -141,11 +141,7 @@ async fn take_turn(domain: &Domain) -> Result<()> {
     if !settings.enabled || u128::from(since_run_ms) < settings.run_interval.as_millis() {
         return Ok(());
     }
-    if domain.schema.current().is_in_flashback() {
-        // It may be run again by a node that reports nothing yet.
-        return Ok(());
-    }
-    let safe_point = advance(domain, &settings, now).await?;
+    let Some(safe_point) = advance(domain, &settings, now).await? else { return Ok(()) };
     match ranges::destroy_dropped(domain, safe_point).await {
         Ok(ranges) if ranges > 0 => tracing::info!(ranges, "dropped tables and indexes destroyed"),
         Ok(_) => {}
@@ -157,18 +153,18 @@ async fn take_turn(domain: &Domain) -> Result<()> {
     Ok(())
 }
 
-/// Moves the safe point as far as it may go; answers the one in force.
-async fn advance(domain: &Domain, settings: &GcSettings, now: TimeStamp) -> Result<TimeStamp> {
-    let reports = service::living(domain, now).await?;
-    let target = settings.target(now, reports.iter().map(|report| report.oldest));
-    // Asked behind the reports: what is in neither was prepared later and is younger. However old
-    // it is, nobody but its client ends it.
-    let target = xa::oldest(domain).await?.map_or(target, |oldest| target.min(oldest));
-    let in_force = domain.pd.get_gc_safe_point().await?;
-    if target <= in_force {
-        return Ok(in_force);
-    }
-    service::announce(domain, target).await?;
+/// Moves the safe point as far as it may go; answers the one in force, or `None` while the cluster
+/// is in a flashback.
+async fn advance(
+    domain: &Domain,
+    settings: &GcSettings,
+    now: TimeStamp,
+) -> Result<Option<TimeStamp>> {
+    let target = match announce_target(domain, settings, now).await? {
+        Announced::Target(target) => target,
+        Announced::Nothing(in_force) => return Ok(Some(in_force)),
+        Announced::InFlashback => return Ok(None),
+    };
     service::wait_until_seen(domain, target).await?;
     // A transaction at the target itself is not in the way.
     let everything = KeyRange { start: bytes::Bytes::new(), end: bytes::Bytes::new() };
@@ -177,7 +173,44 @@ async fn advance(domain: &Domain, settings: &GcSettings, now: TimeStamp) -> Resu
     let physical_ms = i64::try_from(safe_point.physical_ms()).unwrap_or(i64::MAX);
     domain.metrics.gc_safe_point_ms.set(physical_ms);
     tracing::info!(safe_point = safe_point.0, locks, "garbage collection advanced");
-    Ok(safe_point)
+    Ok(Some(safe_point))
+}
+
+/// What became of a round's target.
+enum Announced {
+    /// Nodes have been told to obey it.
+    Target(TimeStamp),
+    /// It is not above the safe point in force.
+    Nothing(TimeStamp),
+    /// A flashback needs its past, and may be run again by a node that reports nothing yet.
+    InFlashback,
+}
+
+/// Computes the next safe point and announces it. The schema is held meanwhile: a flashback that begins
+/// waits for that, and so sees the announcement when it looks at the safe point, before it
+/// writes anything.
+async fn announce_target(
+    domain: &Domain,
+    settings: &GcSettings,
+    now: TimeStamp,
+) -> Result<Announced> {
+    let hold = domain.schema.hold();
+    if hold.schema().is_in_flashback() {
+        return Ok(Announced::InFlashback);
+    }
+    let reports = service::living(domain, now).await?;
+    let target = settings.target(now, reports.iter().map(|report| report.oldest));
+    // Asked behind the reports: what is in neither was prepared later and is younger. However old
+    // it is, nobody but its client ends it.
+    let target = xa::oldest(domain).await?.map_or(target, |oldest| target.min(oldest));
+    let in_force = domain.pd.get_gc_safe_point().await?;
+    if target <= in_force {
+        return Ok(Announced::Nothing(in_force));
+    }
+    // Whoever changes the schema waits for this node no longer than that.
+    domain.check_schema_lease()?;
+    service::announce(domain, target).await?;
+    Ok(Announced::Target(target))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use cairn_types::TimeStamp;
 use crate::catalog::meta::{self, Dropped};
 use crate::domain::Domain;
 use crate::error::Result;
+use crate::xa;
 
 /// Times that a range is destroyed.
 const PASSES: u32 = 2;
@@ -34,8 +35,16 @@ pub async fn destroy_dropped(domain: &Domain, safe_point: TimeStamp) -> Result<u
         return Ok(0);
     }
     let snapshot = domain.kv.snapshot(safe_point);
+    // A table may be dropped although a prepared branch has rows of it, if the change of the schema
+    // waited for longer than it may: the branch is whole until it ends.
+    let branches = xa::record::all(domain).await?;
+    let is_in_use =
+        |dropped: &Dropped| branches.iter().any(|branch| branch.tables.contains(&dropped.table.0));
     let mut destroyed = 0;
     for dropped in meta::dropped(&snapshot).await? {
+        if is_in_use(&dropped) {
+            continue;
+        }
         destroyed += usize::from(destroy(domain, &dropped).await?);
     }
     Ok(destroyed)

@@ -158,7 +158,8 @@ impl Session {
         let physical_ms = micros.and_then(|micros| u64::try_from(micros / 1_000).ok());
         let physical_ms =
             physical_ms.ok_or_else(|| as_of_error(&format!("'{local}' is not within range")))?;
-        Ok(TimeStamp::compose(physical_ms, 0))
+        // What does not fit lies in the future all the same.
+        Ok(TimeStamp::compose(physical_ms.min(TimeStamp::MAX.physical_ms()), 0))
     }
 
     /// A moment, with its schema, if it can be read.

@@ -17,6 +17,7 @@ use cairn_proto::kv::Priority;
 use cairn_types::{Datum, FieldType, Handle, MysqlError, errno, keys};
 
 use super::show::find_table;
+use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::record;
 use crate::regions;
@@ -100,6 +101,9 @@ impl<'a> Check<'a> {
     ) -> Result<Check<'a>> {
         if table.is_virtual {
             return Err(SqlError::not_supported("checking a system view"));
+        }
+        if session.schema().is_in_flashback() {
+            return Err(in_flashback());
         }
         let scope = RequestScope { priority: Priority::Low, ..session.scope().clone() };
         let view = match session.past_view()? {

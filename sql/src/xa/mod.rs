@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_kv_client::KvError;
+use cairn_kv_client::{KvError, Preparation};
 use cairn_parser::ast::{Xa, XaStart, Xid};
 use cairn_planner::OutputColumn;
 use cairn_types::{Datum, FieldType, MysqlError, TableId, TimeStamp, errno};
@@ -74,8 +74,8 @@ enum Stage {
     Idle,
     /// Its work is gone, with the error that says why; the client has not heard it yet.
     Failed(u16),
-    /// Only `XA ROLLBACK` is left.
-    RollbackOnly,
+    /// The client has heard it: only the end is left.
+    RollbackOnly(u16),
 }
 
 impl Stage {
@@ -83,7 +83,7 @@ impl Stage {
         match self {
             Stage::Active | Stage::Failed(_) => "ACTIVE",
             Stage::Idle => "IDLE",
-            Stage::RollbackOnly => "ROLLBACK ONLY",
+            Stage::RollbackOnly(_) => "ROLLBACK ONLY",
         }
     }
 }
@@ -116,7 +116,7 @@ impl SessionBranch {
         match self.stage() {
             None | Some(Stage::Active) => Ok(()),
             Some(Stage::Failed(code)) => Err(error(code)),
-            Some(stage @ (Stage::Idle | Stage::RollbackOnly)) => Err(wrong_state(stage.name())),
+            Some(stage @ (Stage::Idle | Stage::RollbackOnly(_))) => Err(wrong_state(stage.name())),
         }
     }
 
@@ -195,6 +195,10 @@ async fn start(session: &mut Session, xid: &Xid, option: Option<XaStart>) -> Res
         session.roll_back().await?;
         return Err(SqlError::not_supported("XA transactions at SERIALIZABLE"));
     }
+    if session.reads_past() {
+        session.roll_back().await?;
+        return Err(SqlError::not_supported("XA transactions that read the past"));
+    }
     session.branch.0 = Some(Open { name, stage: Stage::Active });
     Ok(())
 }
@@ -212,7 +216,7 @@ fn end(session: &mut Session, xid: &Xid, suspend: bool) -> Result<()> {
     } else if !session.branch.is(xid) {
         return Err(error(errno::ER_XAER_NOTA));
     }
-    let stage = if failed.is_some() { Stage::RollbackOnly } else { Stage::Idle };
+    let stage = failed.map_or(Stage::Idle, Stage::RollbackOnly);
     session.branch.0.iter_mut().for_each(|open| open.stage = stage);
     failed.map_or(Ok(()), |code| Err(error(code)))
 }
@@ -271,13 +275,13 @@ pub async fn prepare_branch(
         // Whoever changes the schema has waited for this node so far, and from here on for the
         // record.
         domain.check_schema_lease()?;
-        preparation.lock().await?;
+        lock_all(domain, &branch, preparation).await?;
         record::turn(domain, &branch, State::Prepared).await
     };
     let outcome = outcome.await;
     match outcome {
         Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(error(errno::ER_XA_RBROLLBACK)),
+        Ok(None) => Err(overtaken(domain, xid, &branch).await),
         // It may stand as prepared, if only the answer was lost, and somebody may have decided by
         // now: so it is not undone behind the record's back.
         Err(cause) => match record::turn(domain, &branch, State::RollingBack).await {
@@ -287,11 +291,50 @@ pub async fn prepare_branch(
                 }
                 Err(cause)
             }
-            Ok(None) | Err(_) => {
+            Ok(None) => Err(overtaken(domain, xid, &branch).await),
+            Err(_) => {
                 tracing::warn!(%cause, start_ts = branch.start_ts().0, "a branch may be prepared");
                 Err(error(errno::ER_XAER_RMERR))
             }
         },
+    }
+}
+
+/// Locks all keys, and tells those who collect what crashes leave behind that it is still at it.
+async fn lock_all(domain: &Domain, branch: &Branch, preparation: Preparation<'_>) -> Result<()> {
+    let mut locks = std::pin::pin!(preparation.lock());
+    loop {
+        if let Ok(outcome) = tokio::time::timeout(record::RENEW_AFTER, &mut locks).await {
+            return Ok(outcome?);
+        }
+        if record::renew(domain, branch).await?.is_none() {
+            return Err(error(errno::ER_XA_RBROLLBACK));
+        }
+    }
+}
+
+/// Somebody else decided about a branch before its record said `Prepared`, or right after it did. Locks
+/// that came behind a rollback are removed: no record is left that leads to them.
+async fn overtaken(domain: &Domain, xid: &Xid, branch: &Branch) -> SqlError {
+    let roll_back = async {
+        let found = record::find(domain, xid).await?;
+        let found = found.filter(|found| found.start_ts() == branch.start_ts());
+        match found.map(|found| found.state) {
+            None | Some(State::RollingBack) => {
+                Ok(domain.kv.roll_back_prepared(&branch.prepared()?).await?)
+            }
+            Some(State::Preparing | State::Prepared | State::Committing) => Ok(false),
+        }
+    };
+    match roll_back.await {
+        Ok(true) => error(errno::ER_XA_RBROLLBACK),
+        // Committed, by somebody who found it prepared.
+        Ok(false) => error(errno::ER_XAER_RMERR),
+        Err(SqlError::Kv(cause)) => {
+            tracing::warn!(%cause, start_ts = branch.start_ts().0, "a branch may have left locks");
+            error(errno::ER_XAER_RMERR)
+        }
+        Err(cause) => cause,
     }
 }
 
@@ -303,7 +346,8 @@ async fn commit_own(session: &mut Session, one_phase: bool) -> Result<()> {
             let outcome = session.commit().await;
             outcome.map_err(|cause| failed(session, cause))
         }
-        Some(Stage::Failed(code)) => {
+        // As MySQL does, also behind `XA END`.
+        Some(Stage::Failed(code) | Stage::RollbackOnly(code)) => {
             session.branch.forget();
             session.roll_back().await?;
             Err(error(code))
@@ -431,32 +475,45 @@ pub async fn wait_for_branches(domain: &Domain, tables: &[TableId], version: i64
     if tables.is_empty() {
         return Ok(());
     }
-    loop {
-        let branches = record::all(domain).await?;
-        let is_in_the_way = |branch: &Branch| {
-            branch.schema_version < version
-                && tables.iter().any(|table| branch.tables.contains(&table.0))
-        };
-        if !branches.iter().any(is_in_the_way) {
-            return Ok(());
-        }
-        tokio::time::sleep(BRANCHES_POLL_INTERVAL).await;
-    }
+    wait_while_any(domain, |branch| {
+        branch.schema_version < version
+            && tables.iter().any(|table| branch.tables.contains(&table.0))
+    })
+    .await
 }
 
-/// Ends branches that a crash left behind, one by one.
+/// Waits until there is no branch of a schema older than `version`, whatever it wrote.
+pub async fn wait_for_all_branches(domain: &Domain, version: i64) -> Result<()> {
+    wait_while_any(domain, |branch| branch.schema_version < version).await
+}
+
+async fn wait_while_any(domain: &Domain, is_in_the_way: impl Fn(&Branch) -> bool) -> Result<()> {
+    while record::all(domain).await?.iter().any(&is_in_the_way) {
+        tokio::time::sleep(BRANCHES_POLL_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Ends branches that a crash left behind, one by one. One that cannot be ended now stays for the
+/// next turn, and is in no other one's way.
 pub async fn finish_left_behind(domain: &Domain) -> Result<()> {
     let now = domain.now_ts().await?;
     let branches = record::all(domain).await?;
     for branch in branches.iter().filter(|branch| branch.is_left_behind(now)) {
-        let branch = match branch.state {
-            State::Preparing => record::turn(domain, branch, State::RollingBack).await?,
-            _ => Some(branch.clone()),
-        };
-        if let Some(branch) = branch {
-            tracing::info!(start_ts = branch.start_ts().0, state = ?branch.state, "a branch is finished");
-            carry_out(domain, &branch).await?;
+        if let Err(error) = finish(domain, branch).await {
+            let start_ts = branch.start_ts().0;
+            tracing::warn!(%error, start_ts, state = ?branch.state, "a branch that a crash left behind stays");
         }
     }
     Ok(())
+}
+
+async fn finish(domain: &Domain, branch: &Branch) -> Result<()> {
+    let branch = match branch.state {
+        State::Preparing => record::turn(domain, branch, State::RollingBack).await?,
+        _ => Some(branch.clone()),
+    };
+    let Some(branch) = branch else { return Ok(()) };
+    tracing::info!(start_ts = branch.start_ts().0, state = ?branch.state, "a branch is finished");
+    carry_out(domain, &branch).await
 }

@@ -20,6 +20,8 @@
 //! change the record first. A decision is written before it is carried out: whoever finds
 //! it carries it out, however often, and nobody decides otherwise.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cairn_kv_client::Prepared;
 use cairn_parser::ast::Xid;
@@ -31,10 +33,12 @@ use crate::catalog::record::{self, Change, Changed};
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 
-/// How long PREPARE may take until its branch may be rolled back: so long rows stay locked, about, when
-/// a node dies in the midst of it. Nothing rests on clocks: who is too late finds that out
-/// from the record.
+/// How long PREPARE may go without saying that it is still at it until its branch may be rolled back: so
+/// long rows stay locked, about, when a node dies in the midst of it. Nothing rests on clocks:
+/// who is too late finds that out from the record.
 const PREPARE_MAX_MS: u64 = 20_000;
+/// It says so after this time.
+pub const RENEW_AFTER: Duration = Duration::from_millis(PREPARE_MAX_MS / 4);
 
 /// What is to become of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +186,26 @@ pub async fn turn(domain: &Domain, branch: &Branch, to: State) -> Result<Option<
     })
 }
 
+/// Gives a branch more time to be prepared; answers it, or `None` when it is somebody else's by now.
+pub async fn renew(domain: &Domain, branch: &Branch) -> Result<Option<Branch>> {
+    let key = key_of(&branch.xid()?);
+    let renew = |found: Option<&Branch>, now| renewed(found, branch, now);
+    match record::change(domain, &key, renew).await? {
+        Changed::Put(branch) => Ok(Some(branch)),
+        Changed::Kept(_) | Changed::Deleted => Ok(None),
+    }
+}
+
+fn renewed(found: Option<&Branch>, branch: &Branch, now: TimeStamp) -> Change<Branch> {
+    let prepare_until_ms = now.physical_ms() + PREPARE_MAX_MS;
+    match found {
+        Some(found) if found.start_ts == branch.start_ts && found.state == State::Preparing => {
+            Change::Put(Branch { prepare_until_ms, ..found.clone() })
+        }
+        _ => Change::Keep,
+    }
+}
+
 fn leads(from: State, to: State) -> bool {
     matches!(
         (from, to),
@@ -229,6 +253,21 @@ mod tests {
         assert!(!branch.is_left_behind(at(u64::from(u32::MAX))));
         branch.state = State::Committing;
         assert!(branch.is_left_behind(at(2_000)));
+    }
+
+    #[test]
+    fn who_is_still_at_it_has_more_time() {
+        let branch = branch();
+        let at = |ms| TimeStamp::compose(ms, 0);
+        let Change::Put(renewed_branch) = renewed(Some(&branch), &branch, at(30_000)) else {
+            panic!("it is renewed")
+        };
+        assert!(branch.is_left_behind(at(50_000)) && !renewed_branch.is_left_behind(at(50_000)));
+        let lost = Branch { state: State::RollingBack, ..branch.clone() };
+        let other = Branch { start_ts: branch.start_ts + 1, ..branch.clone() };
+        for found in [None, Some(&lost), Some(&other)] {
+            assert!(matches!(renewed(found, &branch, at(30_000)), Change::Keep));
+        }
     }
 
     #[test]
