@@ -130,6 +130,8 @@ pub struct TableAccess {
     pub db: String,
     /// The table.
     pub table: Arc<TableInfo>,
+    /// How the statement names it: its alias, or its name.
+    pub alias: String,
     /// Which privilege that asks for.
     pub kind: AccessKind,
 }
@@ -139,6 +141,8 @@ pub struct TableAccess {
 pub enum AccessKind {
     /// SELECT.
     Select,
+    /// SELECT … FOR UPDATE of its rows.
+    Lock,
     /// INSERT.
     Insert,
     /// UPDATE.

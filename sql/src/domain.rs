@@ -1,5 +1,6 @@
 //! What all sessions of a SQL node share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -28,7 +29,8 @@ use crate::metrics::Metrics;
 use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
 use crate::protocol::auth::PasswordKey;
-use crate::schema_lease::{self, Nodes, SchemaLease};
+use crate::schema_lease::{NodeReport, Nodes, SchemaLease};
+use crate::table_locks::{self, NodeLocks};
 use crate::variables::GlobalVariables;
 use crate::xa::{self, OpenBranches};
 
@@ -85,6 +87,8 @@ pub struct Domain {
     pub auto_ids: AutoIds,
     /// Locks by name of this node's sessions.
     pub named_locks: NamedLocks,
+    /// Table locks of this node's sessions.
+    pub table_locks: NodeLocks,
     /// Names of branches that sessions of this node have not prepared yet.
     pub open_branches: OpenBranches,
     /// Circles of waits that this node's transactions closed.
@@ -130,6 +134,7 @@ impl Domain {
             memory: MemoryTracker::root("node", config.memory_limit_bytes),
             auto_ids: AutoIds::default(),
             named_locks: NamedLocks::default(),
+            table_locks: NodeLocks::default(),
             open_branches: OpenBranches::default(),
             deadlocks: Deadlocks::default(),
             digests: DigestTexts::default(),
@@ -164,6 +169,7 @@ impl Domain {
         tokio::spawn(gc::service::keep_reporting(Arc::clone(&domain)));
         tokio::spawn(gc::run(Arc::clone(&domain)));
         tokio::spawn(NamedLocks::keep_renewing(Arc::clone(&domain)));
+        tokio::spawn(table_locks::keep_watch(Arc::clone(&domain)));
         Ok(domain)
     }
 
@@ -195,6 +201,12 @@ impl Domain {
         // One reload at a time: the second finds the first's work.
         let _guard = self.reloads.lock().await;
         let snapshot = self.kv.snapshot(self.kv.current_ts().await?);
+        let current = self.schema.current();
+        let stored = meta::whole_version_at(&snapshot).await?;
+        if current.version() > 0 && stored.definitions == current.definitions_version() {
+            self.schema.replace(current.with_locks(stored.number, stored.locks));
+            return Ok(self.schema.current());
+        }
         let stored = meta::load(&snapshot).await?;
         self.accounts.replace(stored.accounts.clone());
         self.variables.replace(&stored.variables);
@@ -204,9 +216,9 @@ impl Domain {
 
     /// The schema at the time of a view.
     pub async fn schema_at(&self, view: &Snapshot) -> Result<Arc<SchemaSnapshot>> {
-        let version = meta::version_at(view).await?;
+        let version = meta::whole_version_at(view).await?.definitions;
         let current = self.schema.current();
-        if current.version() == version {
+        if current.definitions_version() == version {
             return Ok(current);
         }
         if let Some(known) = self.history.get(version) {
@@ -296,13 +308,25 @@ impl Domain {
         Ok(self.nodes.have_reached(version, now))
     }
 
-    /// Tells the other nodes which version is the oldest in use here.
-    async fn publish_version(&self) -> Result<()> {
+    /// What the nodes that live said last of themselves, by number.
+    pub async fn living_nodes(&self) -> Result<HashMap<u64, NodeReport>> {
+        let now = self.see_nodes().await?;
+        Ok(self.nodes.living(now))
+    }
+
+    /// Tells the other nodes which version is the oldest in use here, and which table locks wait
+    /// for sessions of this node.
+    pub async fn publish_version(&self) -> Result<()> {
         let tell = async {
-            let (oldest, at_ms) =
-                (self.schema.oldest_version_in_use(), clock::unix_micros() / 1_000);
+            let schema = self.schema.current();
+            let report = NodeReport {
+                oldest: self.schema.oldest_version_in_use(),
+                at_ms: clock::unix_micros() / 1_000,
+                newest: schema.version(),
+                blocks: table_locks::blocked_here(self, schema.locks()),
+            };
             let key = format!("{NODE_VERSION_PREFIX}{}", self.node_id);
-            let entry = ConfigEntry { key, value: schema_lease::encode(oldest, at_ms) };
+            let entry = ConfigEntry { key, value: report.encode() };
             Ok(self.pd.put_config(vec![entry, nodes::entry(self)]).await?)
         };
         self.schema_lease.renew(tell).await
@@ -312,7 +336,7 @@ impl Domain {
     async fn see_nodes(&self) -> Result<Duration> {
         let now = clock::since_boot();
         let entries = self.pd.get_config(NODE_VERSION_PREFIX).await?;
-        self.nodes.see(&entries, now);
+        self.nodes.see(&entries, NODE_VERSION_PREFIX, now);
         Ok(now)
     }
 

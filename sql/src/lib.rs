@@ -18,6 +18,7 @@
 //! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
 //! | [`infoschema`] | virtual tables |
 //! | [`lock_view`] | transactions, waits for locks and deadlocks as people see them |
+//! | [`table_locks`] | locks of tables, and of everything for a backup |
 //! | [`xa`] | branches of distributed transactions |
 //! | [`gc`] | the safe point of garbage collection |
 //! | [`regions`] | regions as users cut, spread and see them |
@@ -53,6 +54,7 @@ pub mod session;
 pub mod sink;
 pub mod statement;
 pub mod status;
+pub mod table_locks;
 pub mod variables;
 pub mod xa;
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::lock_view::OpenTransaction;
+use crate::table_locks::Uses;
 
 /// Number of a connection, as `CONNECTION_ID()` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +29,8 @@ pub struct Activity {
     pub command: &'static str,
     /// Text of the running statement.
     pub statement: Option<String>,
+    /// What the statement waits for, as `SHOW PROCESSLIST` tells it.
+    pub waits_for: Option<&'static str>,
     /// When the command began.
     pub since: Instant,
 }
@@ -42,6 +45,8 @@ pub struct Process {
     statement: Mutex<CancellationToken>,
     /// Its transaction, once that has a timestamp.
     transaction: Mutex<Option<Arc<OpenTransaction>>>,
+    /// The tables that it uses, for those who want to lock them.
+    pub uses: Mutex<Uses>,
     /// Cancelled by `KILL CONNECTION` and when the node stops.
     pub connection: CancellationToken,
 }
@@ -66,6 +71,12 @@ impl Process {
         activity.since = clock::monotonic_now();
     }
 
+    /// Tells what the statement waits for until the answer is dropped.
+    pub fn wait_for(self: &Arc<Self>, what: &'static str) -> WaitShown {
+        self.activity.lock().waits_for = Some(what);
+        WaitShown(Arc::clone(self))
+    }
+
     /// Tells who is logged in and where it is.
     pub fn set_identity(&self, user: &str, database: Option<&str>) {
         let mut activity = self.activity.lock();
@@ -88,6 +99,16 @@ impl Process {
     /// What it is doing now.
     pub fn activity(&self) -> Activity {
         self.activity.lock().clone()
+    }
+}
+
+/// A wait that its connection shows.
+#[derive(Debug)]
+pub struct WaitShown(Arc<Process>);
+
+impl Drop for WaitShown {
+    fn drop(&mut self) {
+        self.0.activity.lock().waits_for = None;
     }
 }
 
@@ -173,10 +194,12 @@ impl Processes {
                 database: None,
                 command: "Connect",
                 statement: None,
+                waits_for: None,
                 since: clock::monotonic_now(),
             }),
             statement: Mutex::new(connection.child_token()),
             transaction: Mutex::default(),
+            uses: Mutex::default(),
             connection,
         });
         self.by_id.insert(id, Arc::clone(&process));

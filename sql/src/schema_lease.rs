@@ -7,8 +7,8 @@
 //!   another:                       └ sees the entry, and no other one ──► gives the node up
 //! ```
 //!
-//! **Data.** An entry of PD's configuration per node: the oldest version in use there, and the
-//! time, so that every entry is another.
+//! **Data.** An entry of PD's configuration per node ([`NodeReport`]): the oldest version in use
+//! there, and the time, so that every entry is another.
 //!
 //! **Invariant.** A node's own lease is over before others give it up. It runs from before the entry is made,
 //! however long PD takes to keep it; theirs from when they saw it, which is later. No times of two machines
@@ -57,49 +57,78 @@ impl SchemaLease {
     }
 }
 
-/// The value of an entry; `at_ms` tells it from others of the node.
-pub fn encode(oldest_version: i64, at_ms: i64) -> Bytes {
-    format!("{oldest_version} {at_ms}").into()
+/// What a node tells the others, once a second and when it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReport {
+    /// The oldest schema version that a transaction there uses.
+    pub oldest: i64,
+    /// When it said so, by its own clock: tells a report from others of the node.
+    pub at_ms: i64,
+    /// The newest version it knows: all its sessions heed the table locks of that.
+    pub newest: i64,
+    /// Of the table locks that are waited for, those that wait for its sessions.
+    pub blocks: Vec<i64>,
 }
 
-/// The oldest version in use, from an entry's value.
-fn oldest_version(value: &[u8]) -> Option<i64> {
-    std::str::from_utf8(value).ok()?.split_once(' ')?.0.parse().ok()
+impl NodeReport {
+    /// The value of the node's entry.
+    pub fn encode(&self) -> Bytes {
+        let mut text = format!("{} {} {}", self.oldest, self.at_ms, self.newest);
+        self.blocks.iter().for_each(|id| text.push_str(&format!(" {id}")));
+        text.into()
+    }
+
+    /// Nodes of the version before tell the first two numbers: they know nothing of table locks.
+    fn decode(value: &[u8]) -> Option<NodeReport> {
+        let numbers = std::str::from_utf8(value).ok()?.split(' ').map(str::parse::<i64>);
+        let numbers: Vec<i64> = numbers.collect::<Result<_, _>>().ok()?;
+        let (&[oldest, at_ms], rest) = numbers.split_first_chunk()?;
+        let (newest, blocks) = rest.split_first().unwrap_or((&0, &[]));
+        Some(NodeReport { oldest, at_ms, newest: *newest, blocks: blocks.to_vec() })
+    }
 }
 
-/// The entries as this node sees them.
+/// The nodes as this one sees them, by number.
 #[derive(Debug, Default)]
-pub struct Nodes(Mutex<HashMap<String, Seen>>);
+pub struct Nodes(Mutex<HashMap<u64, Seen>>);
 
 #[derive(Debug)]
 struct Seen {
-    value: Bytes,
+    report: NodeReport,
     /// Since boot, when it was seen first.
     since: Duration,
 }
 
 impl Nodes {
-    /// Takes note of all entries, which PD had at a time since boot or later.
-    pub fn see(&self, entries: &[ConfigEntry], now: Duration) {
+    /// Takes note of all entries, which PD had at a time since boot or later; their keys are
+    /// `prefix` and the node's number.
+    pub fn see(&self, entries: &[ConfigEntry], prefix: &str, now: Duration) {
+        let report = |entry: &ConfigEntry| {
+            let node: u64 = entry.key.strip_prefix(prefix)?.parse().ok()?;
+            Some((node, NodeReport::decode(&entry.value)?))
+        };
+        let mut reports: HashMap<u64, NodeReport> = entries.iter().filter_map(report).collect();
         let mut nodes = self.0.lock();
-        nodes.retain(|key, _| entries.iter().any(|entry| entry.key == *key));
-        for entry in entries {
-            match nodes.get_mut(&entry.key) {
-                Some(seen) if seen.value == entry.value => {}
-                _ => {
-                    let seen = Seen { value: entry.value.clone(), since: now };
-                    nodes.insert(entry.key.clone(), seen);
-                }
-            }
+        nodes.retain(|node, seen| reports.get(node) == Some(&seen.report));
+        for node in nodes.keys() {
+            reports.remove(node);
         }
+        let seen = |(node, report)| (node, Seen { report, since: now });
+        nodes.extend(reports.into_iter().map(seen));
+    }
+
+    /// The nodes that are not given up, with what they said last; one that signed off is not
+    /// among them.
+    pub fn living(&self, now: Duration) -> HashMap<u64, NodeReport> {
+        let nodes = self.0.lock();
+        let is_heard = |seen: &Seen| now.saturating_sub(seen.since) <= GIVEN_UP_AFTER;
+        let living = nodes.iter().filter(|(_, seen)| is_heard(seen));
+        living.map(|(node, seen)| (*node, seen.report.clone())).collect()
     }
 
     /// Whether every node that is not given up has left all versions before this one behind.
     pub fn have_reached(&self, version: i64, now: Duration) -> bool {
-        self.0.lock().values().all(|seen| {
-            let is_silent = now.saturating_sub(seen.since) > GIVEN_UP_AFTER;
-            is_silent || oldest_version(&seen.value).is_none_or(|oldest| oldest >= version)
-        })
+        self.living(now).values().all(|report| report.oldest >= version)
     }
 }
 
@@ -107,29 +136,46 @@ impl Nodes {
 mod tests {
     use super::*;
 
-    fn entry(node: &str, value: Bytes) -> ConfigEntry {
-        ConfigEntry { key: node.to_owned(), value }
+    fn entry(node: u64, oldest: i64, at_ms: i64) -> ConfigEntry {
+        let report = NodeReport { oldest, at_ms, newest: oldest, blocks: Vec::new() };
+        ConfigEntry { key: format!("n/{node}"), value: report.encode() }
     }
 
     #[test]
     fn a_node_is_waited_for_until_it_was_silent_for_long() {
         let nodes = Nodes::default();
         let at = Duration::from_secs;
+        let see = |entries: &[ConfigEntry], now| nodes.see(entries, "n/", now);
         assert!(nodes.have_reached(8, at(1)));
         // Whatever time the entries carry: clocks of other machines say nothing.
-        let entries = [entry("a", encode(7, 1)), entry("b", encode(8, i64::MAX))];
-        nodes.see(&entries, at(100));
+        let entries = [entry(1, 7, 1), entry(2, 8, i64::MAX)];
+        see(&entries, at(100));
         assert!(nodes.have_reached(7, at(100)));
         assert!(!nodes.have_reached(8, at(110)));
-        nodes.see(&entries, at(110));
-        assert!(nodes.have_reached(8, at(111)), "nobody waits for `a` any more");
-        nodes.see(&[entry("a", encode(7, 2))], at(111));
+        see(&entries, at(110));
+        assert!(nodes.have_reached(8, at(111)), "nobody waits for the first any more");
+        assert!(nodes.living(at(111)).is_empty());
+        see(&[entry(1, 7, 2)], at(111));
         assert!(!nodes.have_reached(8, at(121)), "it lives");
+        assert_eq!(nodes.living(at(121)).keys().collect::<Vec<_>>(), [&1]);
         assert!(!nodes.have_reached(8, at(0)), "a look that began earlier");
-        nodes.see(&[], at(121));
+        see(&[], at(121));
         assert!(nodes.have_reached(8, at(121)), "it has signed off");
-        nodes.see(&[entry("a", "damaged".into())], at(121));
+        see(&[ConfigEntry { key: "n/1".into(), value: "damaged".into() }], at(121));
         assert!(nodes.have_reached(8, at(121)));
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        for blocks in [vec![], vec![7], vec![7, 12]] {
+            let report = NodeReport { oldest: 4, at_ms: 1_700_000_000_000, newest: 12, blocks };
+            assert_eq!(NodeReport::decode(&report.encode()), Some(report));
+        }
+        let older = NodeReport { oldest: 4, at_ms: 5, newest: 0, blocks: Vec::new() };
+        assert_eq!(NodeReport::decode(b"4 5"), Some(older));
+        for damaged in ["", "4", "4 x", "4 5 x", "4 5 6 x"] {
+            assert_eq!(NodeReport::decode(damaged.as_bytes()), None, "{damaged}");
+        }
     }
 
     #[tokio::test]

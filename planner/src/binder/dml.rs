@@ -185,9 +185,10 @@ fn add(list: &mut Vec<Col>, col: Col) {
     }
 }
 
-fn access(binder: &mut Binder<'_>, base: &BaseTable, kind: AccessKind) {
-    let (db, table) = (base.db.clone(), base.table.clone());
-    binder.tables.push(crate::plan::TableAccess { db, table, kind });
+/// Notes what the statement does with a table beyond reading it.
+pub(super) fn access(binder: &mut Binder<'_>, base: &BaseTable, kind: AccessKind) {
+    let (db, table, alias) = (base.db.clone(), base.table.clone(), base.alias.clone());
+    binder.tables.push(crate::plan::TableAccess { db, table, alias, kind });
 }
 
 fn order_and_limit<'a>(

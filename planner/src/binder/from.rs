@@ -84,7 +84,8 @@ impl<'a> Binder<'a> {
             return Ok(found);
         }
         self.check_same_time(factor.as_of.is_some())?;
-        let (db, table) = self.find_table(&factor.name, AccessKind::Select)?;
+        let (db, table) =
+            self.find_table(&factor.name, factor.alias.as_deref(), AccessKind::Select)?;
         let hints = index_hints(&table, &factor.index_hints)?;
         Ok(self.scan(db, table, factor.alias.as_deref(), hints))
     }
@@ -97,7 +98,7 @@ impl<'a> Binder<'a> {
             return Ok(found);
         }
         self.check_same_time(false)?;
-        let (db, table) = self.find_table(name, AccessKind::Select)?;
+        let (db, table) = self.find_table(name, None, AccessKind::Select)?;
         Ok(self.scan(db, table, None, IndexHints::default()))
     }
 

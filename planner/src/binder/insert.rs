@@ -22,7 +22,7 @@ pub(crate) fn plan_insert<'a>(
         return Err(PlanError::not_supported("PARTITION () selection"));
     }
     let binder = &mut planner.binder;
-    let (db, table) = binder.find_table(&insert.table, AccessKind::Insert)?;
+    let (db, table) = binder.find_table(&insert.table, None, AccessKind::Insert)?;
     let columns = target_columns(&table, insert)?;
     let current = row_fields(binder, &db, &table, &table.name);
     let (source, select_columns) = match &insert.source {

@@ -197,10 +197,11 @@ impl<'a> Binder<'a> {
         }
     }
 
-    /// The table a name means.
+    /// The table a name means, under its alias.
     pub(crate) fn find_table(
         &mut self,
         name: &ast::ObjectName,
+        alias: Option<&str>,
         kind: AccessKind,
     ) -> Result<(String, Arc<TableInfo>)> {
         let schema = match (&name.schema, self.ctx.current_db) {
@@ -219,7 +220,8 @@ impl<'a> Binder<'a> {
         if self.tables.len() >= TABLES_MAX {
             return Err(PlanError::mysql(errno::ER_TOO_MANY_TABLES, &[&TABLES_MAX]));
         }
-        self.tables.push(TableAccess { db: db.clone(), table: table.clone(), kind });
+        let alias = alias.unwrap_or(&table.name).to_owned();
+        self.tables.push(TableAccess { db: db.clone(), table: table.clone(), alias, kind });
         Ok((db, table))
     }
 

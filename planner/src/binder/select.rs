@@ -20,6 +20,7 @@ use super::query::{distinct, plain_field, position};
 use super::{Binder, BoundQuery, ExprEnv, Field, Scope, find_field};
 use crate::error::{PlanError, Result};
 use crate::logical::{Logical, LogicalAggregate, LogicalLock, SortKey};
+use crate::plan::AccessKind;
 
 /// A selected item before its expression is bound.
 enum Item<'a> {
@@ -118,7 +119,7 @@ impl<'a> SelectBody<'a> {
         let items = self.expand()?;
         let aggregates = self.collect_aggregates(binder, &items)?;
         let grouped = !select.group_by.is_empty() || !aggregates.aggs.is_empty();
-        let lock = self.lock()?;
+        let lock = self.lock(binder)?;
         let lock_below = grouped || select.modifiers.distinct;
         if let (Some(lock), true) = (&lock, lock_below) {
             plan = Logical::Lock { lock: Box::new(lock.clone()), input: Box::new(plan) };
@@ -521,7 +522,7 @@ impl<'a> SelectBody<'a> {
     }
 
     /// FOR UPDATE and its kin; the first clause decides how.
-    fn lock(&self) -> Result<Option<LogicalLock>> {
+    fn lock(&self, binder: &mut Binder<'_>) -> Result<Option<LogicalLock>> {
         let Some(first) = self.locks.first() else { return Ok(None) };
         let mut tables = Vec::new();
         for clause in self.locks {
@@ -531,6 +532,7 @@ impl<'a> SelectBody<'a> {
                 }
             }
         }
+        let share = first.strength == ast::LockStrength::Share;
         for base in &self.bases {
             let named = self.locks.iter().any(|clause| {
                 clause.tables.is_empty()
@@ -538,12 +540,14 @@ impl<'a> SelectBody<'a> {
             });
             if named {
                 tables.push((base.table.clone(), base.handle.clone()));
+                if !share {
+                    super::dml::access(binder, base, AccessKind::Lock);
+                }
             }
         }
         if tables.is_empty() {
             return Ok(None);
         }
-        let share = first.strength == ast::LockStrength::Share;
         Ok(Some(LogicalLock { wait: first.wait, share, tables }))
     }
 }

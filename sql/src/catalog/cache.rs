@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use cairn_planner::catalog::Catalog;
 
@@ -18,6 +19,7 @@ pub struct SchemaCache {
     /// How many transactions hold each version.
     held: Mutex<BTreeMap<i64, usize>>,
     released: Notify,
+    replaced: Notify,
 }
 
 /// A transaction's claim on the version it began with.
@@ -79,7 +81,14 @@ impl SchemaCache {
         let _held = self.held.lock();
         if schema.version() >= self.current.load().version() {
             self.current.store(Arc::new(schema));
+            self.replaced.notify_waiters();
         }
+    }
+
+    /// Resolves when the schema is replaced after this call. It is polled before the schema is
+    /// looked at, so that no change is missed.
+    pub fn next(&self) -> Notified<'_> {
+        self.replaced.notified()
     }
 
     /// The oldest version in use here.

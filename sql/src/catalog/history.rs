@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cairn_planner::catalog::Catalog;
 use parking_lot::Mutex;
 
 use super::SchemaSnapshot;
@@ -22,10 +21,10 @@ pub struct SchemaHistory {
 }
 
 impl SchemaHistory {
-    /// The schema of a version, if it is known.
+    /// The schema whose definitions are of a version, if it is known.
     pub fn get(&self, version: i64) -> Option<Arc<SchemaSnapshot>> {
         let mut recent = self.recent.lock();
-        let at = recent.iter().position(|schema| schema.version() == version)?;
+        let at = recent.iter().position(|schema| schema.definitions_version() == version)?;
         let schema = recent.remove(at)?;
         recent.push_front(Arc::clone(&schema));
         Some(schema)
@@ -34,7 +33,7 @@ impl SchemaHistory {
     /// Keeps a schema, and forgets the one that was not asked for the longest.
     pub fn insert(&self, schema: Arc<SchemaSnapshot>) {
         let mut recent = self.recent.lock();
-        recent.retain(|other| other.version() != schema.version());
+        recent.retain(|other| other.definitions_version() != schema.definitions_version());
         recent.push_front(schema);
         recent.truncate(SCHEMAS_MAX);
     }

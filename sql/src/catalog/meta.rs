@@ -11,6 +11,7 @@
 //! | `mr{table id}`, `mr{table id}/{index id}` | dropped, not yet destroyed: how often that was done, and of a table that can be brought back when and in which database it was last seen, decimal text |
 //! | `mf` | the flashback of the cluster that is under way, as JSON |
 //! | `ml` | who drives garbage collection, as JSON |
+//! | `mk` | who has locked tables, or waits for that, as JSON |
 //! | `mn{name}` | who holds the lock of that name, as JSON |
 //! | `mx{gtrid}/{bqual}/{format}` | a prepared branch of a distributed transaction, as JSON |
 //!
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounts::Account;
 use crate::error::{Result, SqlError};
+use crate::table_locks::LockRecord;
 
 /// The schema version's key.
 pub const VERSION_KEY: &[u8] = b"mv";
@@ -33,6 +35,8 @@ pub const VERSION_KEY: &[u8] = b"mv";
 pub const GC_LEASE_KEY: &[u8] = b"ml";
 /// Key of the record of a flashback of the cluster.
 const FLASHBACK_KEY: &[u8] = b"mf";
+/// Key of the record of table locks.
+const TABLE_LOCKS_KEY: &[u8] = b"mk";
 const DATABASE_PREFIX: &str = "md";
 const TABLE_PREFIX: &str = "mt";
 const DROPPED_PREFIX: &str = "mr";
@@ -111,6 +115,19 @@ pub struct StoredSchema {
     pub variables: Vec<(String, String)>,
     /// The flashback that is under way.
     pub flashback: Option<Flashback>,
+    /// Table locks.
+    pub locks: LockRecord,
+}
+
+/// A schema version, and what it differs from the one before in.
+#[derive(Clone, Debug, Default)]
+pub struct Version {
+    /// The schema version.
+    pub number: i64,
+    /// The last one that changed more than table locks.
+    pub definitions: i64,
+    /// Table locks.
+    pub locks: LockRecord,
 }
 
 /// A flashback of the cluster that is under way: rows are neither read nor written.
@@ -149,10 +166,32 @@ pub async fn version_at(snapshot: &Snapshot) -> Result<i64> {
     }
 }
 
+fn decode_locks(value: Option<Bytes>) -> Result<LockRecord> {
+    value.map_or_else(|| Ok(LockRecord::default()), |value| from_json(TABLE_LOCKS_KEY, &value))
+}
+
+/// The schema version at the snapshot's time with what it is about.
+pub async fn whole_version_at(snapshot: &Snapshot) -> Result<Version> {
+    let number = version_at(snapshot).await?;
+    let locks = decode_locks(snapshot.get(TABLE_LOCKS_KEY).await?)?;
+    let definitions = if locks.version == number { locks.definitions } else { number };
+    Ok(Version { number, definitions, locks })
+}
+
+/// The table locks.
+pub async fn table_locks(txn: &Transaction) -> Result<LockRecord> {
+    decode_locks(txn.get(TABLE_LOCKS_KEY).await?)
+}
+
+/// Stores the table locks.
+pub fn put_table_locks(txn: &Transaction, locks: &LockRecord) -> Result<()> {
+    Ok(txn.set(Bytes::from_static(TABLE_LOCKS_KEY), to_json(locks)?)?)
+}
+
 /// Reads the whole schema at the snapshot's time.
 pub async fn load(snapshot: &Snapshot) -> Result<StoredSchema> {
-    let version = version_at(snapshot).await?;
-    let mut schema = StoredSchema { version, ..StoredSchema::default() };
+    let Version { number: version, locks, .. } = whole_version_at(snapshot).await?;
+    let mut schema = StoredSchema { version, locks, ..StoredSchema::default() };
     for (key, value) in list(snapshot, DATABASE_PREFIX).await? {
         schema.databases.push(from_json(&key, &value)?);
     }

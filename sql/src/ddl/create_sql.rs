@@ -15,7 +15,7 @@ fn quoted_text(text: &str) -> String {
 }
 
 /// The statement that makes a database.
-pub fn create_database(database: &DatabaseInfo) -> String {
+pub fn create_database(database: &DatabaseInfo, if_not_exists: bool) -> String {
     let charset = database.collation.charset();
     let collate =
         if database.collation == charset.default_collation() && charset.name() != "utf8mb4" {
@@ -23,8 +23,10 @@ pub fn create_database(database: &DatabaseInfo) -> String {
         } else {
             format!(" COLLATE {}", database.collation.name())
         };
+    // As MySQL writes it: for servers that know it.
+    let if_not_exists = if if_not_exists { "/*!32312 IF NOT EXISTS*/ " } else { "" };
     format!(
-        "CREATE DATABASE {} /*!40100 DEFAULT CHARACTER SET {}{collate} */ /*!80016 DEFAULT ENCRYPTION='N' */",
+        "CREATE DATABASE {if_not_exists}{} /*!40100 DEFAULT CHARACTER SET {}{collate} */ /*!80016 DEFAULT ENCRYPTION='N' */",
         quoted_name(&database.name),
         charset.name()
     )

@@ -15,6 +15,13 @@ const MYSQL: &[(&str, &str)] = &[
     ("db", "Host:t Db User"),
     ("tables_priv", "Host:t Db User Table_name Grantor:t Table_priv:t Column_priv:t"),
     ("func", "name ret:i dl:t type"),
+    // Dump tools insist on the next two.
+    ("general_log", "event_time:m user_host:t thread_id:u server_id:u command_type argument:t"),
+    (
+        "slow_log",
+        "start_time:m user_host:t query_time lock_time rows_sent:i rows_examined:i db \
+         last_insert_id:i insert_id:i server_id:u sql_text:t thread_id:u",
+    ),
     ("time_zone_name", "Name Time_zone_id:i"),
 ];
 
@@ -63,7 +70,16 @@ const INFORMATION_SCHEMA: &[(&str, &str)] = &[
         "EVENT_CATALOG EVENT_SCHEMA EVENT_NAME DEFINER TIME_ZONE EVENT_BODY EVENT_DEFINITION:t \
          EVENT_TYPE STATUS",
     ),
-    ("FILES", "FILE_ID:i FILE_NAME:t FILE_TYPE TABLESPACE_NAME TABLE_SCHEMA TABLE_NAME ENGINE"),
+    (
+        "FILES",
+        "FILE_ID:i FILE_NAME:t FILE_TYPE TABLESPACE_NAME TABLE_CATALOG TABLE_SCHEMA TABLE_NAME \
+         LOGFILE_GROUP_NAME LOGFILE_GROUP_NUMBER:i ENGINE FULLTEXT_KEYS DELETED_ROWS:i \
+         UPDATE_COUNT:i FREE_EXTENTS:i TOTAL_EXTENTS:i EXTENT_SIZE:i INITIAL_SIZE:i MAXIMUM_SIZE:i \
+         AUTOEXTEND_SIZE:i CREATION_TIME:d LAST_UPDATE_TIME:d LAST_ACCESS_TIME:d RECOVER_TIME:i \
+         TRANSACTION_COUNTER:i VERSION:u ROW_FORMAT TABLE_ROWS:u AVG_ROW_LENGTH:u DATA_LENGTH:u \
+         MAX_DATA_LENGTH:u INDEX_LENGTH:u DATA_FREE:u CREATE_TIME:d UPDATE_TIME:d CHECK_TIME:d \
+         CHECKSUM:u STATUS EXTRA",
+    ),
     ("KEYWORDS", "WORD RESERVED:i"),
     (
         "KEY_COLUMN_USAGE",

@@ -132,7 +132,8 @@ fn processes(domain: &Domain) -> Rows {
     let list = domain.processes.list();
     let row = |process: &Arc<crate::processes::Process>| {
         let activity = process.activity();
-        let state = if activity.command == "Sleep" { "" } else { "executing" };
+        let running = if activity.command == "Sleep" { "" } else { "executing" };
+        let state = activity.waits_for.unwrap_or(running);
         vec![
             Datum::UInt(u64::from(process.id.0)),
             text(activity.user),

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::record::Owner;
+pub use self::record::Owner;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 use crate::processes::ConnectionId;
@@ -121,7 +121,7 @@ async fn get(session: &mut Session, name: String, timeout: Option<&Datum>) -> Re
     let token = session.token().clone();
     let wait = Wait {
         domain: Arc::clone(&session.domain),
-        own: session.named_lock_owner(),
+        own: session.owner(),
         holds: session.named_locks.0.keys().cloned().collect(),
         is_noted: AtomicBool::new(false),
     };
@@ -146,11 +146,7 @@ async fn release(session: &mut Session, name: &str) -> Result<Datum> {
     *count -= 1;
     if *count == 0 {
         session.named_locks.0.remove(name);
-        session
-            .domain
-            .named_locks
-            .give_back(&session.domain, name, &session.named_lock_owner())
-            .await?;
+        session.domain.named_locks.give_back(&session.domain, name, &session.owner()).await?;
     }
     Ok(Datum::Int(1))
 }
@@ -160,7 +156,7 @@ impl Session {
     /// cannot be released is not renewed either.
     pub async fn release_named_locks(&mut self) -> Result<u64> {
         let held = std::mem::take(&mut self.named_locks.0);
-        let own = self.named_lock_owner();
+        let own = self.owner();
         held.keys().for_each(|name| self.domain.named_locks.forget(name, &own));
         let mut outcome = Ok(held.values().sum());
         for name in held.keys() {
@@ -171,7 +167,8 @@ impl Session {
         outcome
     }
 
-    fn named_lock_owner(&self) -> Owner {
+    /// The session as the cluster knows it.
+    pub fn owner(&self) -> Owner {
         Owner { node: self.domain.node_id(), connection: self.process.id.0 }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Result;
 const HOLDERS_MAX: usize = 64;
 
 /// A session of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// The SQL node.
     pub node: u64,

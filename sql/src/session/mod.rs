@@ -39,6 +39,7 @@ use crate::lock_view::text_start;
 use crate::named_locks::SessionLocks;
 use crate::processes::{ConnectionId, Process};
 use crate::protocol::constants::status;
+use crate::table_locks::SessionTableLocks;
 use crate::variables::{self, SessionVariables, Settings};
 use crate::xa::SessionBranch;
 
@@ -94,6 +95,8 @@ pub struct Session {
     pub found_rows: u64,
     /// Locks by name that it holds.
     pub named_locks: SessionLocks,
+    /// Tables that it has locked.
+    pub table_locks: SessionTableLocks,
     /// Rows of `SHOW … WHERE` while its filter runs.
     pub given_rows: Option<Arc<crate::infoschema::Rows>>,
     release: bool,
@@ -130,6 +133,7 @@ impl Session {
             row_count: 0,
             found_rows: 0,
             named_locks: SessionLocks::default(),
+            table_locks: SessionTableLocks::default(),
             given_rows: None,
             release: false,
             bounds: Bounds::new(token),
@@ -181,6 +185,7 @@ impl Session {
         self.branch.forget();
         self.roll_back().await?;
         self.release_named_locks().await?;
+        self.release_table_locks().await?;
         self.variables = SessionVariables::new(&self.domain.variables.current());
         self.prepared = PreparedStatements::default();
         self.shared = Arc::new(SessionShared::default());
@@ -198,6 +203,9 @@ impl Session {
         }
         if let Err(error) = self.release_named_locks().await {
             tracing::debug!(%error, "named locks are left to expire");
+        }
+        if let Err(error) = self.release_table_locks().await {
+            tracing::debug!(%error, "table locks are left to the node");
         }
     }
 

@@ -34,7 +34,7 @@ use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::lock_view::{OpenTransaction, Phase, SqlDigest};
 use crate::processes::ShownHere;
-use crate::xa;
+use crate::{table_locks, xa};
 
 /// Savepoints a transaction may have.
 const SAVEPOINTS_MAX: usize = 1_000;
@@ -311,18 +311,20 @@ impl Session {
 
     /// Holds the schema from before the statement is planned until it ends: the plan, and
     /// what it reads and writes, belong to one version. An open transaction holds its own.
-    /// Answers whether it was not held before.
-    pub fn hold_schema(&mut self) -> bool {
+    pub fn hold_schema(&mut self) {
         let state = &self.transaction;
-        let is_new =
-            state.started().is_none() && state.statement_hold.is_none() && !state.reads_past();
-        if is_new {
+        if state.started().is_none() && !self.holds_schema() && !state.reads_past() {
             self.transaction.statement_hold = Some(self.domain.schema.hold());
         }
-        is_new
     }
 
-    /// The rest of the statement needs no schema any more.
+    /// Whether the running statement holds it.
+    pub fn holds_schema(&self) -> bool {
+        self.transaction.statement_hold.is_some()
+    }
+
+    /// The statement needs no schema any more, or waits for something behind which it is planned
+    /// anew.
     pub fn give_schema_back(&mut self) {
         self.transaction.statement_hold = None;
     }
@@ -330,6 +332,7 @@ impl Session {
     /// The statement has ended.
     pub fn release_schema(&mut self) {
         self.transaction.statement_hold = None;
+        self.process.uses.lock().end_statement(self.transaction.is_open());
         if let Some(started) = self.transaction.started() {
             started.shown.end_statement();
         }
@@ -373,7 +376,16 @@ impl Session {
             transaction.rollback().await?;
             return Err(error);
         }
-        self.commit_transaction(&transaction).await?;
+        if !transaction.is_trivial()
+            && let Err(error) = table_locks::enter_commit(self).await
+        {
+            transaction.rollback().await?;
+            return Err(error);
+        }
+        let committed = self.commit_transaction(&transaction).await;
+        // It may start over, and wait for rows.
+        self.leave_commit();
+        committed?;
         outcome
     }
 
@@ -508,6 +520,7 @@ impl Session {
     /// `BEGIN`, `START TRANSACTION`: commits what is open and opens another.
     pub async fn begin(&mut self, begin: &Begin) -> Result<()> {
         self.commit().await?;
+        self.release_tables().await?;
         if let Some(time) = &begin.as_of {
             return self.begin_past(time).await;
         }
@@ -521,11 +534,24 @@ impl Session {
     /// `COMMIT`, and the commit that other statements imply.
     pub async fn commit(&mut self) -> Result<()> {
         self.branch.check_none()?;
-        let Some(open) = self.transaction.open.take() else { return Ok(()) };
-        let Some(started) = open.started else { return Ok(()) };
+        let open = self.transaction.open.take();
+        let Some(started) = open.and_then(|open| open.started) else {
+            self.leave_tables();
+            return Ok(());
+        };
         started.shown.enter(Phase::Committing);
-        let outcome = self.commit_transaction(&started.transaction).await;
+        let entered = match started.transaction.is_trivial() {
+            true => Ok(()),
+            false => table_locks::enter_commit(self).await,
+        };
+        let outcome = match entered {
+            Ok(()) => self.commit_transaction(&started.transaction).await,
+            Err(error) => {
+                started.transaction.rollback().await.map_err(SqlError::from).and(Err(error))
+            }
+        };
         drop(started);
+        self.leave_tables();
         outcome
     }
 
@@ -536,19 +562,30 @@ impl Session {
 
     /// `XA PREPARE`: whatever happens, the session's transaction ends.
     pub async fn prepare_transaction(&mut self, xid: &Xid) -> Result<()> {
+        let entered = table_locks::enter_commit(self).await;
         let started = self.start_transaction().await;
         // Holds the schema until the branch has its record.
         let _open = self.transaction.open.take();
         let (transaction, schema) = started?;
+        if let Err(error) = entered {
+            transaction.rollback().await?;
+            return Err(error);
+        }
         xa::prepare_branch(&self.domain, xid, &transaction, schema.version()).await
     }
 
     /// `ROLLBACK`, and the end of a session.
     pub async fn roll_back(&mut self) -> Result<()> {
-        let Some(open) = self.transaction.open.take() else { return Ok(()) };
-        let Some(started) = open.started else { return Ok(()) };
-        started.shown.enter(Phase::RollingBack);
-        Ok(started.transaction.rollback().await?)
+        let open = self.transaction.open.take();
+        let outcome = match open.and_then(|open| open.started) {
+            Some(started) => {
+                started.shown.enter(Phase::RollingBack);
+                started.transaction.rollback().await
+            }
+            None => Ok(()),
+        };
+        self.leave_tables();
+        Ok(outcome?)
     }
 
     /// `AND CHAIN`, `RELEASE`, after a transaction of these modes, if one was open.

@@ -12,6 +12,7 @@ use crate::error::{Result, SqlError};
 use crate::execution;
 use crate::session::Session;
 use crate::sink::ResultSink;
+use crate::table_locks::{self, Entered, Patience};
 
 /// TiDB's columns.
 const COLUMNS: &[&str] = &["id", "estRows", "task", "access object", "operator info"];
@@ -46,8 +47,16 @@ pub async fn run(
         None | Some("row" | "brief" | "traditional") => {}
         Some(other) => return Err(SqlError::not_supported(&format!("EXPLAIN FORMAT = {other}"))),
     }
-    session.hold_schema();
-    let plan = Arc::new(plan::plan(session, target, &parameters.types)?);
+    let mut patience = Patience::default();
+    let plan = loop {
+        session.hold_schema();
+        let plan = Arc::new(plan::plan(session, target, &parameters.types)?);
+        // What is only explained uses no rows.
+        let runs = explain.analyze && plan.is_read_only();
+        if !runs || table_locks::enter(session, &plan, &mut patience).await? == Entered::AtOnce {
+            break plan;
+        }
+    };
     let stats = if explain.analyze {
         let root = plan.source().filter(|_| plan.is_read_only());
         let root = root.ok_or_else(|| SqlError::not_supported("EXPLAIN ANALYZE of a change"))?;

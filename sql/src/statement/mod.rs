@@ -20,7 +20,7 @@ use crate::error::{Result, SqlError};
 use crate::session::text::QueuedStatement;
 use crate::session::{Diagnostics, Session, fold_name};
 use crate::sink::{OkInfo, ResultSink};
-use crate::{ddl, execution, regions};
+use crate::{ddl, execution, regions, table_locks};
 
 /// Values of a statement's `?` markers.
 #[derive(Clone, Debug, Default)]
@@ -155,14 +155,12 @@ async fn dispatch(
     session.look_back(parsed, parameters).await?;
     match statement {
         Statement::Query(_) => {
-            session.hold_schema();
-            let plan = plan::cached(session, statement, text, &parameters.types)?;
+            let plan = plan::entered(session, statement, text, &parameters.types).await?;
             session.set_statement_plan(&plan);
             execution::run_query(session, &plan, &parameters.values, sink).await
         }
         Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
-            session.hold_schema();
-            let plan = plan::cached(session, statement, text, &parameters.types)?;
+            let plan = plan::entered(session, statement, text, &parameters.types).await?;
             session.set_statement_plan(&plan);
             crate::dml::run(session, &plan, &parameters.values, sink).await
         }
@@ -211,6 +209,7 @@ async fn dispatch(
                 // A schema change ends the open transaction and stands alone.
                 session.check_present()?;
                 session.commit().await?;
+                table_locks::enter_schema_change(session, other).await?;
                 ddl::run(session, other, sink).await?;
                 return Ok(());
             }
@@ -266,17 +265,22 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
         | Statement::Grant(_)
         | Statement::GrantRole(_) => {
             session.check_present()?;
+            table_locks::enter_schema_change(session, statement).await?;
             accounts::run(session, statement).await
         }
-        // Nothing of these is cached, or they name what does not exist here.
-        Statement::Flush(flush) if !flush.with_read_lock => Ok(()),
-        Statement::UnlockTables => Ok(()),
+        Statement::LockTables(tables) => session.lock_tables(tables).await,
+        Statement::UnlockTables => session.unlock_tables().await,
+        Statement::LockInstance => session.lock_instance().await,
+        Statement::UnlockInstance => session.unlock_instance().await,
+        Statement::Flush(flush) => match flush.lock {
+            Some(lock) => session.flush_tables(&flush.tables, lock).await,
+            // Nothing of these is cached, or they name what does not exist here.
+            None => Ok(()),
+        },
         Statement::AnalyzeTable(_) => {
             session.note(errno::ER_NOT_SUPPORTED_YET, "Statistics are not gathered yet");
             Ok(())
         }
-        Statement::Flush(_) => Err(SqlError::not_supported("FLUSH TABLES WITH READ LOCK")),
-        Statement::LockTables(_) => Err(SqlError::not_supported("LOCK TABLES")),
         Statement::Admin(admin) => {
             session.hold_schema();
             check::admin(session, admin).await

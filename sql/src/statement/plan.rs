@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use cairn_parser::ast::{Expr, Statement};
-use cairn_planner::Catalog;
 use cairn_planner::cache::PlanKey;
 use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, PlanKind};
 use cairn_types::{Datum, FieldType};
@@ -13,6 +12,7 @@ use crate::catalog::SchemaSnapshot;
 use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::session::Session;
+use crate::table_locks::{self, Entered, Patience};
 
 /// Longest text without parameters whose plan is kept: longer ones are loads of rows, which
 /// do not come twice and would fill the memory.
@@ -60,7 +60,7 @@ pub fn cached(
     let schema = session.schema();
     let settings = session.settings();
     let key = PlanKey {
-        schema_version: schema.version(),
+        schema_version: schema.definitions_version(),
         database: session.current_database().map(Into::into),
         statement: text.into(),
         sql_mode: settings.sql_mode,
@@ -77,6 +77,23 @@ pub fn cached(
         session.domain.plans.insert(key, Arc::clone(&plan));
     }
     Ok(plan)
+}
+
+/// The plan of a statement that may use its tables now: it has waited for locks of others.
+pub async fn entered(
+    session: &mut Session,
+    statement: &Statement,
+    text: &str,
+    types: &[FieldType],
+) -> Result<Arc<Plan>> {
+    let mut patience = Patience::default();
+    loop {
+        session.hold_schema();
+        let plan = cached(session, statement, text, types)?;
+        if table_locks::enter(session, &plan, &mut patience).await? == Entered::AtOnce {
+            return Ok(plan);
+        }
+    }
 }
 
 /// Plans expressions without columns, as `SELECT a, b` would.
@@ -102,8 +119,8 @@ pub async fn evaluate_all(
     session: &mut Session,
     exprs: &[Expr],
 ) -> Result<Vec<(Datum, FieldType)>> {
-    let is_held_for_this = session.hold_schema();
-    let values = match plan_expressions(session, exprs, &[]) {
+    let is_held_for_this = !session.holds_schema();
+    let values = match enter_expressions(session, exprs).await {
         Ok(plan) => run_expressions(session, &plan, &[]).await,
         Err(error) => Err(error),
     };
@@ -111,6 +128,18 @@ pub async fn evaluate_all(
         session.give_schema_back();
     }
     values
+}
+
+/// The plan of expressions that may use their tables now.
+async fn enter_expressions(session: &mut Session, exprs: &[Expr]) -> Result<Arc<Plan>> {
+    let mut patience = Patience::default();
+    loop {
+        session.hold_schema();
+        let plan = plan_expressions(session, exprs, &[])?;
+        if table_locks::enter(session, &plan, &mut patience).await? == Entered::AtOnce {
+            return Ok(plan);
+        }
+    }
 }
 
 /// Value and type of an expression that reads nothing and waits for nothing; `None` if it does.

@@ -3,6 +3,7 @@
 //! Each `SHOW` makes its rows here; `LIKE` filters the first column, `WHERE` runs as a
 //! query over the rows, so that it may be any expression.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_parser::ast::{
@@ -11,14 +12,16 @@ use cairn_parser::ast::{
 use cairn_planner::Catalog;
 use cairn_planner::OutputColumn;
 use cairn_planner::catalog::TableInfo;
-use cairn_types::{Datum, FieldType, Warning};
+use cairn_types::{Datum, FieldType, TimeStamp, Warning};
 
+use crate::catalog::SchemaSnapshot;
 use crate::error::{Result, SqlError};
 use crate::infoschema::{self, rows as mem_rows};
 use crate::pattern;
 use crate::regions;
 use crate::session::{Session, is_error, unknown_database, unknown_table};
 use crate::sink::ResultSink;
+use crate::table_locks::Scope as LockScope;
 use crate::variables::{DEFINITIONS, Scope};
 
 /// A result made in memory.
@@ -61,6 +64,13 @@ pub async fn run(session: &mut Session, show: &Show, sink: &mut dyn ResultSink) 
     let mut made = match &show.what {
         ShowKind::Regions { table, partitions, index } => {
             table_regions(session, table, partitions, index.as_deref()).await?
+        }
+        ShowKind::MasterStatus => {
+            let position = match session.transaction.start_ts() {
+                TimeStamp::ZERO => session.domain.now_ts().await?,
+                start_ts => start_ts,
+            };
+            binary_log_status(Some(position))
         }
         what => make(session, what)?,
     };
@@ -118,9 +128,7 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
         }
         ShowKind::Tables { full, database } => tables(session, *full, database.as_deref())?,
         ShowKind::TableStatus { database } => table_status(session, database.as_deref())?,
-        ShowKind::OpenTables { .. } => {
-            made(&["Database", "Table", "In_use:i", "Name_locked:i"], vec![])
-        }
+        ShowKind::OpenTables { database } => open_tables(&schema, database.as_deref()),
         ShowKind::Columns { full, table, .. } => show_columns(session, table, *full, None)?,
         ShowKind::Index { table } => indexes(session, table)?,
         ShowKind::CreateTable(name) => {
@@ -129,9 +137,9 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
             let create = crate::ddl::create_sql::create_table(&table, next_id);
             made(&["Table", "Create Table:t"], vec![vec![text(&table.name), text(create)]])
         }
-        ShowKind::CreateDatabase { name, .. } => {
+        ShowKind::CreateDatabase { name, if_not_exists } => {
             let database = schema.database(name).ok_or_else(|| unknown_database(name))?;
-            let create = crate::ddl::create_sql::create_database(&database);
+            let create = crate::ddl::create_sql::create_database(&database, *if_not_exists);
             made(&["Database", "Create Database:t"], vec![vec![text(&database.name), text(create)]])
         }
         ShowKind::Variables(scope) => variables(session, *scope),
@@ -238,10 +246,7 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
             ],
             vec![],
         ),
-        ShowKind::MasterStatus => made(
-            &["File", "Position:u", "Binlog_Do_DB", "Binlog_Ignore_DB", "Executed_Gtid_Set"],
-            vec![],
-        ),
+        ShowKind::MasterStatus => binary_log_status(None),
         ShowKind::BinaryLogs => made(&["Log_name", "File_size:u", "Encrypted"], vec![]),
         ShowKind::ReplicaStatus => made(&["Replica_IO_State"], vec![]),
         ShowKind::Profiles => made(&["Query_ID:i", "Duration", "Query:t"], vec![]),
@@ -252,6 +257,34 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
         ShowKind::Regions { .. } => made(regions::shown::COLUMNS, vec![]),
         ShowKind::Other(words) => return Err(SqlError::not_supported(&format!("SHOW {words}"))),
     })
+}
+
+/// As TiDB tells it: what dump tools note as the dump's position is the timestamp that it reads at.
+fn binary_log_status(position: Option<TimeStamp>) -> Made {
+    let row = |position: TimeStamp| {
+        vec![text("tidb-binlog"), Datum::UInt(position.0), text(""), text(""), text("")]
+    };
+    made(
+        &["File", "Position:u", "Binlog_Do_DB", "Binlog_Ignore_DB", "Executed_Gtid_Set"],
+        position.map(row).into_iter().collect(),
+    )
+}
+
+/// The tables that `LOCK TABLES` of any session in the cluster names.
+fn open_tables(schema: &SchemaSnapshot, database: Option<&str>) -> Made {
+    let mut in_use: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for one in schema.locks().entries() {
+        let LockScope::Tables(tables) = &one.entry.scope else { continue };
+        for table in tables {
+            *in_use.entry((&table.database, &table.table)).or_default() += 1;
+        }
+    }
+    let of_database = |name: &str| database.is_none_or(|wanted| wanted.eq_ignore_ascii_case(name));
+    let rows = in_use.into_iter().filter(|((name, _), _)| of_database(name));
+    let row = |((database, table), count)| {
+        vec![text(database), text(table), Datum::Int(count), Datum::Int(0)]
+    };
+    made(&["Database", "Table", "In_use:i", "Name_locked:i"], rows.map(row).collect())
 }
 
 /// A table by name, with its database's name.

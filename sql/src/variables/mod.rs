@@ -211,6 +211,8 @@ pub struct Settings {
     pub read_staleness_s: u64,
     /// `innodb_lock_wait_timeout`.
     pub lock_wait_timeout_s: u64,
+    /// `lock_wait_timeout`, for locks of tables and of definitions.
+    pub table_lock_wait_timeout_s: u64,
     /// `foreign_key_checks`.
     pub foreign_key_checks: bool,
     /// `auto_increment_increment` and `_offset`.
@@ -255,6 +257,7 @@ impl Settings {
                 .unwrap_or(IsolationLevel::RepeatableRead),
             read_staleness_s: number("tidb_read_staleness").unsigned_abs(),
             lock_wait_timeout_s: unsigned("innodb_lock_wait_timeout"),
+            table_lock_wait_timeout_s: unsigned("lock_wait_timeout"),
             foreign_key_checks: text("foreign_key_checks") == "ON",
             auto_increment: (
                 unsigned("auto_increment_increment").max(1),

@@ -35,6 +35,7 @@ use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 use crate::session::Session;
 use crate::sink::ResultSink;
+use crate::table_locks;
 
 /// Between looks at branches that hold a schema change back.
 const BRANCHES_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -154,6 +155,7 @@ pub async fn run(session: &mut Session, xa: &Xa) -> Result<()> {
         }
         Xa::Commit { xid, one_phase } => {
             check_free(session)?;
+            table_locks::enter_commit(session).await?;
             commit_prepared(session, xid, *one_phase).await
         }
         Xa::Rollback(xid) if session.branch.is(xid) => roll_back_own(session).await,
@@ -178,7 +180,7 @@ async fn start(session: &mut Session, xid: &Xid, option: Option<XaStart>) -> Res
         return Err(error(errno::ER_XAER_INVAL));
     }
     session.branch.check_none()?;
-    if session.transaction.is_open() {
+    if session.transaction.is_open() || session.table_locks.has_tables() {
         return Err(error(errno::ER_XAER_OUTSIDE));
     }
     let domain = Arc::clone(&session.domain);

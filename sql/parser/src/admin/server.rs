@@ -46,9 +46,15 @@ impl Grammar<'_, '_> {
         if self.eat("TABLES") || self.eat("TABLE") {
             let tables =
                 if self.is_ident() { self.comma_list(Self::object_name)? } else { Vec::new() };
-            let with_read_lock = self.eat_all("WITH READ LOCK");
+            let lock = if self.eat_all("WITH READ LOCK") {
+                Some(FlushLock::ReadLock)
+            } else if !tables.is_empty() && self.eat_all("FOR EXPORT") {
+                Some(FlushLock::Export)
+            } else {
+                None
+            };
             let what = "TABLES".into();
-            return Ok(Statement::Flush(Flush { what, tables, with_read_lock }));
+            return Ok(Statement::Flush(Flush { what, tables, lock }));
         }
         const WHAT: [&str; 10] = [
             "PRIVILEGES",
@@ -70,7 +76,7 @@ impl Grammar<'_, '_> {
             None => g.fail("something to flush"),
         })?;
         let what = found.join(", ");
-        Ok(Statement::Flush(Flush { what, tables: Vec::new(), with_read_lock: false }))
+        Ok(Statement::Flush(Flush { what, tables: Vec::new(), lock: None }))
     }
 
     /// `KILL [TIDB] [CONNECTION | QUERY] n`.

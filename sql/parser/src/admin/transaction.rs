@@ -119,9 +119,12 @@ impl Grammar<'_, '_> {
         }
     }
 
-    /// `LOCK TABLES t READ, ..`.
+    /// `LOCK TABLES t READ, ..`, `LOCK INSTANCE FOR BACKUP`.
     pub(crate) fn lock_tables(&mut self) -> Parse<Statement> {
         self.expect("LOCK")?;
+        if self.eat_all("INSTANCE FOR BACKUP") {
+            return Ok(Statement::LockInstance);
+        }
         if !self.eat("TABLES") && !self.eat("TABLE") {
             return self.fail("TABLES");
         }
@@ -144,9 +147,12 @@ impl Grammar<'_, '_> {
         Ok(Statement::LockTables(tables))
     }
 
-    /// `UNLOCK TABLES`.
+    /// `UNLOCK TABLES`, `UNLOCK INSTANCE`.
     pub(crate) fn unlock_tables(&mut self) -> Parse<Statement> {
         self.expect("UNLOCK")?;
+        if self.eat("INSTANCE") {
+            return Ok(Statement::UnlockInstance);
+        }
         if !self.eat("TABLES") && !self.eat("TABLE") {
             return self.fail("TABLES");
         }

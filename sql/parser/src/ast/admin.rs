@@ -412,8 +412,17 @@ pub struct Flush {
     pub what: String,
     /// The tables of `FLUSH TABLES`.
     pub tables: Vec<ObjectName>,
+    /// What is locked behind that.
+    pub lock: Option<FlushLock>,
+}
+
+/// How `FLUSH TABLES` locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushLock {
     /// `WITH READ LOCK`.
-    pub with_read_lock: bool,
+    ReadLock,
+    /// `FOR EXPORT`.
+    Export,
 }
 
 /// `KILL [TIDB] [QUERY | CONNECTION] n`.

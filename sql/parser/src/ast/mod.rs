@@ -123,6 +123,10 @@ pub enum Statement {
     LockTables(Vec<LockTable>),
     /// `UNLOCK TABLES`.
     UnlockTables,
+    /// `LOCK INSTANCE FOR BACKUP`.
+    LockInstance,
+    /// `UNLOCK INSTANCE`.
+    UnlockInstance,
 
     /// `USE db`.
     Use(String),
