@@ -66,6 +66,17 @@ async fn code_of(conn: &mut Conn, statement: &str) -> u16 {
     code(conn.query_drop(statement).await)
 }
 
+/// Until a node knows that a table is locked, or that somebody waits for that.
+async fn is_known(port: u16, table: &str) {
+    let mut look = connect(port).await;
+    let shown = format!("SHOW OPEN TABLES WHERE `Table` = '{table}'");
+    let known = async {
+        while look.query_first::<mysql_async::Row, _>(&shown).await.expect("it answers").is_none() {
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("the node hears of it");
+}
+
 /// A statement under way on a connection of its own.
 struct Running {
     port: u16,
@@ -175,6 +186,7 @@ async fn a_lock_waits_for_transactions_that_used_the_table(
     let lock = connect(ports[0]).await;
     let lock = Running::waits(ports[0], lock, "LOCK TABLES t READ").await;
     // Nobody gets ahead of it any more, except who is there already.
+    is_known(ports[0], "t").await;
     let newcomer = connect(ports[0]).await;
     let newcomer = Running::waits(ports[0], newcomer, "UPDATE t SET n = n + 10 WHERE id = 1").await;
     run(&mut writer, &["UPDATE t SET n = n + 1 WHERE id = 1", "COMMIT"]).await;
@@ -195,13 +207,8 @@ async fn a_transaction_in_the_way_of_a_lock_gives_way(ports: [u16; 2]) -> Result
     run(&mut reader, &["BEGIN", "SELECT * FROM t"]).await;
     let lock = connect(ports[0]).await;
     let lock = Running::waits(ports[0], lock, "LOCK TABLES t WRITE, u WRITE").await;
-    // The lock waits for the reader, which would wait for the lock as soon as its node knows it.
-    let mut look = connect(ports[1]).await;
-    let known = async {
-        let shown = "SHOW OPEN TABLES WHERE `Table` = 'u'";
-        while look.query_first::<mysql_async::Row, _>(shown).await.expect("it answers").is_none() {}
-    };
-    tokio::time::timeout(PATIENCE, known).await.expect("the other node hears of it");
+    // The lock waits for the reader, which would wait for the lock.
+    is_known(ports[1], "u").await;
     assert_eq!(code_of(&mut reader, "SELECT * FROM u").await, 1213);
     let (mut owner, ended) = lock.end().await;
     assert_eq!(ended, 0);
