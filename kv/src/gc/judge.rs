@@ -46,7 +46,10 @@ impl Judge {
             self.user_key.extend_from_slice(user_key);
             self.is_covered = false;
         }
-        if commit_ts > self.safe_point {
+        if commit_ts >= self.safe_point {
+            // At the safe point itself: a transaction that began there may still prewrite, and only
+            // the record of its rollback keeps it from that.
+            self.is_covered = commit_ts == self.safe_point && kind.is_data();
             return Verdict::Kept;
         }
         if self.is_covered {

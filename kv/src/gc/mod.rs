@@ -4,6 +4,7 @@
 //! ```text
 //! versions of a key, newest first          safe point 50
 //! 70 Put      kept: above the safe point
+//! 50 Rollback kept: a transaction that began at 50 may still prewrite
 //! 40 Lock     removed: says nothing about the value
 //! 30 Put      kept: what a reader at 50 sees        (a Delete here stays, too)
 //! 20 Put      removed, with its long value
