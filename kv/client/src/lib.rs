@@ -50,7 +50,9 @@ pub use transport::{
     CoprocessorStream, GrpcConnector, KvStoreService, LocalConnector, StoreConnector,
     TransportError,
 };
-pub use txn::membuffer::{BufferedValue, Checkpoint, KeyFlags, MemBuffer};
+pub use txn::membuffer::{BufferedValue, KeyFlags, MemBuffer};
 pub use txn::pessimistic::{LockOptions, LockWait};
 pub use txn::prepare::{Preparation, Prepared};
-pub use txn::{BufferedPair, CommitInfo, CommitKind, CommitLease, CommitModes, Transaction};
+pub use txn::{
+    BufferedPair, Checkpoint, CommitInfo, CommitKind, CommitLease, CommitModes, Transaction,
+};

@@ -7,6 +7,11 @@
 //! question itself, once its TTL is over by PD's clock. With async commit all locks of the
 //! transaction decide, and the primary's names the others (`txn/async_commit.rs`).
 //!
+//! **Pessimistic locks** may be given back before their transaction ends, and with all of them the
+//! primary, so that one that was met may name a key that has no lock any more, or one of a later
+//! time that names another primary. In the first case it goes alone, once its time is over, and
+//! nothing is recorded, for its transaction may live; in the second the other primary is asked.
+//!
 //! **Invariants.** A lock is only resolved after its transaction's fate is final;
 //! the fate of a finished transaction never changes, so it may be cached.
 //!
@@ -17,8 +22,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    CheckTxnStatusRequest, CheckTxnStatusResponse, LockInfo, ResolveLockRequest, TxnAction,
-    key_error,
+    CheckTxnStatusRequest, CheckTxnStatusResponse, LockInfo, LockKind, PessimisticRollbackRequest,
+    ResolveLockRequest, TxnAction, key_error,
 };
 use cairn_types::TimeStamp;
 use cairn_types::sabotage::{Bug, planted};
@@ -60,6 +65,8 @@ pub(crate) enum TxnStatus {
     Final(TxnFate),
     /// Alive; with its commit pushed behind the asking reader's timestamp or not.
     Alive { pushed: bool },
+    /// Nothing is where a pessimistic lock of it said: that lock guards nothing any more.
+    NoTrace,
 }
 
 /// What became of a lock that stood in the way.
@@ -117,7 +124,10 @@ impl KvClient {
             return Ok(TxnStatus::Final(fate));
         }
         let current_ts = retrier.scope().run(self.current_ts()).await??;
-        let expires_ms = TimeStamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
+        let is_over = |lock: &LockInfo| {
+            let begun_ms = TimeStamp(lock.start_ts).physical_ms();
+            current_ts.physical_ms() >= begun_ms.saturating_add(lock.ttl_ms)
+        };
         let mut request = CheckTxnStatusRequest {
             primary_key: lock.primary.clone(),
             lock_ts: lock.start_ts,
@@ -125,13 +135,21 @@ impl KvClient {
             current_ts: current_ts.0,
             // Without any trace at the primary, its prewrite may still be under
             // way; only behind the TTL it is shut out.
-            rollback_if_not_exist: current_ts.physical_ms() >= expires_ms,
+            rollback_if_not_exist: is_over(lock) || lock.primary == lock.key,
             force_sync_commit: false,
+            resolving_pessimistic_lock: lock.kind() == LockKind::Pessimistic,
         };
-        if lock.primary == lock.key {
-            request.rollback_if_not_exist = true;
+        let mut response = self.check_txn_status(&request, retrier).await?;
+        if let Some(later) = names_another(&request, &response) {
+            request.primary_key = later.primary.clone();
+            request.rollback_if_not_exist = is_over(later);
+            request.resolving_pessimistic_lock = later.kind() == LockKind::Pessimistic;
+            response = self.check_txn_status(&request, retrier).await?;
+            if names_another(&request, &response).is_some() {
+                // It is just choosing.
+                return Ok(TxnStatus::Alive { pushed: false });
+            }
         }
-        let response = self.check_txn_status(&request, retrier).await?;
         let asynchronous = response.lock_info.as_ref().filter(|lock| lock.use_async_commit);
         let status = match (response.action(), asynchronous) {
             (TxnAction::TtlExpireAsyncCommit, Some(primary)) => {
@@ -179,6 +197,10 @@ impl KvClient {
             TxnStatus::Final(fate) => fate,
             TxnStatus::Alive { pushed: true } => return Ok(LockOutcome::Bypass),
             TxnStatus::Alive { pushed: false } => return Ok(LockOutcome::Alive),
+            TxnStatus::NoTrace => {
+                self.give_back_for(lock, retrier).await?;
+                return Ok(LockOutcome::Resolved);
+            }
         };
         let keys = if lock.txn_size < BIG_TXN_KEYS { vec![lock.key.clone()] } else { Vec::new() };
         let build = || {
@@ -196,6 +218,24 @@ impl KvClient {
         }
     }
 
+    /// Removes a pessimistic lock as its transaction would, unless that has taken it anew.
+    async fn give_back_for(&self, lock: &LockInfo, retrier: &mut Retrier) -> Result<(), KvError> {
+        let build = || {
+            Cmd::PessimisticRollback(PessimisticRollbackRequest {
+                keys: vec![lock.key.clone()],
+                start_ts: lock.start_ts,
+                for_update_ts: lock.for_update_ts,
+                locked_ts: Vec::new(),
+            })
+        };
+        let options = RequestOptions::default();
+        let response = self.cache.send_to_key(&lock.key, &options, retrier, &build).await?;
+        match expect_response!(response, PessimisticRollback)?.error.and_then(|error| error.kind) {
+            None => Ok(()),
+            Some(kind) => Err(KvError::Malformed(format!("giving a lock back: {kind:?}"))),
+        }
+    }
+
     /// Removes the lock, waiting for its transaction to end.
     pub(crate) async fn resolve_lock_patiently(
         &self,
@@ -210,6 +250,14 @@ impl KvClient {
             }
         }
     }
+}
+
+/// The lock at the key that was asked, if that is not its primary.
+fn names_another<'a>(
+    request: &CheckTxnStatusRequest,
+    response: &'a CheckTxnStatusResponse,
+) -> Option<&'a LockInfo> {
+    response.lock_info.as_ref().filter(|lock| lock.primary != request.primary_key)
 }
 
 /// Waits a little for a living transaction.
@@ -232,7 +280,9 @@ pub(crate) fn status_of(response: &CheckTxnStatusResponse) -> Result<TxnStatus, 
         }
         None => {}
     }
-    Ok(if response.lock_ttl_ms > 0 {
+    Ok(if response.action() == TxnAction::LockNotExistDoNothing {
+        TxnStatus::NoTrace
+    } else if response.lock_ttl_ms > 0 {
         TxnStatus::Alive { pushed: response.action() == TxnAction::MinCommitTsPushed }
     } else if response.commit_ts > 0 {
         TxnStatus::Final(TxnFate::Committed(TimeStamp(response.commit_ts)))

@@ -62,6 +62,7 @@ struct Lock {
     txn_size: u64,
     min_commit_ts: u64,
     is_pessimistic: bool,
+    for_update_ts: u64,
     use_async_commit: bool,
     secondaries: Vec<Bytes>,
 }
@@ -181,10 +182,36 @@ impl Cluster {
             txn_size: 2,
             min_commit_ts: 0,
             is_pessimistic: false,
+            for_update_ts: 0,
             use_async_commit: false,
             secondaries: Vec::new(),
         };
         self.inner.lock().locks.insert(Bytes::copy_from_slice(key.as_bytes()), lock);
+    }
+
+    /// A lock that a living transaction does not count on any more.
+    pub fn leave_pessimistic_lock(
+        &self,
+        key: &str,
+        primary: &str,
+        start_ts: TimeStamp,
+        ttl_ms: u64,
+    ) {
+        self.leave_lock(key, primary, start_ts, ttl_ms);
+        if let Some(lock) = self.inner.lock().locks.get_mut(key.as_bytes()) {
+            (lock.op, lock.is_pessimistic, lock.for_update_ts) =
+                (MutationOp::OpLock, true, start_ts.0);
+        }
+    }
+
+    /// The store that led the row died, and its pessimistic locks with it.
+    pub fn lose_lock(&self, key: &str) {
+        self.inner.lock().locks.remove(key.as_bytes());
+    }
+
+    /// The key whose lock decides the fate of whoever has locked the key.
+    pub fn primary_of(&self, key: &str) -> Option<Bytes> {
+        self.inner.lock().locks.get(key.as_bytes()).map(|lock| lock.primary.clone())
     }
 
     /// Keys that are locked.
@@ -398,6 +425,7 @@ impl Inner {
                 txn_size: request.txn_size,
                 min_commit_ts: request.min_commit_ts,
                 is_pessimistic: false,
+                for_update_ts: request.for_update_ts,
                 use_async_commit: request.use_async_commit,
                 secondaries: secondaries.cloned().collect(),
             };
@@ -521,6 +549,11 @@ impl Inner {
         if let Some(lock) = self.locks.get_mut(key).filter(|lock| lock.start_ts == request.lock_ts)
         {
             let expires = TimeStamp(lock.start_ts).physical_ms() + lock.ttl_ms;
+            if lock.primary != *key {
+                response.lock_ttl_ms = lock.ttl_ms;
+                response.lock_info = info(key, lock);
+                return response;
+            }
             if lock.use_async_commit && !request.force_sync_commit {
                 if TimeStamp(request.current_ts).physical_ms() >= expires {
                     response.set_action(TxnAction::TtlExpireAsyncCommit);
@@ -543,9 +576,11 @@ impl Inner {
             response.set_action(TxnAction::TtlExpireRollback);
         } else if let Some(commit_ts) = self.commit_of(key, request.lock_ts) {
             response.commit_ts = commit_ts;
-        } else if request.rollback_if_not_exist
-            || self.rollbacks.contains(&(key.clone(), request.lock_ts))
-        {
+        } else if self.rollbacks.contains(&(key.clone(), request.lock_ts)) {
+            response.set_action(TxnAction::LockNotExistRollback);
+        } else if request.rollback_if_not_exist && request.resolving_pessimistic_lock {
+            response.set_action(TxnAction::LockNotExistDoNothing);
+        } else if request.rollback_if_not_exist {
             self.roll_back(key, request.lock_ts);
             response.set_action(TxnAction::LockNotExistRollback);
         } else {
@@ -658,9 +693,9 @@ fn locked(key: &[u8], lock: &Lock) -> KeyError {
             true => LockKind::Pessimistic.into(),
             false => LockKind::Put.into(),
         },
+        for_update_ts: lock.for_update_ts,
         use_async_commit: lock.use_async_commit,
         secondaries: lock.secondaries.clone(),
-        ..LockInfo::default()
     };
     KeyError { kind: Some(key_error::Kind::Locked(info)) }
 }

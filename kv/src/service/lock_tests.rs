@@ -84,7 +84,8 @@ impl Asked {
     }
 
     async fn give_back(&self, start_ts: u64) {
-        let request = kv::PessimisticRollbackRequest { keys: vec![key()], start_ts };
+        let keys = vec![key()];
+        let request = kv::PessimisticRollbackRequest { keys, start_ts, ..Default::default() };
         self.ask(kv_request::Cmd::PessimisticRollback(request)).await;
     }
 

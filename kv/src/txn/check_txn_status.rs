@@ -10,6 +10,8 @@
 //! | its commit record | `commit_ts` |
 //! | its rollback record | all zero, `NO_ACTION` |
 //! | nothing | a protected rollback record now (`LOCK_NOT_EXIST_ROLLBACK`), or the error `TxnNotFound` when its prewrite may still be on its way |
+//! | nothing, and the caller met a pessimistic lock | `LOCK_NOT_EXIST_DO_NOTHING`: the transaction may live. It gave the primary back, or lost it with the store that led it; the caller removes the lock that it met, and the transaction finds out if it still counted on that |
+//! | its lock that names another primary | the lock, which says whom to ask: the transaction gave all of its locks back, the caller's among them, and has taken others since |
 //!
 //! `force_sync_commit` treats an async commit as any other: the caller has found a lock of it
 //! that says two phases, so that its client will not take it for committed before the primary is.
@@ -36,6 +38,11 @@ pub fn run(
     match reader.txn_record(&user_key, lock_ts)? {
         TxnRecord::Committed { commit_ts, .. } => response.commit_ts = commit_ts.0,
         TxnRecord::RolledBack => {}
+        TxnRecord::None { .. }
+            if request.rollback_if_not_exist && request.resolving_pessimistic_lock =>
+        {
+            response.action = TxnAction::LockNotExistDoNothing.into();
+        }
         TxnRecord::None { .. } if request.rollback_if_not_exist => {
             rollback_missing(reader, txn, &user_key, lock_ts)?;
             response.action = TxnAction::LockNotExistRollback.into();
@@ -54,10 +61,12 @@ fn check_lock(
     user_key: &[u8],
     mut lock: Lock,
 ) -> Result<kv::CheckTxnStatusResponse, TxnError> {
-    if lock.primary != request.primary_key {
-        return Err(TxnError::abort("the key asked is not the primary of its lock"));
-    }
     let mut response = kv::CheckTxnStatusResponse::default();
+    if lock.primary != request.primary_key {
+        response.lock_ttl_ms = lock.ttl_ms.max(1);
+        response.lock_info = Some(lock.to_info(request.primary_key.clone()));
+        return Ok(response);
+    }
     let is_expired = lock.is_expired(TimeStamp(request.current_ts));
     if lock.use_async_commit && !request.force_sync_commit {
         if is_expired {

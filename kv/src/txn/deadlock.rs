@@ -4,10 +4,9 @@
 //! may wait for them in turn, and again as long as they wait. So there is one detector at a
 //! time, and a new one knows every wait within a second.
 //!
-//! **What a stale wait does.** Locks are kept until their transaction ends, so a wait ends with
-//! the holder; nobody waits for it any more, and a circle through it cannot close. Only who gives
-//! up (timeout, `KILL`) leaves a wait that misleads: it is withdrawn, or forgotten after
-//! [`WAIT_TTL`].
+//! **What a stale wait does.** If the holder has ended, nobody waits for it any more, and a circle
+//! through it cannot close. One that lives on (the waiter gave up, or the holder gave the lock back)
+//! misleads: so who has waited says that it is over, or else the wait is forgotten after [`WAIT_TTL`].
 //!
 //! **Left out.** The youngest of a circle is not looked for: whoever closes it fails.
 //!

@@ -7,7 +7,9 @@
 //!
 //! The lock blocks writers, not readers; prewrite turns it into one that says what is written.
 //!
-//! **Idempotent**: a key held already stays held; `for_update_ts` and TTL only grow.
+//! **Idempotent**: a key held already stays held; `for_update_ts` and TTL only grow. A key that is
+//! asked for again at a later `for_update_ts` was given back in the meantime, by a request that is
+//! still on its way: it names the primary of now.
 
 use bytes::Bytes;
 use cairn_proto::kv::{self, key_error};
@@ -64,7 +66,10 @@ fn lock_key(
     let for_update_ts = TimeStamp(request.for_update_ts).max(conflict_ts);
     let lock = match held.clone() {
         Some(mut lock) => {
-            lock.for_update_ts = lock.for_update_ts.max(for_update_ts);
+            if lock.for_update_ts < for_update_ts {
+                lock.for_update_ts = for_update_ts;
+                lock.primary = request.primary.clone();
+            }
             lock.ttl_ms = lock.ttl_ms.max(request.lock_ttl_ms);
             lock
         }

@@ -8,10 +8,10 @@
 //! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b/c]
 //! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
 //! prewrite held/a=1 primary=a start=10 for_update=15 [locked=12]
-//! pessimistic_rollback a b start=10
+//! pessimistic_rollback a b start=10 [for_update=15] [locked=12]
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
-//! check_txn_status a lock=10 caller=15 current=1000ms rollback_if_not_exist=true
+//! check_txn_status a lock=10 caller=15 current=1000ms rollback_if_not_exist=true [pessimistic=true]
 //! check_secondary_locks b c start=10 [only_look=true]
 //! resolve_lock start=10 commit=20 [keys] | heart_beat a start=10 ttl=5000
 //! scan_lock max=30 | get a ts=20 [resolved=10] | scan from to ts=20 [desc=true] | dump
@@ -258,6 +258,7 @@ const NAMES: &[&str] = &[
     "ttl",
     "one_pc",
     "min_commit",
+    "pessimistic",
     "ts",
     "lock",
     "caller",
@@ -422,7 +423,14 @@ impl Store {
                 })
             }
             "pessimistic_rollback" => {
-                let request = kv::PessimisticRollbackRequest { keys: args.keys(), start_ts };
+                let keys = args.keys();
+                let locked_ts = match args.ts("locked")? {
+                    0 => Vec::new(),
+                    locked_ts => vec![locked_ts; keys.len()],
+                };
+                let for_update_ts = args.ts("for_update")?;
+                let request =
+                    kv::PessimisticRollbackRequest { keys, start_ts, for_update_ts, locked_ts };
                 self.run(|reader, txn| {
                     pessimistic_rollback::run(reader, txn, &request).map(|()| "ok".into())
                 })
@@ -451,14 +459,18 @@ impl Store {
                     current_ts: args.ts("current")?,
                     rollback_if_not_exist: args.named.contains_key("rollback_if_not_exist"),
                     force_sync_commit: args.named.contains_key("force_sync_commit"),
+                    resolving_pessimistic_lock: args.named.contains_key("pessimistic"),
                 };
                 self.run(|reader, txn| {
                     let status = check_txn_status::run(reader, txn, &request)?;
+                    let other = status.lock_info.as_ref().filter(|lock| lock.primary != args.key(0));
+                    let other = other.map(|lock| format!(" ask {}", text(&lock.primary)));
                     Ok(format!(
-                        "{:?} ttl={} commit={}",
+                        "{:?} ttl={} commit={}{}",
                         status.action(),
                         status.lock_ttl_ms,
-                        show_ts(status.commit_ts.into())
+                        show_ts(status.commit_ts.into()),
+                        other.unwrap_or_default()
                     ))
                 })
             }
@@ -643,6 +655,7 @@ fn resolve_all(store: &Store, now: u64) {
             current_ts: now,
             rollback_if_not_exist: true,
             force_sync_commit: false,
+            resolving_pessimistic_lock: false,
         };
         let (status, _) = store.run(|reader, txn| check_txn_status::run(reader, txn, &request));
         let status = status.unwrap();

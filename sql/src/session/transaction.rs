@@ -20,8 +20,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_kv_client::txn::membuffer::Checkpoint;
-use cairn_kv_client::{CommitModes, KvError, LockOptions, LockWait, Transaction};
+use cairn_kv_client::{Checkpoint, CommitModes, KvError, LockOptions, LockWait, Transaction};
 use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode, Xid};
 use cairn_planner::Catalog;
 use cairn_types::{TimeStamp, errno};
@@ -283,15 +282,14 @@ impl Session {
     }
 
     /// Has the statement start over: it locked rows that were changed since it read them. It
-    /// keeps the locks, and reads what nobody else can change now.
+    /// keeps the locks, and reads what nobody else can change now. Those of rows that it no longer
+    /// finds go when it has ended.
     pub async fn restart_write(&self, statement: &mut StatementTransaction) -> Result<()> {
         self.check_cancelled()?;
-        if let Some(checkpoint) = statement.checkpoint.take() {
-            statement.transaction.rollback_to(checkpoint);
-        }
-        statement.transaction.forget_reads();
-        statement.transaction.begin_statement(self.fresh_ts().await?);
-        statement.checkpoint = Some(statement.transaction.checkpoint());
+        let transaction = &statement.transaction;
+        statement.checkpoint =
+            statement.checkpoint.map(|checkpoint| transaction.start_over(checkpoint));
+        transaction.begin_statement(self.fresh_ts().await?);
         Ok(())
     }
 
@@ -349,12 +347,6 @@ impl Session {
         if let Err(SqlError::Kv(KvError::Deadlock { cycle, .. })) = &outcome {
             self.domain.deadlocks.note(cycle);
         }
-        if let Some(checkpoint) = checkpoint {
-            match &outcome {
-                Ok(_) => transaction.release(checkpoint),
-                Err(_) => transaction.rollback_to(checkpoint),
-            }
-        }
         if !stands_alone {
             let ends_transaction =
                 |error: &SqlError| error.to_mysql().code == errno::ER_LOCK_DEADLOCK;
@@ -362,6 +354,11 @@ impl Session {
                 // As MySQL does: the others of the circle go on.
                 self.branch.lost_transaction();
                 self.roll_back().await?;
+            } else if let Some(checkpoint) = checkpoint {
+                match &outcome {
+                    Ok(_) => transaction.release(checkpoint),
+                    Err(_) => transaction.rollback_to(checkpoint),
+                }
             }
             return outcome;
         }

@@ -31,6 +31,8 @@ impl Inner {
             results.push(PessimisticLockResult { is_skipped: other.is_some(), conflict_ts });
         }
         for (key, _) in request.keys.iter().zip(&results).filter(|(_, result)| !result.is_skipped) {
+            let newest = self.versions.get(key).into_iter().flatten().map(|v| v.commit_ts).max();
+            let for_update_ts = request.for_update_ts.max(newest.unwrap_or(0));
             let lock = Lock {
                 start_ts,
                 primary: request.primary.clone(),
@@ -40,10 +42,14 @@ impl Inner {
                 txn_size: 0,
                 min_commit_ts: 0,
                 is_pessimistic: true,
+                for_update_ts,
                 use_async_commit: false,
                 secondaries: Vec::new(),
             };
-            self.locks.entry(key.clone()).or_insert(lock);
+            let held = self.locks.get(key);
+            if held.is_none_or(|held| held.for_update_ts < for_update_ts) {
+                self.locks.insert(key.clone(), lock);
+            }
         }
         PessimisticLockResponse { errors: Vec::new(), results }
     }
@@ -52,9 +58,29 @@ impl Inner {
         &mut self,
         request: &PessimisticRollbackRequest,
     ) -> PessimisticRollbackResponse {
+        let start_ts = request.start_ts;
+        for (key, locked_ts) in request.keys.iter().zip(&request.locked_ts) {
+            let is_lost = match self.locks.get(key) {
+                Some(lock) => lock.start_ts != start_ts,
+                None => self
+                    .versions
+                    .get(key)
+                    .is_some_and(|all| all.iter().any(|version| version.commit_ts > *locked_ts)),
+            };
+            if is_lost {
+                let lost = TxnLockNotFound { key: key.clone(), start_ts };
+                let error = KeyError { kind: Some(key_error::Kind::TxnLockNotFound(lost)) };
+                return PessimisticRollbackResponse { error: Some(error) };
+            }
+        }
+        let up_to = request.for_update_ts;
         for key in &request.keys {
-            let is_ours = |lock: &Lock| lock.start_ts == request.start_ts && lock.is_pessimistic;
-            if self.locks.get(key).is_some_and(is_ours) {
+            let is_meant = |lock: &Lock| {
+                lock.start_ts == start_ts
+                    && lock.is_pessimistic
+                    && (up_to == 0 || lock.for_update_ts <= up_to)
+            };
+            if self.locks.get(key).is_some_and(is_meant) {
                 self.locks.remove(key);
             }
         }

@@ -5,7 +5,7 @@
 //! | [`membuffer`] | the ordered buffer with statement rollback |
 //! | `commit` | the two phases over regions, and the ways to save one |
 //! | `async_commit` | committed once all locks stand; what became of such a transaction |
-//! | [`pessimistic`] | locks taken before the commit |
+//! | [`pessimistic`], `release` | locks taken before the commit; given back before the end |
 //! | [`read_set`], `refresh` | what a SERIALIZABLE transaction has read, and whether it is still so |
 //! | `keep_alive` | heart beats of those who hold locks |
 //! | [`prepare`] | locks that stay until somebody decides: XA |
@@ -36,6 +36,9 @@ pub mod read_set;
 mod refresh;
 #[cfg(test)]
 mod refresh_tests;
+mod release;
+#[cfg(test)]
+mod release_tests;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +56,7 @@ use crate::region_cache::KeyRange;
 use crate::scope::RequestScope;
 use crate::snapshot::{KvMap, Snapshot};
 use commit::Committer;
-use membuffer::{BufferLimits, BufferedValue, Checkpoint, KeyFlags, MemBuffer};
+use membuffer::{BufferLimits, BufferedValue, KeyFlags, MemBuffer};
 use pessimistic::Locks;
 use read_set::ReadSet;
 use refresh::Refresh;
@@ -110,6 +113,18 @@ impl CommitInfo {
 /// How much longer a transaction may be committed by what its caller knows; asked before each
 /// step that may commit.
 pub type CommitLease = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// A point to which a transaction can be brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a checkpoint is either rolled back to or released"]
+pub struct Checkpoint {
+    buffer: membuffer::Checkpoint,
+    locks: LocksMark,
+}
+
+/// How many locks had been taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LocksMark(usize);
 
 /// One entry of a transaction's buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,33 +346,14 @@ impl Transaction {
         Ok(self.buffer.write())
     }
 
-    /// A point to which the writes can be brought back; before each statement.
-    pub fn checkpoint(&self) -> Checkpoint {
-        self.buffer.write().checkpoint()
-    }
-
-    /// Undoes the writes since the checkpoint.
-    pub fn rollback_to(&self, checkpoint: Checkpoint) {
-        self.buffer.write().rollback_to(checkpoint);
-    }
-
-    /// Keeps the writes since the checkpoint.
-    pub fn release(&self, checkpoint: Checkpoint) {
-        self.buffer.write().release(checkpoint);
-    }
-
-    /// Whether COMMIT has nothing to do: nothing was written or guarded, and all reads are of one
-    /// timestamp where that matters.
+    /// Whether COMMIT has nothing to do: nothing was written, guarded or locked, and all reads are
+    /// of one timestamp where that matters.
     pub fn is_trivial(&self) -> bool {
         let read_ts = self.reads.as_ref().and_then(|reads| reads.read_ts());
-        self.is_read_only() && read_ts.is_none_or(|(oldest, newest)| oldest == newest)
-    }
-
-    /// The running statement starts over: what it has read so far was shown to nobody.
-    pub fn forget_reads(&self) {
-        if let Some(reads) = &self.reads {
-            reads.forget_statement();
-        }
+        let holds_locks = self.locks.as_ref().is_some_and(Locks::holds_any);
+        self.is_read_only()
+            && !holds_locks
+            && read_ts.is_none_or(|(oldest, newest)| oldest == newest)
     }
 
     /// Whether nothing was written, noted or locked.
@@ -422,9 +418,8 @@ impl Transaction {
         };
         let Some(committer) = committer else {
             let validated = self.validate_reads(scope).await;
-            self.give_all_back().await;
-            validated?;
-            return Ok(CommitInfo::NOTHING);
+            let held = self.hand_in_locks().await;
+            return validated.and(held).map(|()| CommitInfo::NOTHING);
         };
         let outcome = Arc::new(committer).run().await;
         if let Some(locks) = &self.locks {

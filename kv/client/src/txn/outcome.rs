@@ -97,6 +97,7 @@ impl Committer {
             current_ts: 0,
             rollback_if_not_exist: true,
             force_sync_commit: false,
+            resolving_pessimistic_lock: false,
         };
         let response = self.client.check_txn_status(&request, retrier).await?;
         Ok(if let Some(kind) = response.error.and_then(|error| error.kind) {

@@ -8,17 +8,20 @@
 //! time reads what nobody else can change.
 //!
 //! **Invariants.**
-//! - Locks are kept until the transaction ends. So a wait ends with its holder, and who holds
-//!   nothing can be part of no deadlock.
-//! - The primary, once it may be locked, stays the primary: other locks only name one that is.
-//! - What may be locked although nobody said so is given back at the end.
+//! - Locks are kept until the transaction ends, or what took them is undone ([`super::release`]).
+//!   So a wait ends with what its holder does, and who holds nothing can be part of no deadlock.
+//! - The primary, once it may be locked, stays the primary until all locks are given back: other
+//!   locks only name one that is.
+//! - What may be locked although nobody said so is given back with the statement that asked,
+//!   and again at the end.
 //!
 //! **Waiting** happens in the store, a second at a time; in between the client asks after the
 //! holder and, if somebody may wait for itself, tells the detector of deadlocks: the store that
 //! leads the first region.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -33,9 +36,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Transaction;
 use super::batches::{Mutations, Run};
 use super::keep_alive::{KeepAlive, LOCK_TTL_MS};
+use super::release::Batch;
+use super::{LocksMark, Transaction};
 use crate::backoff::Deadline;
 use crate::error::{KvError, ShownKey};
 use crate::lock_resolver::LockOutcome;
@@ -93,14 +97,27 @@ enum Primary {
 pub(super) type Held = BTreeMap<Bytes, TimeStamp>;
 
 /// The locks of a transaction.
-pub(super) struct Locks(Mutex<State>);
+#[derive(Clone)]
+pub(super) struct Locks(Arc<Mutex<State>>);
 
 struct State {
     primary: Primary,
     held: Held,
+    /// The same keys as they were taken.
+    taken: Vec<Bytes>,
+    /// Of keys held, on their way back, or to be given back once more.
     held_bytes: u64,
     /// Asked for without a certain answer.
     unsure: BTreeSet<Bytes>,
+    /// Given back without a certain answer, or before the answer to a request for them: once more
+    /// at the end.
+    given_up: BTreeSet<Bytes>,
+    /// To be given back, oldest first.
+    batches: VecDeque<Batch>,
+    /// A task sends them.
+    is_sending: bool,
+    /// Of a statement that started over: what it has asked for since.
+    asked_again: Option<BTreeSet<Bytes>>,
     /// Changed by the running statement.
     wanted: Vec<Bytes>,
     for_update_ts: TimeStamp,
@@ -108,6 +125,8 @@ struct State {
     fresh_at: Instant,
     /// Newest commit that the running statement has not read.
     conflict_ts: TimeStamp,
+    /// The same of all statements so far.
+    newest_conflict_ts: TimeStamp,
     keep_alive: Option<KeepAlive>,
     /// Since when a statement asks for locks.
     locking_since: Option<Instant>,
@@ -117,19 +136,25 @@ struct State {
 
 impl Locks {
     pub(super) fn new(start_ts: TimeStamp) -> Locks {
-        Locks(Mutex::new(State {
+        Locks(Arc::new(Mutex::new(State {
             primary: Primary::None,
             held: Held::new(),
+            taken: Vec::new(),
             held_bytes: 0,
             unsure: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            batches: VecDeque::new(),
+            is_sending: false,
+            asked_again: None,
             wanted: Vec::new(),
             for_update_ts: start_ts,
             fresh_at: Instant::now(),
             conflict_ts: TimeStamp::ZERO,
+            newest_conflict_ts: TimeStamp::ZERO,
             keep_alive: None,
             locking_since: None,
             tag: Bytes::new(),
-        }))
+        })))
     }
 
     /// The keys held, in order.
@@ -151,27 +176,116 @@ impl Locks {
     /// Forgets everything; answers the keys that are held or may be.
     pub(super) fn give_all_back(&self) -> BTreeSet<Bytes> {
         let mut state = self.0.lock();
-        state.keep_alive = None;
         let mut keys: BTreeSet<Bytes> = std::mem::take(&mut state.held).into_keys().collect();
-        keys.append(&mut state.unsure);
+        keys.append(&mut state.doubtful());
         keys
     }
 
-    /// Forgets everything but keys that are not known to be held.
+    /// Forgets everything; answers the keys that are not known to be held, but may be.
     pub(super) fn give_unsure_back(&self) -> BTreeSet<Bytes> {
         let mut state = self.0.lock();
-        state.keep_alive = None;
         state.held.clear();
-        std::mem::take(&mut state.unsure)
+        state.doubtful()
     }
 
-    fn holds_any(&self) -> bool {
+    /// Where locks are given back to.
+    pub(super) fn mark(&self) -> LocksMark {
+        LocksMark(self.0.lock().taken.len())
+    }
+
+    /// Forgets the locks taken since, and those of unknown fate; answers them.
+    pub(super) fn give_back_since(&self, mark: LocksMark) -> BTreeSet<Bytes> {
+        let mut state = self.0.lock();
+        state.asked_again = None;
+        state.wanted.clear();
+        let at = mark.0.min(state.taken.len());
+        let taken = state.taken.split_off(at);
+        for key in &taken {
+            state.held.remove(key);
+        }
+        let unsure = std::mem::take(&mut state.unsure);
+        for key in &unsure {
+            // The request may come behind the one that gives it back.
+            state.give_up(key.clone());
+        }
+        state.forget_primary_of_nothing();
+        taken.into_iter().chain(unsure).collect()
+    }
+
+    /// The running statement starts over.
+    pub(super) fn start_over(&self) {
+        self.0.lock().asked_again = Some(BTreeSet::new());
+    }
+
+    /// Forgets the locks that a statement which started over took since the mark and did not ask
+    /// for again; answers them. The primary stays as long as others name it.
+    pub(super) fn give_stale_back(&self, mark: LocksMark) -> BTreeSet<Bytes> {
+        let mut state = self.0.lock();
+        let Some(asked_again) = state.asked_again.take() else { return BTreeSet::new() };
+        let at = mark.0.min(state.taken.len());
+        let (kept, stale): (Vec<Bytes>, Vec<Bytes>) =
+            state.taken.split_off(at).into_iter().partition(|key| asked_again.contains(key));
+        let is_needed = !state.taken.is_empty() || !kept.is_empty();
+        state.taken.extend(kept);
+        let mut given_back = BTreeSet::new();
+        for key in stale {
+            if is_needed && state.primary == Primary::Locked(key.clone()) {
+                state.taken.push(key);
+                continue;
+            }
+            state.held.remove(&key);
+            given_back.insert(key);
+        }
+        state.forget_primary_of_nothing();
+        given_back
+    }
+
+    /// Queues keys to be given back; whether a task must be begun that sends them.
+    pub(super) fn enqueue(&self, keys: BTreeSet<Bytes>) -> bool {
+        let mut state = self.0.lock();
+        // A lock may have been taken above the timestamp it was asked for with, at that of a
+        // commit; PD's later ones are above either.
+        let for_update_ts = state.for_update_ts.max(state.newest_conflict_ts);
+        state.batches.push_back(Batch { keys, for_update_ts });
+        !std::mem::replace(&mut state.is_sending, true)
+    }
+
+    /// The oldest batch; without any, the task that asks is over.
+    pub(super) fn next_batch(&self) -> Option<Batch> {
+        let mut state = self.0.lock();
+        let batch = state.batches.pop_front();
+        state.is_sending = batch.is_some();
+        batch
+    }
+
+    /// The batch was answered for, or not.
+    pub(super) fn batch_sent(&self, batch: Batch, is_done: bool) {
+        let mut state = self.0.lock();
+        for key in batch.keys {
+            if is_done {
+                let is_counted = !state.given_up.contains(&key);
+                let bytes = if is_counted { key.len() as u64 } else { 0 };
+                state.held_bytes = state.held_bytes.saturating_sub(bytes);
+            } else {
+                state.given_up.insert(key);
+            }
+        }
+    }
+
+    fn is_giving_back(&self) -> bool {
+        self.0.lock().is_sending
+    }
+
+    pub(super) fn holds_any(&self) -> bool {
         let state = self.0.lock();
-        !state.held.is_empty() || !state.unsure.is_empty()
+        !state.held.is_empty() || !state.unsure.is_empty() || !state.given_up.is_empty()
     }
 
     fn not_held(&self, keys: Vec<Bytes>) -> Vec<Bytes> {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
+        if let Some(asked_again) = &mut state.asked_again {
+            asked_again.extend(keys.iter().cloned());
+        }
         let mut keys = keys;
         keys.retain(|key| !state.held.contains_key(key));
         keys.sort_unstable();
@@ -230,8 +344,14 @@ impl Locks {
                 state.primary = Primary::Locked(key.clone());
             }
             state.conflict_ts = state.conflict_ts.max(TimeStamp(result.conflict_ts));
-            state.held_bytes += key.len() as u64;
-            state.held.insert(key, asked_at.max(TimeStamp(result.conflict_ts)));
+            state.newest_conflict_ts = state.newest_conflict_ts.max(state.conflict_ts);
+            if !state.given_up.remove(&key) {
+                state.held_bytes += key.len() as u64;
+            }
+            let locked_ts = asked_at.max(TimeStamp(result.conflict_ts));
+            if state.held.insert(key.clone(), locked_ts).is_none() {
+                state.taken.push(key);
+            }
         }
         skipped
     }
@@ -276,6 +396,32 @@ impl Drop for Asking<'_> {
 }
 
 impl State {
+    /// Ends the heart beats; answers the keys that may be held although nobody said so.
+    fn doubtful(&mut self) -> BTreeSet<Bytes> {
+        self.keep_alive = None;
+        self.taken.clear();
+        let mut keys = std::mem::take(&mut self.unsure);
+        keys.append(&mut self.given_up);
+        keys.extend(self.batches.drain(..).flat_map(|batch| batch.keys));
+        keys
+    }
+
+    /// To be given back once more at the end; counted until then.
+    fn give_up(&mut self, key: Bytes) {
+        let bytes = key.len() as u64;
+        if self.given_up.insert(key) {
+            self.held_bytes += bytes;
+        }
+    }
+
+    /// Without any lock there is nothing to keep alive, and the next one is the primary.
+    fn forget_primary_of_nothing(&mut self) {
+        if self.held.is_empty() {
+            self.primary = Primary::None;
+            self.keep_alive = None;
+        }
+    }
+
     /// About now, by PD's clock.
     fn now_ms(&self) -> u64 {
         let since = u64::try_from(self.fresh_at.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -323,6 +469,8 @@ impl Transaction {
         let mut state = locks.0.lock();
         if !state.held.contains_key(&key) {
             state.wanted.push(key);
+        } else if let Some(asked_again) = &mut state.asked_again {
+            asked_again.insert(key);
         }
     }
 
@@ -366,8 +514,8 @@ impl Transaction {
             () = options.cancel.cancelled() => Err(KvError::Cancelled),
             outcome = pass.run(keys) => outcome,
         };
-        if outcome.is_err() && pass.is_known_to_wait.load(Ordering::Relaxed) {
-            self.give_up_waiting().await;
+        if pass.is_known_to_wait.load(Ordering::Relaxed) {
+            self.end_waiting().await;
         }
         outcome
     }
@@ -388,8 +536,8 @@ impl Transaction {
         Ok(())
     }
 
-    /// A wait that the detector knows of ended before its holder.
-    async fn give_up_waiting(&self) {
+    /// A wait that the detector knows of ended; its holder need not have.
+    async fn end_waiting(&self) {
         let (client, waiter) = (self.client.clone(), self.start_ts.0);
         let request = DetectDeadlockRequest {
             waiter,
@@ -418,7 +566,11 @@ impl Transaction {
             let keys = Mutations::of_keys(keys);
             let build = |piece: &Run| {
                 let keys = keys.keys(piece);
-                Cmd::PessimisticRollback(PessimisticRollbackRequest { keys, start_ts })
+                Cmd::PessimisticRollback(PessimisticRollbackRequest {
+                    keys,
+                    start_ts,
+                    ..PessimisticRollbackRequest::default()
+                })
             };
             if let Err(error) = keys.pass(&client, keys.all(), &build).await {
                 tracing::debug!(%error, "locks are left to expire");
@@ -582,7 +734,9 @@ impl LockPass<'_> {
             }
             LockWait::AtMost(_) => {}
         }
-        if self.locks.holds_any() {
+        // Who waits for what is just being given back is about to get it: the detector is asked
+        // a slice of waiting later.
+        if self.locks.holds_any() && !self.locks.is_giving_back() {
             self.detect_deadlock(lock.start_ts, key.0).await?;
         }
         Ok(lock.start_ts)

@@ -38,9 +38,9 @@ async fn raise(
     txn: &Transaction,
     key: &'static str,
 ) -> Result<(), KvError> {
+    txn.begin_statement(client.current_ts().await?);
+    let mut statement = txn.checkpoint();
     loop {
-        txn.begin_statement(client.current_ts().await?);
-        let statement = txn.checkpoint();
         let value = txn.get(key.as_bytes()).await?;
         let value: u64 = value.map_or(0, |text| String::from_utf8_lossy(&text).parse().unwrap());
         txn.set(key.into(), (value + 1).to_string().into())?;
@@ -50,7 +50,8 @@ async fn raise(
             txn.release(statement);
             return Ok(());
         }
-        txn.rollback_to(statement);
+        statement = txn.start_over(statement);
+        txn.begin_statement(client.current_ts().await?);
     }
 }
 

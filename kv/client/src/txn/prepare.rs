@@ -100,8 +100,7 @@ impl Preparation<'_> {
     /// Locks all keys for as long as it takes.
     pub async fn lock(self) -> Result<(), KvError> {
         let Some(committer) = &self.committer else {
-            self.transaction.give_all_back().await;
-            return Ok(());
+            return self.transaction.hand_in_locks().await;
         };
         let outcome = committer.lock_for_ever().await;
         if let Some(locks) = &self.transaction.locks {

@@ -10,7 +10,7 @@
 //!
 //! **Statements that start over** forget what their first attempt has read: nobody saw it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cairn_proto::kv::ReadSpan;
@@ -95,6 +95,11 @@ impl ReadSet {
     /// The transaction has locked a key that nobody else had changed since `since`.
     pub(super) fn guard(&self, key: Bytes, since: TimeStamp) {
         self.0.lock().guarded.entry(key).or_insert(since);
+    }
+
+    /// The transaction no longer holds the keys: others may change them from here on.
+    pub(super) fn unguard(&self, keys: &BTreeSet<Bytes>) {
+        self.0.lock().guarded.retain(|key, _| !keys.contains(key));
     }
 
     /// What must be asked for at COMMIT, in key order. `is_guarded` tells what the transaction's own

@@ -20,15 +20,18 @@ async fn begin_pessimistic(client: &Arc<KvClient>) -> Transaction {
 }
 
 async fn lock(client: &Arc<KvClient>, txn: &Transaction, key: &'static str) {
+    txn.begin_statement(client.current_ts().await.expect("the mock serves"));
+    let mut statement = txn.checkpoint();
     loop {
-        txn.begin_statement(client.current_ts().await.expect("the mock serves"));
         txn.get(key.as_bytes()).await.expect("reads");
         let options = LockOptions::new(LockWait::AtMost(Duration::from_secs(1)));
         txn.lock_now(vec![key.into()], &options).await.expect("free");
         if !txn.take_conflict() {
+            txn.release(statement);
             return;
         }
-        txn.forget_reads();
+        statement = txn.start_over(statement);
+        txn.begin_statement(client.current_ts().await.expect("the mock serves"));
     }
 }
 
@@ -157,12 +160,13 @@ async fn own_writes_guard_what_they_replace() {
     // Changed while it was locked: the statement reads again.
     let txn = begin_pessimistic(&client).await;
     txn.begin_statement(client.current_ts().await.expect("the mock serves"));
+    let statement = txn.checkpoint();
     txn.get(b"m").await.expect("reads");
     cluster.put("m", "5");
     let options = LockOptions::new(LockWait::AtMost(Duration::from_secs(1)));
     txn.lock_now(vec!["m".into()], &options).await.expect("free");
     assert!(txn.take_conflict());
-    txn.forget_reads();
+    let _ = txn.start_over(statement);
     lock(&client, &txn, "m").await;
     txn.set("m".into(), "6".into()).expect("small");
     assert!(txn.commit().await.is_ok());

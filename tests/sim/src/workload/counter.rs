@@ -63,9 +63,9 @@ async fn lock_and_raise(
     counter: u32,
 ) -> Result<u64, KvError> {
     let (key, options) = (key_of(counter), LockOptions::new(LockWait::AtMost(LOCK_WAIT)));
+    txn.begin_statement(client.current_ts().await?);
+    let mut statement = txn.checkpoint();
     loop {
-        txn.begin_statement(client.current_ts().await?);
-        let statement = txn.checkpoint();
         let value = number(world, &key, txn.get(&key).await?.as_ref());
         txn.set(key.clone(), Bytes::from((value + 1).to_string()))?;
         txn.want_lock(|| key.clone());
@@ -74,7 +74,8 @@ async fn lock_and_raise(
             txn.release(statement);
             return Ok(value + 1);
         }
-        txn.rollback_to(statement);
+        statement = txn.start_over(statement);
+        txn.begin_statement(client.current_ts().await?);
     }
 }
 

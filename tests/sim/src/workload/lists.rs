@@ -173,15 +173,18 @@ impl Running<'_> {
                 Ok(Some(Statement::Read { view: View::Plain, lists }))
             }
             Ask::Read { view: View::Locking, keys } => {
+                self.begin_statement().await?;
+                let mut before = self.txn.checkpoint();
                 let lists = loop {
-                    self.begin_statement().await?;
                     self.lock(keys).await?;
                     let lists = self.read(keys).await?;
                     if !self.txn.take_conflict() {
                         break lists;
                     }
-                    self.txn.forget_reads();
+                    before = self.txn.start_over(before);
+                    self.begin_statement().await?;
                 };
+                self.txn.release(before);
                 Ok(Some(Statement::Read { view: View::Locking, lists }))
             }
         }
@@ -189,9 +192,9 @@ impl Running<'_> {
 
     /// As a statement does: starts over when the list was changed before it was locked.
     async fn append(&self, key: Key, element: Element) -> Result<(), KvError> {
+        self.begin_statement().await?;
+        let mut before = self.txn.checkpoint();
         loop {
-            self.begin_statement().await?;
-            let before = self.txn.checkpoint();
             let mut list = self.txn.get(&key_of(key)).await?.unwrap_or_default().to_vec();
             list.extend(format!(" {}", element.0).bytes());
             self.txn.set(key_of(key), list.into())?;
@@ -202,8 +205,8 @@ impl Running<'_> {
                 self.txn.release(before);
                 return Ok(());
             }
-            self.txn.rollback_to(before);
-            self.txn.forget_reads();
+            before = self.txn.start_over(before);
+            self.begin_statement().await?;
         }
     }
 
