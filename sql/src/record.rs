@@ -73,7 +73,7 @@ pub fn handle_of_unique_entry(table: &TableInfo, value: &[u8]) -> Result<Handle>
 }
 
 /// Whether the row's key gives a column back.
-fn is_in_key(table: &TableInfo, offset: usize) -> bool {
+pub fn is_in_key(table: &TableInfo, offset: usize) -> bool {
     table.handle_column() == Some(offset)
         || (table.common_handle
             && table.common_handle_columns().contains(&offset)

@@ -330,6 +330,10 @@ errors! {
     ER_TXN_TOO_LARGE = 8004, "HY000", "Transaction is too large, size: {}";
     ER_TXN_UNDETERMINED = 8501, "HY000", "Result of the commit is undetermined: {}";
     ER_ENTRY_TOO_LARGE = 8025, "HY000", "entry too large, the max entry size is {}, the size of data is {}";
+    ER_INCONSISTENT_ROW_VALUE = 8138, "HY000", "writing inconsistent data in table: {}, expected-values:{{}} != record-values:{{}}";
+    ER_INCONSISTENT_HANDLE = 8139, "HY000", "writing inconsistent data in table: {}, index: {}, index-handle:{} != record-handle:{}";
+    ER_INCONSISTENT_INDEXED_VALUE = 8140, "HY000", "writing inconsistent data in table: {}, index: {}, col: {}, indexed-value:{{}} != record-value:{{}}";
+    ER_ASSERTION_FAILED = 8141, "HY000", "assertion failed: key: {}, assertion: {}, start_ts: {}, existing start ts: {}, existing commit ts: {}";
     ER_DATA_INCONSISTENT = 8223, "HY000", "data inconsistency in table: {}, index: {}, handle: {}, index-values:\"{}\" != record-values:\"{}\"";
     ER_INVALID_SPLIT_REGION_RANGES = 8212, "HY000", "Failed to split region ranges: {}";
     ER_UNSUPPORTED_DDL = 8200, "HY000", "Unsupported {}";

@@ -72,6 +72,24 @@ pub enum KvError {
         /// The inserted key.
         key: ShownKey,
     },
+    /// A key is not as its writer knew it: rows and index entries disagree. Nothing was written.
+    #[error(
+        "assertion failed: key: {key}, assertion: {}, start_ts: {start_ts}, \
+         existing start ts: {existing_start_ts}, existing commit ts: {existing_commit_ts}",
+        if *.exists { "NotExist" } else { "Exist" }
+    )]
+    AssertionFailed {
+        /// The key.
+        key: ShownKey,
+        /// It is there, and should not be; or the other way round.
+        exists: bool,
+        /// Our transaction.
+        start_ts: u64,
+        /// Who wrote or removed it last; zero: nobody.
+        existing_start_ts: u64,
+        /// When that was committed.
+        existing_commit_ts: u64,
+    },
     /// Another transaction held a lock for longer than we may wait.
     #[error("Lock wait timeout exceeded; try restarting transaction")]
     LockTimeout {
@@ -190,6 +208,7 @@ impl KvError {
         match self {
             KvError::WriteConflict { .. } => errno::ER_WRITE_CONFLICT,
             KvError::KeyExists { .. } => errno::ER_DUP_ENTRY,
+            KvError::AssertionFailed { .. } => errno::ER_ASSERTION_FAILED,
             KvError::LockTimeout { .. } => errno::ER_LOCK_WAIT_TIMEOUT,
             KvError::LockNotAvailable { .. } => errno::ER_LOCK_NOWAIT,
             KvError::Deadlock { .. } | KvError::ReadChanged { .. } => errno::ER_LOCK_DEADLOCK,

@@ -38,6 +38,7 @@ pub mod txn;
 mod visibility;
 
 pub use backoff::Deadline;
+pub use cairn_proto::kv::{Assertion, AssertionLevel};
 pub use client::{ClientConfig, KvClient};
 pub use dist_scan::{DistScan, DistScanRequest, ScanPage};
 pub use error::{KvError, ShownKey};

@@ -15,6 +15,12 @@
 //! transaction fails. Keys without a lock of their own (entries of
 //! indexes, which the rows' locks guard) must not have been committed to above `for_update_ts`.
 //!
+//! **Assertions.** A writer may say what it knows of a key, that it exists or does not: an entry of
+//! an index that a row must have, for one. Nothing is written if that turns out wrong, for then
+//! rows and entries disagree already, or are about to. By default it is looked at where the newest record
+//! has been read anyway. A transaction that lost a conflict, or a lock, knows of nothing: that
+//! is told first.
+//!
 //! **One-phase commit** writes commit records at once, at a timestamp above every
 //! read this store has served (`max_ts.rs`). It falls back to locks when the
 //! request bounds the commit timestamp below that, or when an earlier call left
@@ -30,7 +36,7 @@
 //! phases, and whoever looks for its locks finds by this one that it does.
 
 use bytes::Bytes;
-use cairn_proto::kv::{self, MutationOp, key_error};
+use cairn_proto::kv::{self, Assertion, AssertionLevel, MutationOp, key_error};
 use cairn_types::TimeStamp;
 use cairn_types::sabotage::{Bug, planted};
 
@@ -42,6 +48,8 @@ use crate::mvcc::{Lock, LockKind, MvccError, MvccReader, MvccTxn, Write, WriteKi
 /// Locks of others that one answer reports: enough for the client to resolve
 /// many at once, without walking a whole conflicting bulk load.
 const LOCKED_ERRORS_MAX: usize = 64;
+/// Records of mere locks and rollbacks behind which the newest data still counts as at hand.
+const ASSERTION_STEPS_MAX: usize = 4;
 /// Keys that the primary's lock of an async commit may name. Every heart beat writes and every
 /// recovery looks at all of them. Clients keep below of their own accord.
 const SECONDARIES_MAX: usize = 1024;
@@ -69,6 +77,7 @@ pub fn run(
     let mut free = Vec::with_capacity(request.mutations.len());
     let mut locked_before = Vec::new();
     let mut committed_at = None;
+    let mut failed_assertion = None;
     for mutation in &request.mutations {
         match check_key(reader, request, mutation) {
             Ok(KeyState::Free { last_change, held }) => free.push((mutation, last_change, held)),
@@ -76,6 +85,10 @@ pub fn run(
             Ok(KeyState::Committed(commit_ts)) => committed_at = Some(commit_ts),
             Err(error) => {
                 let error = error.into_key_error()?;
+                if matches!(error.kind, Some(key_error::Kind::AssertionFailed(_))) {
+                    failed_assertion.get_or_insert(error);
+                    continue;
+                }
                 let is_locked = matches!(error.kind, Some(key_error::Kind::Locked(_)));
                 if !is_locked {
                     // Waiting for locks would not help any more.
@@ -88,6 +101,9 @@ pub fn run(
                 }
             }
         }
+    }
+    if response.errors.is_empty() {
+        response.errors.extend(failed_assertion);
     }
     if !response.errors.is_empty() {
         return Ok(response);
@@ -192,7 +208,7 @@ fn check_key(
             break;
         }
         if write.kind.is_data() && newest_data.is_none() {
-            newest_data = Some((commit_ts, write.kind));
+            newest_data = Some(Data::of(commit_ts, &write));
         }
         let is_unseen = write.kind != WriteKind::Rollback && commit_ts > seen_up_to;
         if is_unseen && !is_guarded && conflict.is_none() {
@@ -208,24 +224,70 @@ fn check_key(
             false => conflict,
         });
     }
-    let last_change = match (newest_data, versions.current()?) {
-        (Some((commit_ts, _)), _) => Some(commit_ts),
+    // The record below start_ts.
+    let below = versions.current()?;
+    let last_change = match (newest_data, &below) {
+        (Some(data), _) => Some(data.commit_ts),
         (None, None) => Some(TimeStamp::ZERO),
-        (None, Some((commit_ts, write))) if write.kind.is_data() => Some(commit_ts),
+        (None, Some((commit_ts, write))) if write.kind.is_data() => Some(*commit_ts),
         (None, Some((_, write))) => write.last_change,
     };
-    if matches!(op, MutationOp::OpInsert | MutationOp::OpCheckNotExists) {
-        if newest_data.is_none() {
-            versions.skip_to_data()?;
-            newest_data = versions.current()?.map(|(commit_ts, write)| (commit_ts, write.kind));
-        }
-        if newest_data.is_some_and(|(_, kind)| kind == WriteKind::Put) {
-            return Err(TxnError::key(key_error::Kind::AlreadyExist(kv::AlreadyExist {
-                key: mutation.key.clone(),
-            })));
-        }
+    if newest_data.is_none() {
+        let data = below.filter(|(_, write)| write.kind.is_data());
+        newest_data = data.map(|(commit_ts, write)| Data::of(commit_ts, &write));
+    }
+    let assertion = mutation.assertion();
+    let level = match assertion {
+        Assertion::None => AssertionLevel::Off,
+        Assertion::Exist | Assertion::NotExist => request.assertion_level(),
+    };
+    let must_not_exist = matches!(op, MutationOp::OpInsert | MutationOp::OpCheckNotExists);
+    let must_know = must_not_exist || level == AssertionLevel::Strict;
+    if must_know && newest_data.is_none() {
+        versions.skip_to_data()?;
+        newest_data = versions.current()?.map(|(commit_ts, write)| Data::of(commit_ts, &write));
+    }
+    let exists = newest_data.is_some_and(|data| data.kind == WriteKind::Put);
+    if must_not_exist && exists {
+        return Err(TxnError::key(key_error::Kind::AlreadyExist(kv::AlreadyExist {
+            key: mutation.key.clone(),
+        })));
+    }
+    let mut is_known = must_know || newest_data.is_some() || last_change == Some(TimeStamp::ZERO);
+    let mut steps_left = if level == AssertionLevel::Fast { ASSERTION_STEPS_MAX } else { 0 };
+    while !is_known && steps_left > 0 {
+        steps_left -= 1;
+        versions.advance()?;
+        let record = versions.current()?;
+        is_known = record.as_ref().is_none_or(|(_, write)| write.kind.is_data());
+        let data = record.filter(|_| is_known);
+        newest_data = data.map(|(commit_ts, write)| Data::of(commit_ts, &write));
+    }
+    let exists = newest_data.is_some_and(|data| data.kind == WriteKind::Put);
+    if level != AssertionLevel::Off && is_known && exists != (assertion == Assertion::Exist) {
+        return Err(TxnError::key(key_error::Kind::AssertionFailed(kv::AssertionFailed {
+            key: mutation.key.clone(),
+            start_ts: start_ts.0,
+            assertion: assertion.into(),
+            existing_start_ts: newest_data.map_or(0, |data| data.start_ts.0),
+            existing_commit_ts: newest_data.map_or(0, |data| data.commit_ts.0),
+        })));
     }
     Ok(KeyState::Free { last_change, held: held.map(Box::new) })
+}
+
+/// A record that puts or deletes.
+#[derive(Clone, Copy)]
+struct Data {
+    commit_ts: TimeStamp,
+    start_ts: TimeStamp,
+    kind: WriteKind,
+}
+
+impl Data {
+    fn of(commit_ts: TimeStamp, write: &Write<'_>) -> Data {
+        Data { commit_ts, start_ts: write.start_ts, kind: write.kind }
+    }
 }
 
 fn write_conflict(

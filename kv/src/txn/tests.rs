@@ -8,6 +8,7 @@
 //! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b/c]
 //! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
 //! prewrite held/a=1 primary=a start=10 for_update=15 [locked=12]
+//! prewrite a=1 primary=a start=10 assert=exist|not_exist [level=off|strict]
 //! pessimistic_rollback a b start=10 [for_update=15] [locked=12]
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
@@ -226,6 +227,13 @@ fn show_error(error: &kv::KeyError) -> String {
         Kind::TxnLockNotFound(e) => format!("TxnLockNotFound {}", text(&e.key)),
         Kind::Abort(reason) => format!("Abort {reason}"),
         Kind::Committed(c) => format!("Committed at {}", show_ts(c.commit_ts.into())),
+        Kind::AssertionFailed(failed) => format!(
+            "AssertionFailed {} {:?}, start={} commit={}",
+            text(&failed.key),
+            failed.assertion(),
+            show_ts(failed.existing_start_ts.into()),
+            show_ts(failed.existing_commit_ts.into())
+        ),
     }
 }
 
@@ -258,6 +266,8 @@ const NAMES: &[&str] = &[
     "ttl",
     "one_pc",
     "min_commit",
+    "assert",
+    "level",
     "pessimistic",
     "ts",
     "lock",
@@ -322,6 +332,12 @@ impl Args {
             0 => self.ts("for_update")?,
             locked_ts => locked_ts,
         };
+        let assertion = match self.named.get("assert").map(String::as_str) {
+            None => kv::Assertion::None,
+            Some("exist") => kv::Assertion::Exist,
+            Some(_) => kv::Assertion::NotExist,
+        };
+        let assertion = assertion.into();
         self.rest
             .iter()
             .map(|arg| {
@@ -354,7 +370,7 @@ impl Args {
                 let value = if value == "long" { "v".repeat(300) } else { value };
                 let (is_locked, key) = held(&key);
                 let (op, key, value) = (op.into(), key.into(), value.into());
-                Ok(kv::Mutation { op, key, value, is_locked, locked_ts })
+                Ok(kv::Mutation { op, key, value, is_locked, locked_ts, assertion })
             })
             .collect()
     }
@@ -375,6 +391,11 @@ impl Store {
                     try_one_pc: args.named.contains_key("one_pc"),
                     use_async_commit: args.named.contains_key("async"),
                     secondaries: args.secondaries(),
+                    assertion_level: match args.named.get("level").map(String::as_str) {
+                        Some("off") => kv::AssertionLevel::Off.into(),
+                        Some("strict") => kv::AssertionLevel::Strict.into(),
+                        _ => kv::AssertionLevel::Fast.into(),
+                    },
                     ..Default::default()
                 };
                 // `async=0`: the scheduler could not choose.
@@ -463,7 +484,8 @@ impl Store {
                 };
                 self.run(|reader, txn| {
                     let status = check_txn_status::run(reader, txn, &request)?;
-                    let other = status.lock_info.as_ref().filter(|lock| lock.primary != args.key(0));
+                    let other =
+                        status.lock_info.as_ref().filter(|lock| lock.primary != args.key(0));
                     let other = other.map(|lock| format!(" ask {}", text(&lock.primary)));
                     Ok(format!(
                         "{:?} ttl={} commit={}{}",

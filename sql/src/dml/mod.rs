@@ -9,10 +9,13 @@
 //! - Rows to change are gathered before the first is changed: a statement never meets its
 //!   own writes (the Halloween problem).
 //! - Keys that must be new are marked so in the buffer and checked again at prewrite.
+//! - What is written is decoded once more first ([`check`]), and each change says whether its key was
+//!   there before, which is looked at when it commits.
 //!
 //! **Left out.** Foreign keys and CHECK constraints are kept as metadata and not enforced.
 
 pub mod assign;
+pub mod check;
 pub mod delete;
 pub mod insert;
 pub mod lock;

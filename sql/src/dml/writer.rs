@@ -14,12 +14,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_kv_client::{LockOptions, Transaction};
+use cairn_kv_client::{Assertion, LockOptions, Transaction};
 use cairn_planner::catalog::{IndexInfo, SchemaState, TableInfo};
 use cairn_types::row::RowEncoder;
 use cairn_types::{Datum, Handle, TimeZone, keys};
 
-use super::duplicate_entry;
+use super::{check, duplicate_entry};
 use crate::error::Result;
 use crate::record::{self, IndexEntry};
 use crate::session::transaction::StatementTransaction;
@@ -45,6 +45,8 @@ pub struct TableWriter {
     eager: bool,
     /// Note the entries of changed rows that stay as they are.
     notes_entries: bool,
+    /// Decode what is written once more.
+    checks: bool,
     /// The session's: TIMESTAMPs of rows given and taken are in it.
     zone: TimeZone,
 }
@@ -60,8 +62,8 @@ impl TableWriter {
         let transaction = Arc::clone(&statement.transaction);
         let locking = statement.locking.clone();
         let notes_entries = transaction.is_pessimistic() && statement.is_followed();
-        let encoder = RowEncoder::new();
-        Self { table, transaction, locking, encoder, eager, notes_entries, zone }
+        let (encoder, checks) = (RowEncoder::new(), statement.checks_mutations);
+        Self { table, transaction, locking, encoder, eager, notes_entries, checks, zone }
     }
 
     /// The statement found a row and leaves it as it is: it locks it all the same.
@@ -153,23 +155,46 @@ impl TableWriter {
         let table = Arc::clone(&self.table);
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, row, &mut self.encoder)?;
+        self.check_row(handle, row, &key, &value)?;
         if table.has_row_id() {
-            self.transaction.set(key, value)?;
+            self.transaction.set_asserting(key, value, Assertion::NotExist)?;
         } else {
             self.put_new(key, value, table.primary_key(), row).await?;
         }
         for index in Self::indices(&table, SchemaState::WriteOnly) {
             let entry = record::index_entry(&table, index, row, handle)?;
-            self.put_entry(entry, index, row).await?;
+            self.put_entry(entry, index, handle, row).await?;
         }
         Ok(())
     }
 
-    async fn put_entry(&self, entry: IndexEntry, index: &IndexInfo, row: &[Datum]) -> Result<()> {
+    fn check_row(&self, handle: &Handle, row: &[Datum], key: &[u8], value: &[u8]) -> Result<()> {
+        if self.checks { check::row(&self.table, handle, row, key, value) } else { Ok(()) }
+    }
+
+    fn check_entry(
+        &self,
+        entry: &IndexEntry,
+        index: &IndexInfo,
+        handle: &Handle,
+        row: &[Datum],
+    ) -> Result<()> {
+        if self.checks { check::entry(&self.table, index, handle, row, entry) } else { Ok(()) }
+    }
+
+    async fn put_entry(
+        &self,
+        entry: IndexEntry,
+        index: &IndexInfo,
+        handle: &Handle,
+        row: &[Datum],
+    ) -> Result<()> {
+        self.check_entry(&entry, index, handle, row)?;
         if entry.distinct {
             return self.put_new(entry.key, entry.value, Some(index), row).await;
         }
-        Ok(self.transaction.set(entry.key, entry.value)?)
+        let assertion = of_entry(index, Assertion::NotExist);
+        Ok(self.transaction.set_asserting(entry.key, entry.value, assertion)?)
     }
 
     /// Writes a key that must not exist.
@@ -222,10 +247,11 @@ impl TableWriter {
     async fn delete_stored(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = &self.table;
         self.want_row(handle);
-        self.transaction.delete(keys::encode_row_key(table.id, handle).into())?;
+        let key = keys::encode_row_key(table.id, handle).into();
+        self.transaction.delete_asserting(key, Assertion::Exist)?;
         for index in Self::indices(table, SchemaState::DeleteOnly) {
             let entry = record::index_entry(table, index, row, handle)?;
-            self.delete_entry(entry, index, handle).await?;
+            self.delete_entry(entry, index, handle, row).await?;
         }
         Ok(())
     }
@@ -237,7 +263,9 @@ impl TableWriter {
         entry: IndexEntry,
         index: &IndexInfo,
         handle: &Handle,
+        row: &[Datum],
     ) -> Result<()> {
+        self.check_entry(&entry, index, handle, row)?;
         if entry.distinct
             && index.state != SchemaState::Public
             && let Some(value) = self.transaction.get(&entry.key).await?
@@ -248,7 +276,7 @@ impl TableWriter {
         if entry.distinct {
             self.transaction.want_lock(|| entry.key.clone());
         }
-        Ok(self.transaction.delete(entry.key)?)
+        Ok(self.transaction.delete_asserting(entry.key, of_entry(index, Assertion::Exist))?)
     }
 
     /// Whether entries of changed rows that stay are noted. Indexes that nobody reads yet may
@@ -290,8 +318,9 @@ impl TableWriter {
         }
         let key = Bytes::from(keys::encode_row_key(table.id, handle));
         let value = record::encode_row_value(&table, new, &mut self.encoder)?;
+        self.check_row(handle, new, &key, &value)?;
         self.want_row(handle);
-        self.transaction.set(key, value)?;
+        self.transaction.set_asserting(key, value, Assertion::Exist)?;
         for index in Self::indices(&table, SchemaState::DeleteOnly) {
             if index.columns.iter().all(|part| is_same(&old[part.offset], &new[part.offset])) {
                 if self.notes(index) {
@@ -312,12 +341,14 @@ impl TableWriter {
                 if new_entry.distinct {
                     self.transaction.want_lock(|| new_entry.key.clone());
                 }
-                self.transaction.set(new_entry.key, new_entry.value)?;
+                self.check_entry(&new_entry, index, handle, new)?;
+                let assertion = of_entry(index, Assertion::Exist);
+                self.transaction.set_asserting(new_entry.key, new_entry.value, assertion)?;
                 continue;
             }
-            self.delete_entry(old_entry, index, handle).await?;
+            self.delete_entry(old_entry, index, handle, old).await?;
             if index.state.is_writable() {
-                self.put_entry(new_entry, index, new).await?;
+                self.put_entry(new_entry, index, handle, new).await?;
             }
         }
         Ok(new_handle)
@@ -328,4 +359,9 @@ impl TableWriter {
 /// differ in the sign of their zero.
 fn is_same(old: &Datum, new: &Datum) -> bool {
     old == new && !matches!(old, Datum::Float(_) | Datum::Double(_))
+}
+
+/// An index that nobody reads yet may lack entries, or have them already: it is being filled.
+fn of_entry(index: &IndexInfo, assertion: Assertion) -> Assertion {
+    if index.state == SchemaState::Public { assertion } else { Assertion::None }
 }

@@ -188,6 +188,8 @@ pub struct StatementTransaction {
     pub schema: Arc<SchemaSnapshot>,
     /// How the statement locks what it changes.
     pub locking: LockOptions,
+    /// What it writes of rows and index entries is decoded once more (`dml::check`).
+    pub checks_mutations: bool,
     /// It commits at its end.
     stands_alone: bool,
     /// Where the statement goes back to when it fails or starts over.
@@ -224,6 +226,7 @@ impl Session {
         }
         self.domain.check_schema_lease()?;
         let locking = self.lock_options(LockWait::AtMost(self.lock_wait_timeout()));
+        let checks_mutations = self.settings().checks_mutations;
         if self.transaction.is_open() {
             let is_fresh = self.transaction.started().is_none();
             let (transaction, schema) = self.start_transaction().await?;
@@ -239,6 +242,7 @@ impl Session {
                 transaction,
                 schema,
                 locking,
+                checks_mutations,
                 stands_alone,
                 checkpoint,
                 _shown: None,
@@ -262,6 +266,7 @@ impl Session {
             transaction,
             schema,
             locking,
+            checks_mutations,
             stands_alone: true,
             checkpoint,
             _shown: shown,
@@ -476,6 +481,7 @@ impl Session {
             true => self.domain.kv.begin_pessimistic(start_ts),
             false => self.domain.kv.begin(start_ts),
         };
+        transaction.set_assertion_level(self.settings().assertion_level);
         match isolation {
             IsolationLevel::Serializable => transaction.serializable(),
             IsolationLevel::ReadUncommitted

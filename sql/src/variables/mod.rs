@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_expr::SqlMode;
+use cairn_kv_client::AssertionLevel;
 use cairn_parser::ast::{IsolationLevel, Priority};
 use cairn_types::collation::Charset;
 use cairn_types::{Collation, Datum, FieldType, TimeZone, errno};
@@ -205,6 +206,10 @@ pub struct Settings {
     pub one_pc: bool,
     /// `tidb_enable_async_commit`.
     pub async_commit: bool,
+    /// `tidb_enable_mutation_checker`.
+    pub checks_mutations: bool,
+    /// `tidb_txn_assertion_level`.
+    pub assertion_level: AssertionLevel,
     /// `transaction_isolation`.
     pub isolation: IsolationLevel,
     /// `tidb_read_staleness` without its sign; 0: queries read the present.
@@ -253,6 +258,12 @@ impl Settings {
             is_pessimistic: text("tidb_txn_mode") == "pessimistic",
             one_pc: text("tidb_enable_1pc") == "ON",
             async_commit: text("tidb_enable_async_commit") == "ON",
+            checks_mutations: text("tidb_enable_mutation_checker") == "ON",
+            assertion_level: match text("tidb_txn_assertion_level") {
+                "OFF" => AssertionLevel::Off,
+                "STRICT" => AssertionLevel::Strict,
+                _ => AssertionLevel::Fast,
+            },
             isolation: IsolationLevel::of_variable(text("transaction_isolation"))
                 .unwrap_or(IsolationLevel::RepeatableRead),
             read_staleness_s: number("tidb_read_staleness").unsigned_abs(),

@@ -23,7 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cairn_proto::kv::{
-    CommitRequest, KeyError, LockInfo, LockKind, Mutation, PrewriteRequest, key_error,
+    Assertion, AssertionLevel, CommitRequest, KeyError, LockInfo, LockKind, Mutation,
+    PrewriteRequest, key_error,
 };
 use cairn_types::TimeStamp;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -111,6 +112,7 @@ pub(crate) struct Committer {
     /// The keys besides the primary, if this may be an async commit.
     secondaries: Option<Vec<Bytes>>,
     lease: Option<CommitLease>,
+    assertion_level: AssertionLevel,
     /// What a SERIALIZABLE transaction must find unchanged at its commit timestamp.
     refresh: Option<Refresh>,
     /// Ends the wait for other transactions' locks; never a request that may have effect.
@@ -156,7 +158,7 @@ impl Committer {
             Refresh { client: client.clone(), start_ts, spans, scope: scope.clone() }
         });
         let refresh = refresh.filter(|refresh| !refresh.spans.is_empty());
-        let CommitTerms { modes, lease } = terms;
+        let CommitTerms { modes, lease, assertion_level } = terms;
         // What was read is looked at between the two phases.
         let modes = if refresh.is_some() { CommitModes::TWO_PHASES } else { modes };
         let may_be_async = primary.filter(|_| modes.async_commit);
@@ -167,6 +169,7 @@ impl Committer {
             one_pc_tried: AtomicBool::new(false),
             secondaries: may_be_async.and_then(|primary| secondaries(&mutations, primary)),
             lease,
+            assertion_level,
             refresh,
             for_update_ts,
             mutations: Mutations(Arc::new(mutations)),
@@ -385,6 +388,7 @@ impl Committer {
             secondaries: secondaries.cloned().unwrap_or_default(),
             try_one_pc,
             max_commit_ts: terms.max_commit_ts.0,
+            assertion_level: self.assertion_level.into(),
         })
     }
 
@@ -405,6 +409,13 @@ impl Committer {
                 Err(KvError::KeyExists { key: ShownKey(exists.key) })
             }
             Some(key_error::Kind::Abort(reason)) => Err(KvError::TxnAborted { start_ts, reason }),
+            Some(key_error::Kind::AssertionFailed(failed)) => Err(KvError::AssertionFailed {
+                exists: failed.assertion() == Assertion::NotExist,
+                key: ShownKey(failed.key),
+                start_ts,
+                existing_start_ts: failed.existing_start_ts,
+                existing_commit_ts: failed.existing_commit_ts,
+            }),
             kind => Err(KvError::TxnAborted { start_ts, reason: format!("prewrite: {kind:?}") }),
         }
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use cairn_proto::kv::Assertion;
 
 use crate::error::KvError;
 use crate::region_cache::KeyRange;
@@ -37,6 +38,8 @@ pub struct KeyFlags {
     pub presume_not_exists: bool,
     /// The key is locked against other writers even when nothing is written.
     pub locked: bool,
+    /// What the first change knew of the key.
+    pub assertion: Assertion,
 }
 
 /// One entry of the buffer.
@@ -100,7 +103,18 @@ impl MemBuffer {
 
     /// Writes a value.
     pub fn set(&mut self, key: Bytes, value: Bytes) -> Result<(), KvError> {
-        let flags = self.flags(&key);
+        self.set_asserting(key, value, Assertion::None)
+    }
+
+    /// Writes a value, and says what the writer knows of the key. What is true before the
+    /// transaction only its first change of the key can know.
+    pub fn set_asserting(
+        &mut self,
+        key: Bytes,
+        value: Bytes,
+        assertion: Assertion,
+    ) -> Result<(), KvError> {
+        let flags = self.asserting(&key, assertion);
         self.put(key, Entry { value: BufferedValue::Put(value), flags })
     }
 
@@ -116,7 +130,12 @@ impl MemBuffer {
     /// Removes a key. A key that was inserted here and must not have existed
     /// before keeps that demand.
     pub fn delete(&mut self, key: Bytes) -> Result<(), KvError> {
-        let flags = self.flags(&key);
+        self.delete_asserting(key, Assertion::None)
+    }
+
+    /// Removes a key, and says what the writer knows of it.
+    pub fn delete_asserting(&mut self, key: Bytes, assertion: Assertion) -> Result<(), KvError> {
+        let flags = self.asserting(&key, assertion);
         self.put(key, Entry { value: BufferedValue::Delete, flags })
     }
 
@@ -134,6 +153,18 @@ impl MemBuffer {
         let mut entry = self.get(&key).cloned().unwrap_or_default();
         entry.flags.locked = true;
         self.put(key, entry)
+    }
+
+    fn asserting(&self, key: &[u8], assertion: Assertion) -> KeyFlags {
+        match self.get(key) {
+            None => KeyFlags { assertion, ..KeyFlags::default() },
+            Some(entry) => match entry.value {
+                BufferedValue::Put(_) | BufferedValue::Delete => entry.flags,
+                BufferedValue::Untouched | BufferedValue::Unchanged(_) => {
+                    KeyFlags { assertion, ..entry.flags }
+                }
+            },
+        }
     }
 
     fn flags(&self, key: &[u8]) -> KeyFlags {
@@ -336,6 +367,22 @@ mod tests {
         buffer.insert("n".into(), "v".into()).expect("small");
         buffer.delete("n".into()).expect("small");
         assert!(buffer.flags(b"n").presume_not_exists);
+    }
+
+    #[test]
+    fn the_first_change_says_what_was_there() {
+        let mut buffer = buffer();
+        let assertion = |buffer: &MemBuffer| buffer.flags(b"k").assertion;
+        buffer.lock("k".into()).expect("small");
+        let statement = buffer.checkpoint();
+        buffer.delete_asserting("k".into(), Assertion::Exist).expect("small");
+        buffer.set_asserting("k".into(), "v".into(), Assertion::NotExist).expect("small");
+        assert_eq!(assertion(&buffer), Assertion::Exist);
+        buffer.rollback_to(statement);
+        assert_eq!(assertion(&buffer), Assertion::None);
+        buffer.set("k".into(), "v".into()).expect("small");
+        buffer.delete_asserting("k".into(), Assertion::Exist).expect("small");
+        assert_eq!(assertion(&buffer), Assertion::None);
     }
 
     #[test]

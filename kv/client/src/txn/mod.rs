@@ -47,6 +47,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_proto::kv::{Assertion, AssertionLevel};
 use cairn_types::TimeStamp;
 use parking_lot::{Mutex, RwLock};
 
@@ -157,6 +158,7 @@ pub struct Transaction {
 struct CommitTerms {
     modes: CommitModes,
     lease: Option<CommitLease>,
+    assertion_level: AssertionLevel,
 }
 
 impl Transaction {
@@ -177,6 +179,7 @@ impl Transaction {
                     async_commit: client.config.async_commit,
                 },
                 lease: None,
+                assertion_level: AssertionLevel::Off,
             }),
             view: RwLock::new(snapshot.clone()),
             snapshot,
@@ -209,6 +212,11 @@ impl Transaction {
     /// name.
     pub fn set_commit_modes(&self, modes: CommitModes) {
         self.terms.lock().modes = modes;
+    }
+
+    /// How hard stores look whether keys are as their writers know them; without it not at all.
+    pub fn set_assertion_level(&self, level: AssertionLevel) {
+        self.terms.lock().assertion_level = level;
     }
 
     /// The transaction may only be committed while the lease lasts: it knows something (a schema)
@@ -320,6 +328,22 @@ impl Transaction {
     /// fails with [`KvError::KeyExists`].
     pub fn insert(&self, key: Bytes, value: Bytes) -> Result<(), KvError> {
         self.change()?.insert(key, value)
+    }
+
+    /// Writes a value to a key that exists or does not, as far as its writer knows; COMMIT fails
+    /// with [`KvError::AssertionFailed`] if it finds that wrong.
+    pub fn set_asserting(
+        &self,
+        key: Bytes,
+        value: Bytes,
+        assertion: Assertion,
+    ) -> Result<(), KvError> {
+        self.change()?.set_asserting(key, value, assertion)
+    }
+
+    /// Removes a key, as [`Transaction::set_asserting`] writes it.
+    pub fn delete_asserting(&self, key: Bytes, assertion: Assertion) -> Result<(), KvError> {
+        self.change()?.delete_asserting(key, assertion)
     }
 
     /// Removes a key.

@@ -1,7 +1,7 @@
 //! What a transaction's buffer and locks mean to the stores: the mutations of its commit.
 
 use bytes::Bytes;
-use cairn_proto::kv::{Mutation, MutationOp};
+use cairn_proto::kv::{Assertion, Mutation, MutationOp};
 
 use super::membuffer::{BufferedValue, Entry};
 use super::pessimistic::Held;
@@ -29,7 +29,18 @@ pub(super) fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
         }
         (BufferedValue::Untouched | BufferedValue::Unchanged(_), _) => return None,
     };
-    Some(Mutation { op: op.into(), key: key.clone(), value, ..Mutation::default() })
+    // The other kinds check what they must by themselves.
+    let assertion = match op {
+        MutationOp::OpPut | MutationOp::OpDelete => entry.flags.assertion,
+        _ => Assertion::None,
+    };
+    Some(Mutation {
+        op: op.into(),
+        key: key.clone(),
+        value,
+        assertion: assertion.into(),
+        ..Mutation::default()
+    })
 }
 
 /// Marks the mutations of keys that the transaction holds, and adds those it holds only: they

@@ -73,7 +73,8 @@ impl Transaction {
         let scope = RequestScope { deadline: None, ..self.view.read().scope().clone() };
         let committer = {
             let (buffer, locks) = (self.buffer.read(), self.locks.as_ref());
-            let terms = CommitTerms { modes: CommitModes::TWO_PHASES, lease: None };
+            let terms = self.terms.lock().clone();
+            let terms = CommitTerms { modes: CommitModes::TWO_PHASES, lease: None, ..terms };
             Committer::new(self.client.clone(), self.start_ts, &buffer, locks, terms, None, scope)
         };
         let committer = committer.map(Arc::new);
