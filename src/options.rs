@@ -219,6 +219,9 @@ layered_options! {
         status_addr: SocketAddr, "CAIRN_SQL_STATUS_ADDR";
         /// Addresses of the placement drivers, separated by commas. Default 127.0.0.1:2379.
         pd: String, "CAIRN_SQL_PD";
+        /// Where the node stands: zone=z1. Reads from the closest replicas look for stores with the
+        /// same zone.
+        labels: String, "CAIRN_SQL_LABELS";
         /// Most connections at a time. Default 1000.
         max_connections: usize, "CAIRN_SQL_MAX_CONNECTIONS";
         /// Memory of all statements together, in bytes; 0: no limit.

@@ -131,6 +131,8 @@ pub async fn run(args: PlaygroundArgs, log_arguments: &[String]) -> Result<(), S
         let mut kv_args =
             words(&["kv", "--data-dir", &path(&name), "--addr", &addr, "--pd", &pd_addr]);
         kv_args.extend(words(&["--reserve-bytes", &RESERVE_BYTES.to_string()]));
+        // Which port it became, PD knows: `cairn ctl --json store`.
+        kv_args.extend(words(&["--status-addr", &SocketAddr::new(inner, 0).to_string()]));
         if let Some(bytes) = args.region_split_bytes {
             kv_args.extend(words(&["--region-split-bytes", &bytes.to_string()]));
         }

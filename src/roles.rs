@@ -282,7 +282,10 @@ pub async fn run_sql(args: SqlArgs) -> Result<(), StartError> {
             .map_or(defaults.gc_run_interval, Duration::from_secs),
         ..defaults
     };
-    let kv = KvClient::new(Arc::clone(&pd), Arc::new(GrpcConnector), ClientConfig::default());
+    let labels = pairs("--labels", args.labels.as_deref().unwrap_or_default())?;
+    let zone = labels.into_iter().find(|(key, _)| key == "zone").map(|(_, zone)| zone);
+    let client = ClientConfig { zone: zone.unwrap_or_default(), ..ClientConfig::default() };
+    let kv = KvClient::new(Arc::clone(&pd), Arc::new(GrpcConnector), client);
     let server = SqlServer::start(config, Arc::clone(&kv), pd).await?;
     announce(&format!("ready sql {}", server.local_addr));
     signals.wait().await;

@@ -157,6 +157,11 @@ impl Node {
         }
     }
 
+    /// Sends it a signal by name, such as `STOP`.
+    pub fn signal(&self, name: &str) -> Result<(), HarnessError> {
+        tool("kill", &[&format!("-{name}"), &self.pid.to_string()], "").map(drop)
+    }
+
     /// Starts the process again with the arguments it had.
     pub async fn restart(&mut self, log: &Path) -> Result<(), HarnessError> {
         self.restart_with(self.args.clone(), log).await

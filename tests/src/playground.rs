@@ -184,9 +184,14 @@ impl Playground {
 
     /// Starts one more SQL node of a cluster of processes; answers its port.
     pub async fn start_sql_node(&mut self) -> Result<u16, HarnessError> {
+        self.start_sql_node_with(&[]).await
+    }
+
+    /// As [`Playground::start_sql_node`], with further options of `cairn sql`.
+    pub async fn start_sql_node_with(&mut self, options: &[&str]) -> Result<u16, HarnessError> {
         let pd = self.pd().unwrap_or_default();
         let args = ["sql", "--addr", "127.0.0.1:0", "--status-addr", "127.0.0.1:0", "--pd", &pd];
-        let args = args.map(str::to_owned);
+        let args: Vec<String> = args.iter().chain(options).map(|arg| (*arg).to_owned()).collect();
         let served = Served::start(&args, &self.dir.path().join("sql-second")).await?;
         let address = served.ready.get(2).and_then(|address| address.parse::<SocketAddr>().ok());
         self.second_sql = Some(served);

@@ -18,6 +18,8 @@ pub enum Bug {
     /// A read confirmed by the quorum, or by the leader for a follower, is answered before
     /// its index is applied.
     ReadBeforeApply,
+    /// A follower reads what it has, without asking its leader.
+    FollowersReadUnasked,
     /// Raft snapshots leave the locks out.
     SnapshotWithoutLocks,
     /// Prewrite does not look for newer commits.
@@ -45,12 +47,13 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::LeaseTooLong,
         Bug::AnswerBeforeSync,
         Bug::VoteAfterRestart,
         Bug::ApplyIgnoresEpoch,
         Bug::ReadBeforeApply,
+        Bug::FollowersReadUnasked,
         Bug::SnapshotWithoutLocks,
         Bug::PrewriteIgnoresConflict,
         Bug::LostLockIgnoresConflict,

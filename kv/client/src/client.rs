@@ -51,6 +51,8 @@ pub struct ClientConfig {
     pub one_pc: bool,
     /// Answer once all locks of a transaction stand, and commit them afterwards.
     pub async_commit: bool,
+    /// Where the client is, as the label `zone` of stores tells it; empty: nobody said.
+    pub zone: String,
 }
 
 impl Default for ClientConfig {
@@ -65,6 +67,7 @@ impl Default for ClientConfig {
             entry_size_bytes_max: 6 << 20,
             one_pc: true,
             async_commit: true,
+            zone: String::new(),
         }
     }
 }
@@ -91,7 +94,7 @@ impl KvClient {
         config: ClientConfig,
     ) -> Arc<KvClient> {
         Arc::new(KvClient {
-            cache: RegionCache::new(pd.clone(), connector),
+            cache: RegionCache::new(pd.clone(), connector, config.zone.clone()),
             pd,
             budget: Arc::new(RetryBudget::new(RETRY_BURST_MAX)),
             statuses: StatusCache::default(),

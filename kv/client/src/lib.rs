@@ -5,6 +5,7 @@
 //! | [`client`] | [`KvClient`], what the parts share, operations on whole regions |
 //! | [`transport`] | the seam to a store: direct calls or gRPC |
 //! | [`region_cache`] | which region holds a key, which store leads it |
+//! | [`replicas`] | which replica of a region a read asks |
 //! | [`request`] | one command to one region, with the retry loop |
 //! | [`backoff`] | kind-specific waiting under one deadline and one budget |
 //! | [`scope`] | deadline, cancellation and priority of a statement's requests |
@@ -27,6 +28,7 @@ pub mod error;
 pub mod lock_resolver;
 pub mod lock_waits;
 pub mod region_cache;
+pub mod replicas;
 pub mod request;
 pub mod scope;
 pub mod snapshot;
@@ -44,6 +46,7 @@ pub use dist_scan::{DistScan, DistScanRequest, ScanPage};
 pub use error::{KvError, ShownKey};
 pub use lock_waits::LockWaiting;
 pub use region_cache::{CachedRegion, KeyRange};
+pub use replicas::{ReadFrom, ReplicaRead};
 pub use scope::RequestScope;
 pub use snapshot::{KvMap, ScanOptions, Snapshot, SnapshotScan};
 pub use split::SPLIT_KEYS_MAX;

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,9 @@ use cairn_proto::kv::Context;
 use cairn_proto::meta::{Peer, PeerRole, Region, RegionEpoch};
 use dashmap::DashMap;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
+use crate::replicas::Place;
 use crate::transport::{KvStoreService, StoreConnector};
 
 /// Regions fetched by one scan of PD.
@@ -77,8 +80,12 @@ pub struct CachedRegion {
     pub leader: Peer,
     /// Whether `leader` is known rather than guessed.
     pub leader_known: bool,
-    /// `leader` stands for another voter, which is asked to answer without leading.
+    /// `leader` stands for another replica, which is asked to answer without leading.
     pub replica_read: bool,
+    /// The view is of the past: the replica should get to know up to when it holds everything.
+    pub stale_read: bool,
+    /// When its members were told. Those who ask the leader need not know of changes.
+    pub(crate) told_at: Instant,
 }
 
 impl CachedRegion {
@@ -86,7 +93,9 @@ impl CachedRegion {
         let known = leader.filter(|leader| leader.id != 0);
         let leader_known = known.is_some();
         let leader = known.or_else(|| first_voter(&region, 0))?;
-        Some(CachedRegion { region, leader, leader_known, replica_read: false })
+        let (replica_read, stale_read) = (false, false);
+        let told_at = Instant::now();
+        Some(CachedRegion { region, leader, leader_known, replica_read, stale_read, told_at })
     }
 
     /// The region's id.
@@ -120,6 +129,7 @@ impl CachedRegion {
             epoch: Some(self.epoch()),
             peer: Some(self.leader),
             replica_read: self.replica_read,
+            stale_read: self.stale_read,
             ..Context::default()
         }
     }
@@ -128,7 +138,12 @@ impl CachedRegion {
     pub fn at_follower(&self) -> Option<CachedRegion> {
         let follower = first_voter(&self.region, self.leader.id)?;
         let differs = follower.id != self.leader.id && !self.replica_read;
-        differs.then(|| CachedRegion { leader: follower, replica_read: true, ..self.clone() })
+        differs.then(|| self.at_replica(follower, false))
+    }
+
+    /// The region with another replica to read from.
+    pub(crate) fn at_replica(&self, peer: Peer, stale_read: bool) -> CachedRegion {
+        CachedRegion { leader: peer, replica_read: true, stale_read, ..self.clone() }
     }
 
     /// Whether both are the same region with the same range and members.
@@ -235,21 +250,39 @@ pub struct RegionCache {
     pd: Arc<dyn PdClient>,
     connector: Arc<dyn StoreConnector>,
     regions: RwLock<Regions>,
-    stores: DashMap<u64, KnownStore>,
+    pub(crate) stores: DashMap<u64, KnownStore>,
+    /// Where this client is; empty: nobody said.
+    zone: String,
+    /// Counts reads that go to replicas in turn.
+    pub(crate) turns: AtomicUsize,
 }
 
 /// The way to a store.
 #[derive(Clone)]
-struct KnownStore {
+pub(crate) struct KnownStore {
     address: String,
     service: Arc<dyn KvStoreService>,
     may_have_moved: bool,
+    pub(crate) place: Place,
 }
 
 impl RegionCache {
-    /// An empty cache.
-    pub fn new(pd: Arc<dyn PdClient>, connector: Arc<dyn StoreConnector>) -> RegionCache {
-        RegionCache { pd, connector, regions: RwLock::default(), stores: DashMap::new() }
+    /// An empty cache of a client in a zone.
+    pub fn new(
+        pd: Arc<dyn PdClient>,
+        connector: Arc<dyn StoreConnector>,
+        zone: String,
+    ) -> RegionCache {
+        let (regions, stores, turns) = Default::default();
+        RegionCache { pd, connector, regions, stores, zone, turns }
+    }
+
+    pub(crate) fn pd(&self) -> &Arc<dyn PdClient> {
+        &self.pd
+    }
+
+    pub(crate) fn zone(&self) -> &str {
+        &self.zone
     }
 
     /// The region of the key, if it is cached.
@@ -359,6 +392,25 @@ impl RegionCache {
         }
     }
 
+    /// Whoever looks from here on takes the members as told just now.
+    pub(crate) fn note_told(&self, region: &CachedRegion) {
+        let mut regions = self.regions.write();
+        let Some(known) = regions.get_by_id(region.id()).cloned() else { return };
+        let updated = CachedRegion { told_at: Instant::now(), ..(*known).clone() };
+        regions.by_start.insert(known.region.start_key.clone(), Arc::new(updated));
+    }
+
+    /// Takes over the members of a region that was known; a leader that stores named stays.
+    pub(crate) fn insert_members(
+        &self,
+        route: RegionRoute,
+        known: &CachedRegion,
+    ) -> Result<Arc<CachedRegion>, PdError> {
+        let stays = route.region.peers.iter().find(|peer| peer.id == known.leader.id).copied();
+        let leader = stays.filter(|_| known.leader_known).or(route.leader);
+        self.insert_route(RegionRoute { leader, ..route })
+    }
+
     /// Forgets the region, so that the next lookup asks PD.
     pub fn invalidate(&self, region_id: u64) {
         self.regions.write().remove(region_id);
@@ -421,14 +473,15 @@ impl RegionCache {
                 _ => return Ok(known.service.clone()),
             },
         };
+        let place = Place::of(&told, known.as_ref().map(|known| &known.place));
         let service = match known {
             // It stays where it is, and so does what its connection knows of it.
             Some(known) if known.address == told.address => known.service,
             _ => self.connector.connect(&told),
         };
         let (address, may_have_moved) = (told.address, false);
-        self.stores
-            .insert(store_id, KnownStore { address, service: service.clone(), may_have_moved });
+        let known = KnownStore { address, service: service.clone(), may_have_moved, place };
+        self.stores.insert(store_id, known);
         Ok(service)
     }
 

@@ -12,6 +12,7 @@
 //! | `RegionNotFound`, `KeyNotInRegion` | forget the region, ask PD |
 //! | `MergeInProgress` | forget the region, wait, ask PD who holds the keys now |
 //! | `ServerIsBusy` | reads: ask another voter at once; else wait at least as long as the store says. Both are paid from the budget |
+//! | any, of a replica that does not lead | the leader is asked ([`crate::replicas`]); what a replica says of the route counts only if it is newer |
 //! | `StaleCommand`, `DeadlineExceeded` | outcome unknown: noted in the retrier |
 //! | `StoreNotMatch` | ask PD for the store's address |
 //! | no answer | next voter; outcome noted as unknown if the request may have left |
@@ -33,6 +34,7 @@ use cairn_proto::kv::{Context, KvRequest, KvResponse, RegionError, kv_request};
 use crate::backoff::{BackoffKind, Retrier};
 use crate::error::KvError;
 use crate::region_cache::{CachedRegion, RegionCache};
+use crate::replicas::{Hops, ReadFrom};
 use crate::transport::TransportError;
 
 /// A command as requests carry it.
@@ -51,8 +53,14 @@ pub(crate) struct RequestOptions {
     pub resolved_locks: Vec<u64>,
     /// Do not repeat the request once an attempt may have taken effect.
     pub stop_when_uncertain: bool,
-    /// The command reads, and may be answered by a peer that does not lead.
-    pub may_ask_followers: bool,
+    /// The command reads, and may be answered by a peer that does not lead: whom it asks first.
+    pub reads: Option<ReadFrom>,
+}
+
+impl RequestOptions {
+    pub(crate) fn hops(&self) -> Hops {
+        Hops::new(self.reads.unwrap_or_default())
+    }
 }
 
 /// Why a request to one region ended without a response.
@@ -136,12 +144,20 @@ impl RegionCache {
         retrier: &mut Retrier,
         build: &(dyn Fn() -> Cmd + Send + Sync),
     ) -> Result<KvResponse, SendError> {
+        let mut hops = options.hops();
+        if let Some(replica) = self.choose(&region, &hops).await {
+            region = replica;
+        }
         loop {
             let attempt = self.attempt(&region, options, retrier, build());
             let mut response = match retrier.scope().run(attempt).await? {
                 Ok(response) => response,
                 Err(error) => {
                     retrier.scope().check()?;
+                    if let Some(elsewhere) = self.after_silence(&region, &mut hops).await {
+                        region = elsewhere;
+                        continue;
+                    }
                     self.after_transport_error(&region, &error, retrier).await?;
                     stop_if_uncertain(options, retrier, || error.to_string())?;
                     region = self.same_region(&region, retrier).await?;
@@ -149,8 +165,16 @@ impl RegionCache {
                 }
             };
             let Some(error) = response.region_error.take() else { return Ok(response) };
-            if options.may_ask_followers
-                && let Some(follower) = read_elsewhere(&region, &error, retrier)
+            if region.replica_read {
+                self.after_refusal(&region, error, &mut hops, retrier).await?;
+                region = self.same_region(&region, retrier).await?;
+                if let Some(replica) = self.choose(&region, &hops).await {
+                    region = replica;
+                }
+                continue;
+            }
+            if options.reads.is_some()
+                && let Some(follower) = read_elsewhere(&region, &error, &mut hops, retrier)
             {
                 region = follower;
                 continue;
@@ -248,6 +272,33 @@ impl RegionCache {
         retrier.wait(kind, Duration::ZERO, || error.to_string()).await
     }
 
+    /// A replica that does not lead could not answer. It may be behind, so that of the route only
+    /// a newer shape of the region is news.
+    pub(crate) async fn after_refusal(
+        &self,
+        region: &CachedRegion,
+        error: RegionError,
+        hops: &mut Hops,
+        retrier: &mut Retrier,
+    ) -> Result<(), KvError> {
+        tracing::debug!(region = region.id(), ?error, "a replica refused");
+        hops.note_refused(region.leader.store_id);
+        match error.kind {
+            // Then both have too much to do.
+            Some(Kind::ServerIsBusy(_)) if hops.leader_is_busy => {
+                self.after_region_error(region, error, retrier).await?;
+            }
+            Some(Kind::EpochNotMatch(mismatch)) => {
+                let leader = self.cached(&region.region.start_key).map(|known| known.leader);
+                let store_id = leader.unwrap_or(region.leader).store_id;
+                self.insert_reported(mismatch.current_regions, store_id);
+            }
+            Some(Kind::StoreNotMatch(_)) => self.recheck_store(region.leader.store_id),
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Corrects the route after a region error and waits if that helps.
     pub(crate) async fn after_region_error(
         &self,
@@ -342,19 +393,21 @@ impl RegionCache {
     }
 }
 
-/// Where a read goes instead when a store has too much to do: to another voter, which asks
-/// its leader up to where it may answer. Only once: then the others are likely to have as
+/// Where a read goes instead when the leader's store has too much to do: to another voter, which
+/// asks its leader up to where it may answer. Only once: then the others are likely to have as
 /// much to do.
 pub(crate) fn read_elsewhere(
     region: &CachedRegion,
     error: &RegionError,
+    hops: &mut Hops,
     retrier: &Retrier,
 ) -> Option<Arc<CachedRegion>> {
-    if !matches!(error.kind, Some(Kind::ServerIsBusy(_))) {
+    if !matches!(error.kind, Some(Kind::ServerIsBusy(_))) || hops.has_failed() {
         return None;
     }
-    let follower = region.at_follower()?;
-    retrier.pay_repeat().then(|| Arc::new(follower))
+    let follower = region.at_follower().filter(|_| retrier.pay_repeat())?;
+    hops.leader_is_busy = true;
+    Some(Arc::new(follower))
 }
 
 fn stop_if_uncertain(

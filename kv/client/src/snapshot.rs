@@ -30,6 +30,7 @@ use crate::client::{KvClient, key_after};
 use crate::error::KvError;
 use crate::lock_resolver::{LockOutcome, wait_for_lock};
 use crate::region_cache::{CachedRegion, KeyRange};
+use crate::replicas::{ROW_BYTES_GUESS, ReadFrom};
 use crate::request::{Cmd, RequestOptions, SendError, expect_response, wait_for_pd};
 use crate::scope::RequestScope;
 use crate::txn::read_set::ReadSet;
@@ -52,6 +53,7 @@ pub struct Snapshot {
     client: Arc<KvClient>,
     start_ts: TimeStamp,
     scope: RequestScope,
+    from: ReadFrom,
     shared: Arc<Shared>,
     /// Where a SERIALIZABLE transaction notes what it reads.
     reads: Option<Arc<ReadSet>>,
@@ -82,7 +84,14 @@ impl Snapshot {
     pub(crate) fn new(client: Arc<KvClient>, start_ts: TimeStamp) -> Snapshot {
         let _open = client.visibility.open(start_ts);
         let shared = Arc::new(Shared { resolved_locks: Mutex::default(), _open });
-        Snapshot { client, start_ts, scope: RequestScope::default(), shared, reads: None }
+        Snapshot {
+            client,
+            start_ts,
+            scope: RequestScope::default(),
+            from: ReadFrom::default(),
+            shared,
+            reads: None,
+        }
     }
 
     /// The same view, whose reads are noted.
@@ -110,6 +119,18 @@ impl Snapshot {
         self
     }
 
+    /// The same view, read from these replicas. Without a word it is the leader.
+    #[must_use]
+    pub fn reading(mut self, from: ReadFrom) -> Snapshot {
+        self.from = from;
+        self
+    }
+
+    /// Which replicas are read.
+    pub fn read_from(&self) -> ReadFrom {
+        self.from
+    }
+
     /// The bounds of the statement that reads.
     pub fn scope(&self) -> &RequestScope {
         &self.scope
@@ -134,6 +155,9 @@ impl Snapshot {
     /// in this process and can answer now. `None` means: use [`Snapshot::get`].
     pub fn try_get_now(&self, key: &Bytes) -> Option<Option<Bytes>> {
         self.note_keys([key]);
+        if !self.asks(ROW_BYTES_GUESS).is_leader() {
+            return None;
+        }
         let region = self.client.cache.cached(key)?;
         let service = self.client.cache.cached_store(region.leader.store_id)?;
         let response = service.try_get_now(&region.context(), key, self.start_ts.0)?;
@@ -160,7 +184,7 @@ impl Snapshot {
         let mut retrier = self.retrier();
         let build = || Cmd::Get(GetRequest { key: key.clone(), version: self.start_ts.0 });
         loop {
-            let options = view.options();
+            let options = view.options(ROW_BYTES_GUESS);
             let sent = self.client.cache.send_to_key(&key, &options, &mut retrier, &build).await?;
             let response = expect_response!(sent, Get)?;
             match response.error {
@@ -223,7 +247,7 @@ impl Snapshot {
         let mut retrier = self.retrier();
         let build =
             || Cmd::BatchGet(BatchGetRequest { keys: keys.clone(), version: self.start_ts.0 });
-        let options = self.options();
+        let options = self.options(keys.len() as u64 * ROW_BYTES_GUESS);
         let sent = self.client.cache.send_to_region(region, &options, &mut retrier, &build).await;
         let response = match sent {
             Ok(response) => expect_response!(response, BatchGet)?,
@@ -267,12 +291,21 @@ impl Snapshot {
         view
     }
 
-    pub(crate) fn options(&self) -> RequestOptions {
+    /// What a request for about so many bytes carries.
+    pub(crate) fn options(&self, answer_bytes: u64) -> RequestOptions {
         RequestOptions {
             resolved_locks: self.shared.resolved_locks.lock().clone(),
             stop_when_uncertain: false,
             // "The newest" is a time only the leader can tell.
-            may_ask_followers: self.start_ts.0 != u64::MAX,
+            reads: (!self.start_ts.is_max()).then(|| self.asks(answer_bytes)),
+        }
+    }
+
+    /// Whom such a request asks.
+    fn asks(&self, answer_bytes: u64) -> ReadFrom {
+        match self.start_ts.is_max() {
+            true => ReadFrom::default(),
+            false => self.from.for_answer(answer_bytes),
         }
     }
 
@@ -352,7 +385,8 @@ impl SnapshotScan {
             let part = rest.intersect(&region.range());
             let request = self.request(&part);
             let build = || Cmd::Scan(request.clone());
-            let options = self.snapshot.options();
+            let rows = u64::from(self.options.batch_size);
+            let options = self.snapshot.options(rows * ROW_BYTES_GUESS);
             let cache = &self.snapshot.client.cache;
             let sent = cache.send_to_region(region, &options, &mut retrier, &build).await;
             let ScanResponse { pairs, is_cut } = match sent {

@@ -22,7 +22,7 @@ use cairn_proto::kv::kv_request::Cmd as Request;
 use cairn_proto::kv::kv_response::Cmd as Response;
 use cairn_proto::kv::region_error::Kind as RegionKind;
 use cairn_proto::kv::*;
-use cairn_proto::meta::{Peer, Region, RegionEpoch, Store};
+use cairn_proto::meta::{Peer, Region, RegionEpoch, Store, StoreLabel};
 use cairn_proto::pd::{
     ConfigEntry, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitId, StoreHeartbeatResponse,
     StoreStats,
@@ -940,7 +940,9 @@ impl PdClient for MockPd {
     }
 
     async fn get_store(&self, store_id: u64) -> Result<Store, PdError> {
-        Ok(Store { id: store_id, address: store_id.to_string(), ..Store::default() })
+        let zone = StoreLabel { key: "zone".into(), value: format!("z{store_id}") };
+        let (address, labels) = (store_id.to_string(), vec![zone]);
+        Ok(Store { id: store_id, address, labels, ..Store::default() })
     }
 
     async fn get_all_stores(&self) -> Result<Vec<(Store, StoreStats)>, PdError> {

@@ -25,8 +25,12 @@ pub struct RaftMetrics {
     pub lease_reads: AtomicU64,
     /// Reads that needed a round of ReadIndex.
     pub index_reads: AtomicU64,
-    /// Reads from followers.
+    /// Reads from followers that asked their leader.
     pub replica_reads: AtomicU64,
+    /// Reads from followers that held everything up to their timestamp.
+    pub closed_reads: AtomicU64,
+    /// Reads of the past among those that asked their leader.
+    pub stale_reads_missed: AtomicU64,
     /// Raft messages sent.
     pub messages_sent: AtomicU64,
     /// Raft messages that were refused or dropped.
@@ -84,6 +88,8 @@ impl RaftMetrics {
             ("lease_reads", read(&self.lease_reads)),
             ("index_reads", read(&self.index_reads)),
             ("replica_reads", read(&self.replica_reads)),
+            ("closed_reads", read(&self.closed_reads)),
+            ("stale_reads_missed", read(&self.stale_reads_missed)),
             ("messages_sent", read(&self.messages_sent)),
             ("messages_dropped", read(&self.messages_dropped)),
             ("snapshots_sent", read(&self.snapshots_sent)),

@@ -5,6 +5,7 @@
 
 mod apply;
 pub mod clock;
+mod closed;
 mod command;
 pub mod config;
 mod disk;
@@ -43,10 +44,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_engine::{EngineError, EngineSnapshot, WriteBatch};
 use cairn_proto::{kv, meta};
+use cairn_types::TimeStamp;
 
 use crate::mvcc::dead_ranges::DeadRanges;
 
 pub use clock::{Clock, Deadline, ManualClock, MonotonicTime, SystemClock};
+pub use closed::CLOSE_EVERY;
 pub use command::{ConfChangeKind, PeerChange};
 pub use config::{OnEngineFailure, RaftStoreConfig};
 pub use error::{RaftStoreError, RegionError};
@@ -78,6 +81,8 @@ pub struct RegionContext {
     pub deadline: Option<Deadline>,
     /// A peer that does not lead may answer too.
     pub replica_read: bool,
+    /// The read is of the past: such a peer should get to hold enough for the next one.
+    pub stale_read: bool,
     /// Importance to the caller.
     pub priority: cairn_proto::kv::Priority,
 }
@@ -122,6 +127,11 @@ pub struct ReplicaView {
 pub trait ReadGuard: Send + Sync {
     /// Notes the read, then answers the commits under way that it must wait for.
     fn enter(&self, read: &ReplicaRead) -> Vec<kv::LockInfo>;
+
+    /// No commit that is not under way yet will be at or below `ts` from here on; answers the
+    /// largest timestamp up to there that no commit under way in the range can be at or
+    /// below. An empty `end` is unbounded.
+    fn close(&self, start: &[u8], end: &[u8], ts: TimeStamp) -> TimeStamp;
 }
 
 /// Why requests should be refused before queues collapse.

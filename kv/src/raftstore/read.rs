@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,6 +20,7 @@ use dashmap::DashMap;
 use parking_lot::RwLock;
 
 use super::clock::{Clock, MonotonicTime};
+use super::closed::ClosedTs;
 use super::error::RegionError;
 use super::ids::{PeerId, RegionId, epoch_of};
 use super::leader_locks::LeaderLocks;
@@ -45,6 +46,8 @@ pub(super) struct ReadDelegate {
     pub(super) load: Arc<RegionLoad>,
     /// Locks that this peer alone knows, as leader.
     pub(super) locks: Arc<LeaderLocks>,
+    /// Up to when this peer holds everything, whoever leads.
+    pub(super) closed: ClosedTs,
     /// Somebody read, or wanted to, since the last renewal of the lease.
     wanted: AtomicBool,
 }
@@ -61,6 +64,7 @@ impl ReadDelegate {
             leader_id: AtomicU64::new(0),
             load: Arc::default(),
             locks: Arc::default(),
+            closed: ClosedTs::default(),
             wanted: AtomicBool::new(false),
         }
     }
@@ -91,6 +95,12 @@ impl ReadDelegate {
         self.set_role(0, 0, false);
         self.set_lease(MonotonicTime(0));
         self.set_rest(None);
+        self.closed.forget();
+    }
+
+    /// The lease is to be renewed.
+    pub(super) fn want_lease(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn take_wanted(&self) -> bool {
@@ -128,6 +138,8 @@ pub(super) struct Regions {
     ranges: RwLock<Ranges>,
     /// What leaders ask before a follower reads; none in stores without transactions.
     guard: OnceLock<Arc<dyn ReadGuard>>,
+    /// Regions led here whose followers want to know which timestamps are closed.
+    pub(super) subscribed: AtomicUsize,
 }
 
 /// Regions that have a range, by it.
@@ -239,7 +251,7 @@ impl Regions {
             return Err(RegionError::RegionNotFound(context.region_id));
         };
         if !delegate.wanted.load(Ordering::Relaxed) {
-            delegate.wanted.store(true, Ordering::Relaxed);
+            delegate.want_lease();
         }
         let region = delegate.region.load_full();
         check_context(context, &region, delegate.peer_id)?;
@@ -261,6 +273,30 @@ impl Regions {
         let (load, locks) = (delegate.load.clone(), delegate.locks.clone());
         let current = unchanged && delegate.has_lease(clock.now());
         Ok(current.then_some(RegionSnapshot { region, term, engine, load, locks }))
+    }
+
+    /// A view for a read that this store's peer may answer by itself, because it holds everything up
+    /// to the read's timestamp; `None`: it may not. Nothing is done to a peer's data before it
+    /// forgets that.
+    pub(super) fn try_closed_view(
+        &self,
+        context: &RegionContext,
+        read_ts: u64,
+        engine: impl FnOnce() -> Arc<dyn EngineSnapshot>,
+    ) -> Result<Option<RegionSnapshot>, RegionError> {
+        let Some(delegate) = self.get(context.region_id.0) else {
+            return Err(RegionError::RegionNotFound(context.region_id));
+        };
+        let region = delegate.region.load_full();
+        check_context(context, &region, delegate.peer_id)?;
+        if !delegate.closed.covers(read_ts) {
+            return Ok(None);
+        }
+        let engine = engine();
+        let unchanged =
+            delegate.closed.covers(read_ts) && Arc::ptr_eq(&region, &delegate.region.load());
+        let (load, locks) = (delegate.load.clone(), delegate.locks.clone());
+        Ok(unchanged.then_some(RegionSnapshot { region, term: 0, engine, load, locks }))
     }
 
     /// See [`super::RaftKv::is_current`]. A peer stops leading, and its region changes,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use cairn_engine::{Cf, DamagedFile, EngineError, EngineSnapshot, KvEngine, WriteBatch};
 use cairn_pd_client::PdClient;
 use cairn_proto::{kv, meta, pd};
+use cairn_types::TimeStamp;
 use tokio::sync::oneshot;
 
 use super::apply::{Callback, InflightBytes};
@@ -107,6 +108,43 @@ impl RaftRouter {
         self.send(StoreMessage::PdStep(step))
     }
 
+    /// Whether followers of regions led here want to know which timestamps are closed.
+    pub fn has_subscribers(&self) -> bool {
+        self.regions.subscribed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Closes a timestamp that PD has just given in the regions led here that somebody subscribed
+    /// to, as far as that is possible.
+    pub fn close_timestamp(&self, ts: TimeStamp) {
+        let fetched_by = self.clock.now();
+        // A full mailbox: there is a next second.
+        let _ = self.send(StoreMessage::CloseTimestamp { ts, fetched_by });
+    }
+
+    /// A view of a replica that holds everything up to the timestamp.
+    fn try_closed_snapshot(
+        &self,
+        context: &RegionContext,
+        read_ts: u64,
+    ) -> Result<Option<RegionSnapshot>, RegionError> {
+        if context.deadline.is_some_and(|deadline| deadline.has_passed(self.clock.now())) {
+            return Err(RegionError::DeadlineExceeded);
+        }
+        let view = self.regions.try_closed_view(context, read_ts, || self.engine.snapshot())?;
+        add(&self.metrics.closed_reads, u64::from(view.is_some()));
+        Ok(view)
+    }
+
+    /// Reads of the past go on here: the replica should hold enough for the next one.
+    fn subscribe(&self, region_id: RegionId, is_covered: bool) {
+        add(&self.metrics.stale_reads_missed, u64::from(!is_covered));
+        let Some(delegate) = self.regions.get(region_id.0) else { return };
+        if delegate.closed.should_subscribe(is_covered, self.clock.now()) {
+            // A full mailbox: the next read asks again.
+            let _ = self.send(StoreMessage::Subscribe { region_id: region_id.0 });
+        }
+    }
+
     /// The region behind a context that this store leads.
     fn led_region(&self, context: &RegionContext) -> Result<Arc<meta::Region>, RegionError> {
         let delegate = self
@@ -188,6 +226,13 @@ impl RaftKv for RaftRouter {
         context: &RegionContext,
         read: ReplicaRead,
     ) -> Result<ReplicaView, RegionError> {
+        let closed = self.try_closed_snapshot(context, read.read_ts)?;
+        if context.stale_read {
+            self.subscribe(context.region_id, closed.is_some());
+        }
+        if let Some(snapshot) = closed {
+            return Ok(ReplicaView { snapshot, pending: Vec::new() });
+        }
         let (answer, answered) = oneshot::channel();
         let context = context.clone();
         let region_id = context.region_id;

@@ -37,8 +37,8 @@ use crate::gc;
 use crate::keys::region_local_range;
 use crate::raftstore::state::{StoreIdent, bootstrap_region, load_store_ident, save_store_ident};
 use crate::raftstore::{
-    GrpcTransport, LocalNetwork, LocalTransport, RaftStore, RaftStoreError, RaftStoreParts,
-    StoreId, SystemClock, Transport,
+    CLOSE_EVERY, GrpcTransport, LocalNetwork, LocalTransport, RaftRouter, RaftStore,
+    RaftStoreError, RaftStoreParts, StoreId, SystemClock, Transport,
 };
 use crate::txn::TsoSource;
 
@@ -140,7 +140,7 @@ impl StoreNode {
         if let Some(network) = &network {
             network.join(store_id, raft.inbox().clone());
         }
-        let tso = Arc::new(PdTso(Arc::clone(&pd)));
+        let tso: Arc<dyn TsoSource> = Arc::new(PdTso(Arc::clone(&pd)));
         let checker = Arc::new(Checker::new(
             Arc::clone(raft.router()),
             Arc::clone(&pd),
@@ -150,7 +150,7 @@ impl StoreNode {
         let service = Arc::new(StoreService::new(
             raft.kv(),
             clock,
-            Some(tso),
+            Some(Arc::clone(&tso)),
             Arc::clone(&pool),
             filter.clone(),
         ));
@@ -169,10 +169,12 @@ impl StoreNode {
         let router = Arc::clone(raft.router());
         let collector = gc::Collector { router, pd, engine, filter, bounds };
         let collection = collector.run(stop.clone());
+        let closing = close_timestamps(Arc::clone(raft.router()), tso);
         let background = tokio::spawn(async move {
             tokio::select! {
                 () = collection => {}
                 () = following => {}
+                () = closing => {}
             }
         });
         tracing::info!(store_id, address = config.addr, "store started");
@@ -439,6 +441,18 @@ async fn finish_bootstrap(
 /// How long a one-phase commit waits for PD, with the latches of its keys; then it takes two
 /// phases.
 const TSO_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Closes a timestamp every second, as long as followers of regions led here want to know.
+async fn close_timestamps(router: Arc<RaftRouter>, tso: Arc<dyn TsoSource>) {
+    loop {
+        tokio::time::sleep(CLOSE_EVERY).await;
+        if router.has_subscribers()
+            && let Some(ts) = tso.timestamp().await
+        {
+            router.close_timestamp(ts);
+        }
+    }
+}
 
 /// Timestamps of PD, for one-phase commits.
 pub struct PdTso(pub Arc<dyn PdClient>);

@@ -227,6 +227,7 @@ pub(crate) fn region_context(
         term: 0,
         deadline,
         replica_read: context.replica_read,
+        stale_read: context.stale_read,
         priority: context.priority(),
     })
 }
@@ -265,6 +266,10 @@ impl KvStoreService for StoreService {
             .region_context(context)
             .and_then(|region| self.reads.try_get(&region, key, at))
             .transpose()?;
+        if context.replica_read && matches!(outcome, Err(RegionError::NotLeader { .. })) {
+            // It can be answered, but not now.
+            return None;
+        }
         self.metrics.count_get();
         Some(match outcome {
             Ok(get) => kv::KvResponse { region_error: None, cmd: Some(kv_response::Cmd::Get(get)) },

@@ -31,6 +31,9 @@
 //! takes part for it: it raises `max_ts`, looks into the table, and only then says up to
 //! where the follower must have applied.
 //!
+//! **Closed timestamps** ([`crate::raftstore`]) are reads in advance: `max_ts` is raised to what
+//! shall be closed, and who is in the table by then lowers it.
+//!
 //! Reads of the newest version (`TimeStamp::MAX`) take no part: a commit that is
 //! not applied yet is not acknowledged yet, and an async commit happens no earlier than its last
 //! lock is applied, so either answer is linearizable. They do not pass an async commit's lock
@@ -217,6 +220,19 @@ impl ReadGuard for MaxTs {
     fn enter(&self, read: &ReplicaRead) -> Vec<kv::LockInfo> {
         self.enter_range(&read.start, &read.end, TimeStamp(read.read_ts), &read.resolved)
     }
+
+    fn close(&self, start: &[u8], end: &[u8], ts: TimeStamp) -> TimeStamp {
+        self.observe(ts);
+        if self.pending_count.load(Ordering::SeqCst) == 0 {
+            return ts;
+        }
+        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+        let pending = self.pending.read();
+        let range = pending.range::<[u8], _>((Bound::Included(start), upper));
+        // Who still chooses will be above its own start.
+        let earliest = range.map(|(_, entry)| entry.min_commit_ts.max(entry.start_ts.next()));
+        earliest.map(TimeStamp::prev).fold(ts, TimeStamp::min)
+    }
 }
 
 fn point_of(view: &RegionSnapshot) -> (u64, u64) {
@@ -279,8 +295,15 @@ mod tests {
         assert_eq!(locks.len(), 1);
         assert_eq!(max_ts.enter_range(b"a", b"k", TimeStamp(60), &[]), []);
         assert!(max_ts.enter_read(b"k", TimeStamp::MAX, &[]).is_ok());
+        // What is under way cannot be closed over, in its range.
+        assert_eq!(max_ts.close(b"a", b"", TimeStamp(55)), TimeStamp(50));
+        assert_eq!(max_ts.close(b"a", b"k", TimeStamp(55)), TimeStamp(55));
         drop(guard);
+        assert_eq!(max_ts.close(b"a", b"", TimeStamp(55)), TimeStamp(55));
         assert!(max_ts.enter_read(b"k", TimeStamp(51), &[]).is_ok());
         assert_eq!(max_ts.get(), TimeStamp(60));
+        // What comes later is above what was closed.
+        assert_eq!(max_ts.close(b"", b"", TimeStamp(80)), TimeStamp(80));
+        assert_eq!(max_ts.begin(&request).1, TimeStamp(81));
     }
 }

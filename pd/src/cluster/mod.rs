@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use cairn_pd_client::{RegionFlow, RegionRoute};
-use cairn_proto::meta::{Region, Store, StoreState};
+use cairn_proto::meta::{Region, Store, StoreLabel, StoreState};
 use cairn_proto::pd::{RegionHeartbeatRequest, StoreStats};
 
 use crate::hot::{HotStats, Now};
@@ -178,10 +178,12 @@ impl Cluster {
         }
     }
 
-    /// The store with its state as of now, and its last report.
+    /// The store with its state and its labels as of now, and its last report.
     pub fn shown(&self, store: &Store, now_ms: u64) -> (Store, StoreStats) {
         let mut shown = store.clone();
         shown.set_state(self.store_state(store, now_ms));
+        let label = |(key, value)| StoreLabel { key, value };
+        shown.labels = self.labels_of(store).into_iter().map(label).collect();
         (shown, self.store_stats(store.id))
     }
 
@@ -366,16 +368,21 @@ impl Cluster {
         self.follow_leaving(state, now.ms);
     }
 
+    /// What people set wins over what the store was started with.
+    fn labels_of(&self, store: &Store) -> BTreeMap<String, String> {
+        let mut labels: BTreeMap<String, String> =
+            store.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
+        labels.extend(self.settings.of_store(store.id).labels.clone());
+        labels
+    }
+
     fn store_view(&self, store: &Store, now: Now) -> StoreView {
         let id = store.id;
         let report = self.stores.get(&id);
         let stats = report.map(|report| report.stats).unwrap_or_default();
         let own = self.settings.of_store(id);
         let spent = |way| self.limits.is_spent(id, way, &self.view.config, now.ms);
-        let mut labels: BTreeMap<String, String> =
-            store.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
-        // What people set wins over what the store was started with.
-        labels.extend(own.labels.clone());
+        let labels = self.labels_of(store);
         let mut view = StoreView {
             state: self.store_state(store, now.ms),
             leader_weight: own.leader_weight,

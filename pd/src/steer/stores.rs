@@ -144,6 +144,7 @@ pub fn store_row(store: &Store, state: &State, cluster: &Cluster, now_ms: u64) -
     json!({
         "id": store.id,
         "address": store.address,
+        "status_address": store.status_address,
         "state": shown.state().as_str_name(),
         "regions": state.regions.peer_count(store.id),
         "leaders": cluster.leader_count(store.id),

@@ -151,6 +151,9 @@ async fn a_store_leaves_and_may_change_its_mind() {
     let labels = StoreChange::Labels(vec!["zone=a".into(), "host=b".into()]);
     let rows = bench.ask(change(4, labels)).await;
     assert_eq!(rows[0]["labels"], serde_json::json!(["host=b", "zone=a"]));
+    // Clients look for what is close.
+    let (told, _) = bench.server.get_store(4).expect("it is there");
+    assert!(told.labels.iter().any(|label| (&label.key[..], &label.value[..]) == ("zone", "a")));
     let labels = StoreChange::Labels(vec!["zone".into()]);
     assert!(bench.refused(change(4, labels)).await.contains("'zone'"));
     let limit = StoreChange::Limit { add: Some(7.0), remove: Some(0.0) };

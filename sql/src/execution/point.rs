@@ -39,9 +39,10 @@ pub async fn run_point_get(
     let mut eval = session.eval_context();
     eval.params = slots(plan, parameters).into();
     // A read through a unique index takes two steps that must agree on the time, and the newest
-    // version of one row is in no order with reads of others.
+    // version of one row is in no order with reads of others. Only its leader knows that.
     let is_serializable = session.settings().isolation == IsolationLevel::Serializable;
-    let view = match get.access.index.is_some() || session.reads_past() || is_serializable {
+    let needs_time = get.access.index.is_some() || session.reads_past() || is_serializable;
+    let view = match needs_time || !session.read_from().points_ask_leader() {
         true => ReadView::of_session(session).await?,
         false => newest_view(session).await?,
     };

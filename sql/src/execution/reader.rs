@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cairn_executor::operators::ChunkSource;
 use cairn_executor::plan::OpDesc;
 use cairn_executor::{BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource};
-use cairn_kv_client::{DistScan, DistScanRequest, KvClient, RequestScope, ScanPage};
+use cairn_kv_client::{DistScan, DistScanRequest, KvClient, ReadFrom, RequestScope, ScanPage};
 use cairn_planner::plan::{CopInfo, Reader};
 use cairn_types::keys::prefix_next;
 use cairn_types::{Chunk, FieldType, MysqlError, TimeStamp};
@@ -26,6 +26,9 @@ use super::view::client_range;
 
 /// Row keys read by one request of the second step.
 const REMOTE_KEYS_BATCH: usize = 1_024;
+
+/// What a value is taken for, as nobody counts them.
+const COLUMN_BYTES_GUESS: u64 = 16;
 
 /// What expressions of a fragment need of the session.
 pub fn eval_settings(exec: &ExecContext) -> EvalSettings {
@@ -70,6 +73,7 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         exec: context.exec.clone(),
         start_ts: snapshot.start_ts(),
         scope: snapshot.scope().clone(),
+        from: snapshot.read_from(),
         remote: match Reader::remote_fragment(&fragment) {
             Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
             None => None,
@@ -88,6 +92,8 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         limit_hint: limit,
         scope: scan.scope.clone(),
         reads: snapshot.reads().cloned(),
+        from: scan.from,
+        answer_bytes: answer_bytes(reader, limit),
         ..DistScanRequest::new(
             context.view.start_ts(),
             Arc::new(fragment.to_proto()?),
@@ -106,6 +112,14 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
     Ok(Box::new(ChunkSource::new(types, stream.boxed(), context.exec.clone())))
 }
 
+/// About how large the reader's rows are together, as the plan guesses their number.
+fn answer_bytes(reader: &Reader, limit: Option<u64>) -> u64 {
+    let Some(top) = reader.info.last() else { return 0 };
+    // What is beyond the range of the number is as large as can be.
+    let rows = (top.row_count as u64).min(limit.unwrap_or(u64::MAX));
+    rows.saturating_mul(top.schema.len() as u64 * COLUMN_BYTES_GUESS)
+}
+
 /// Whether the transaction itself wrote what the reader may read. An index may have other entries
 /// than the snapshot's wherever rows of the table were changed.
 fn is_dirty(reader: &Reader, ranges: &[KeyRange], context: &BuildContext) -> bool {
@@ -121,6 +135,7 @@ struct DistributedRead {
     exec: ExecContext,
     start_ts: TimeStamp,
     scope: RequestScope,
+    from: ReadFrom,
     /// The second step's fragment.
     remote: Option<Arc<cairn_proto::cop::Fragment>>,
     scan: Option<DistScan>,
@@ -160,6 +175,8 @@ impl DistributedRead {
             let request = DistScanRequest {
                 concurrency: self.concurrency,
                 scope: self.scope.clone(),
+                from: self.from,
+                answer_bytes: count as u64 * self.types.len() as u64 * COLUMN_BYTES_GUESS,
                 ..DistScanRequest::new(self.start_ts, remote, ranges)
             };
             self.scan = Some(self.kv.dist_scan(request));

@@ -46,7 +46,8 @@ impl ReadView {
         }
         let scope = session.scope().clone();
         let start_ts = scope.run(session.domain.now_ts()).await??;
-        Ok(ReadView::Snapshot(session.domain.kv.snapshot(start_ts).within(scope)))
+        let view = session.domain.kv.snapshot(start_ts).within(scope);
+        Ok(ReadView::Snapshot(view.reading(session.read_from())))
     }
 
     /// The committed data below.

@@ -15,15 +15,16 @@
 //! - Nothing is written or locked. So an old schema version is no reason for a schema change to
 //!   wait: [`VersionHold::of_past`].
 //!
-//! **Left out.** A stale read is served by the leader, as any other: followers do not know up to
-//! which time their data is complete. What it saves is waiting for young locks.
+//! **Who answers.** Any replica, one in the node's own zone if there is one (`kv/client`'s `replicas`): one
+//! that holds everything up to that time by itself, else after a question to its leader. The schema is
+//! read in the same way.
 //!
 //! **Source.** TiDB's manual, "Read Historical Data Using the AS OF TIMESTAMP Clause"; its
 //! messages.
 
 use std::sync::Arc;
 
-use cairn_kv_client::Snapshot;
+use cairn_kv_client::{ReadFrom, Snapshot};
 use cairn_parser::ast::{CastType, ExplainTarget, Expr, Literal, ParsedStatement, Statement};
 use cairn_types::{Datum, TimeStamp, errno};
 
@@ -183,6 +184,7 @@ impl Session {
     /// A view that holds the safe point back, unless that has passed already.
     fn view_of_past(&self, read_ts: TimeStamp) -> Result<Snapshot> {
         let view = self.domain.kv.snapshot(read_ts).within(self.scope().clone());
+        let view = view.reading(ReadFrom::stale(self.settings().replica_read));
         let safe_point = self.domain.kv.safe_point();
         if read_ts >= safe_point {
             return Ok(view);

@@ -20,7 +20,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_kv_client::{Checkpoint, CommitModes, KvError, LockOptions, LockWait, Transaction};
+use cairn_kv_client::{
+    Checkpoint, CommitModes, KvError, LockOptions, LockWait, ReadFrom, Transaction,
+};
 use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode, Xid};
 use cairn_planner::Catalog;
 use cairn_types::{TimeStamp, errno};
@@ -438,7 +440,13 @@ impl Session {
         let reads_anew = self.transaction.reads_committed() && !is_fresh;
         let read_ts = if reads_anew { self.fresh_ts().await? } else { transaction.start_ts() };
         transaction.read_at(read_ts);
+        transaction.read_from(self.read_from());
         Ok(Some((transaction, schema)))
+    }
+
+    /// Which replicas the session's plain reads of the present ask.
+    pub fn read_from(&self) -> ReadFrom {
+        ReadFrom { replicas: self.settings().replica_read, is_stale: false }
     }
 
     /// Without autocommit the first statement opens a transaction.

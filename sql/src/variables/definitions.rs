@@ -107,6 +107,16 @@ const ISOLATION_LEVELS: &[&str] =
     &["READ-UNCOMMITTED", "READ-COMMITTED", "REPEATABLE-READ", "SERIALIZABLE"];
 /// What `tidb_force_priority` makes of every statement.
 const PRIORITIES: &[&str] = &["NO_PRIORITY", "LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED"];
+/// Whom reads ask, as TiDB numbers them.
+const REPLICA_READS: &[&str] = &[
+    "leader",
+    "prefer-leader",
+    "follower",
+    "leader-and-follower",
+    "closest-replicas",
+    "closest-adaptive",
+    "learner",
+];
 /// Ten minutes to a year, as in TiDB.
 const GC_TIME: Kind = Kind::Duration { min_s: 600, max_s: 31_536_000 };
 const I31: i64 = i32::MAX as i64;
@@ -275,6 +285,7 @@ pub const DEFINITIONS: &[Definition] = &[
     int_var("table_open_cache", Global, "4000", 1, 524_288),
     int_var("thread_cache_size", Global, "9", 0, 16_384),
     int_var("thread_stack", ReadOnly, "1048576", 0, I31),
+    int_var("tidb_adaptive_closest_read_threshold", Both, "4096", 0, i64::MAX),
     enum_var("tidb_allow_mpp", Both, "OFF", &["OFF", "ON"]),
     int_var("tidb_current_ts", ReadOnly, "0", 0, i64::MAX),
     int_var("tidb_distsql_scan_concurrency", Both, "15", 1, 256),
@@ -294,6 +305,7 @@ pub const DEFINITIONS: &[Definition] = &[
     bool_var("tidb_opt_agg_push_down", Both, true),
     bool_var("tidb_opt_push_down", Both, true),
     int_var("tidb_read_staleness", Session, "0", i32::MIN as i64, 0),
+    enum_var("tidb_replica_read", Both, "leader", REPLICA_READS),
     enum_var("tidb_scatter_region", Both, "", &["", "table", "global"]),
     text_var("tidb_snapshot", Session, ""),
     enum_var("tidb_txn_assertion_level", Both, "FAST", &["OFF", "FAST", "STRICT"]),

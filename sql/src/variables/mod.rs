@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_expr::SqlMode;
-use cairn_kv_client::AssertionLevel;
+use cairn_kv_client::{AssertionLevel, ReplicaRead};
 use cairn_parser::ast::{IsolationLevel, Priority};
 use cairn_types::collation::Charset;
 use cairn_types::{Collation, Datum, FieldType, TimeZone, errno};
@@ -214,6 +214,8 @@ pub struct Settings {
     pub isolation: IsolationLevel,
     /// `tidb_read_staleness` without its sign; 0: queries read the present.
     pub read_staleness_s: u64,
+    /// `tidb_replica_read`.
+    pub replica_read: ReplicaRead,
     /// `innodb_lock_wait_timeout`.
     pub lock_wait_timeout_s: u64,
     /// `lock_wait_timeout`, for locks of tables and of definitions.
@@ -267,6 +269,17 @@ impl Settings {
             isolation: IsolationLevel::of_variable(text("transaction_isolation"))
                 .unwrap_or(IsolationLevel::RepeatableRead),
             read_staleness_s: number("tidb_read_staleness").unsigned_abs(),
+            replica_read: match text("tidb_replica_read") {
+                "follower" => ReplicaRead::Follower,
+                "leader-and-follower" => ReplicaRead::LeaderAndFollower,
+                "prefer-leader" => ReplicaRead::PreferLeader,
+                "closest-replicas" => ReplicaRead::Closest,
+                "closest-adaptive" => ReplicaRead::ClosestAdaptive {
+                    threshold_bytes: unsigned("tidb_adaptive_closest_read_threshold"),
+                },
+                "learner" => ReplicaRead::Learner,
+                _ => ReplicaRead::Leader,
+            },
             lock_wait_timeout_s: unsigned("innodb_lock_wait_timeout"),
             table_lock_wait_timeout_s: unsigned("lock_wait_timeout"),
             foreign_key_checks: text("foreign_key_checks") == "ON",

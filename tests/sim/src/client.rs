@@ -98,7 +98,8 @@ impl SimConnection {
         {
             return None;
         }
-        let context = request.context.as_mut()?;
+        // The client itself has chosen.
+        let context = request.context.as_mut().filter(|context| !context.replica_read)?;
         let route = self.cluster.pd_server()?.get_region_by_id(context.region_id).ok()?;
         let peer = world.roll(Dice::Workload, |rng| route.region.peers.choose(rng).copied())?;
         let node = self.cluster.node_of_store(peer.store_id)?;

@@ -36,6 +36,8 @@ use crate::world::{Dice, Node, World};
 const BOOT_RETRY_MS: (u64, u64) = (200, 600);
 /// Between two collections of garbage.
 const COLLECT_PAUSE_MS: (u64, u64) = (300, 3_000);
+/// Between two timestamps that a store closes for followers.
+const CLOSE_PAUSE_MS: (u64, u64) = (20, 1_000);
 /// Messages one round takes at most: small, so that rounds interleave.
 const ROUND_MESSAGES_MAX: usize = 24;
 /// Batches of tasks one step of apply takes at most.
@@ -180,6 +182,7 @@ async fn boot(cluster: Arc<Cluster>, process: Arc<StoreProcess>) {
     host.spawn(steps.clone().run_raft(raft));
     host.spawn(steps.clone().run_apply(apply));
     host.spawn(steps.clone().run_background(background));
+    host.spawn(steps.clone().run_closing(router.clone(), pd.clone()));
     host.spawn(steps.run_collection(router.clone(), pd));
     *process.running.lock() = Some(Running { log, service, inbox, router });
     world.note(format_args!("{node} runs as store {store_id}"));
@@ -259,6 +262,21 @@ impl Steps {
             self.turn().await;
             if let Err(error) = background.step() {
                 return self.give_up("background", &error.to_string());
+            }
+        }
+    }
+
+    /// Closes timestamps in the regions led here that are read at times of the past.
+    async fn run_closing(self, router: Arc<RaftRouter>, pd: Arc<dyn PdClient>) {
+        let world = &self.cluster.world;
+        loop {
+            sleep(world.millis(Dice::Machine, CLOSE_PAUSE_MS.0, CLOSE_PAUSE_MS.1)).await;
+            world.host(self.process.node).runs().await;
+            if router.has_subscribers()
+                && let Ok(ts) = pd.get_ts().await
+            {
+                world.host(self.process.node).runs().await;
+                router.close_timestamp(ts);
             }
         }
     }

@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::client::KvClient;
 use crate::error::KvError;
 use crate::region_cache::KeyRange;
+use crate::replicas::ReadFrom;
 use crate::request::wait_for_pd;
 use crate::scope::RequestScope;
 use crate::txn::read_set::ReadSet;
@@ -62,6 +63,10 @@ pub struct DistScanRequest {
     pub scope: RequestScope,
     /// Where a SERIALIZABLE transaction notes what it reads.
     pub reads: Option<Arc<ReadSet>>,
+    /// Which replicas are asked.
+    pub from: ReadFrom,
+    /// About how large all rows are together.
+    pub answer_bytes: u64,
 }
 
 impl DistScanRequest {
@@ -81,6 +86,8 @@ impl DistScanRequest {
             limit_hint: None,
             scope: RequestScope::default(),
             reads: None,
+            from: ReadFrom::default(),
+            answer_bytes: 0,
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::backoff::Retrier;
 use crate::client::KvClient;
 use crate::error::KvError;
 use crate::region_cache::{CachedRegion, KeyRange};
+use crate::replicas::Hops;
 use crate::request::{read_elsewhere, wait_for_pd};
 use crate::snapshot::Snapshot;
 use crate::transport::{CoprocessorStream, TransportError};
@@ -58,8 +59,11 @@ pub(super) struct TaskReader {
     /// What remains, ascending.
     rest: VecDeque<KeyRange>,
     running: Option<Running>,
-    /// Where the next request goes although it does not lead.
-    follower: Option<Arc<CachedRegion>>,
+    /// Where the next request goes instead of where it usually would.
+    elsewhere: Option<Arc<CachedRegion>>,
+    /// Since the last page.
+    hops: Hops,
+    answer_bytes: u64,
     retrier: Retrier,
     held: Vec<ScanPage>,
     held_bytes: usize,
@@ -75,7 +79,8 @@ impl TaskReader {
         ranges: Vec<KeyRange>,
     ) -> TaskReader {
         let snapshot = client.snapshot(request.start_ts).within(request.scope.clone());
-        let snapshot = snapshot.noting(request.reads.clone());
+        let snapshot = snapshot.noting(request.reads.clone()).reading(request.from);
+        let options = snapshot.options(request.answer_bytes);
         let page_rows = request.limit_hint.unwrap_or(0).min(FIRST_PAGE_ROWS_MAX);
         TaskReader {
             retrier: client.retrier_for(PAGE_TIMEOUT_MS).within(&request.scope),
@@ -86,7 +91,9 @@ impl TaskReader {
             page_rows: page_rows as u32,
             rest: ranges.into(),
             running: None,
-            follower: None,
+            elsewhere: None,
+            hops: options.hops(),
+            answer_bytes: request.answer_bytes,
             held: Vec::new(),
             held_bytes: 0,
             beyond_repeat: false,
@@ -123,17 +130,21 @@ impl TaskReader {
     /// Sends the request for what remains in the first region.
     async fn begin(&mut self) -> Result<(), KvError> {
         let mut region = self.first_region().await?;
-        if let Some(follower) = self.follower.take().filter(|follower| follower.same_shape(&region))
-        {
-            region = follower;
+        let options = self.snapshot.options(self.answer_bytes);
+        let elsewhere = self.elsewhere.take().filter(|elsewhere| elsewhere.same_shape(&region));
+        let chosen = match elsewhere {
+            Some(elsewhere) => Some(elsewhere),
+            None => self.client.cache.choose(&region, &self.hops).await,
+        };
+        if let Some(replica) = chosen {
+            region = replica;
         }
         let part = self.part_in(&region);
         if part.is_empty() {
             // The route changed between lookups.
             return Ok(());
         }
-        let context =
-            self.client.cache.context_of(&region, &self.snapshot.options(), &self.retrier);
+        let context = self.client.cache.context_of(&region, &options, &self.retrier);
         let ranges = part
             .iter()
             .map(|range| ProtoRange { start: range.start.clone(), end: range.end.clone() });
@@ -203,12 +214,17 @@ impl TaskReader {
     ) -> Result<(), KvError> {
         if let Some(error) = response.region_error {
             self.drop_held(|| format!("{error:?}"))?;
-            self.follower = read_elsewhere(&running.region, &error, &self.retrier);
-            if self.follower.is_some() {
+            let cache = &self.client.cache;
+            let region = &running.region;
+            if region.replica_read {
+                let (hops, retrier) = (&mut self.hops, &mut self.retrier);
+                return cache.after_refusal(region, error, hops, retrier).await;
+            }
+            self.elsewhere = read_elsewhere(region, &error, &mut self.hops, &self.retrier);
+            if self.elsewhere.is_some() {
                 return Ok(());
             }
-            let cache = &self.client.cache;
-            return cache.after_region_error(&running.region, error, &mut self.retrier).await;
+            return cache.after_region_error(region, error, &mut self.retrier).await;
         }
         if let Some(lock) = response.locked {
             self.drop_held(|| "a lock of another transaction".into())?;
@@ -223,6 +239,9 @@ impl TaskReader {
             });
         }
         self.retrier = self.client.retrier_for(PAGE_TIMEOUT_MS).within(self.snapshot.scope());
+        if self.hops.has_failed() {
+            self.hops = self.snapshot.options(self.answer_bytes).hops();
+        }
         let last = response.summaries.is_some();
         self.held_bytes += response.chunk.len();
         self.held.push(ScanPage {
@@ -307,7 +326,12 @@ impl TaskReader {
         // A statement that is over says nothing about the store.
         self.retrier.scope().check()?;
         self.drop_held(|| error.to_string())?;
-        self.client.cache.after_transport_error(region, &error, &mut self.retrier).await
+        let cache = &self.client.cache;
+        self.elsewhere = cache.after_silence(region, &mut self.hops).await;
+        if self.elsewhere.is_some() {
+            return Ok(());
+        }
+        cache.after_transport_error(region, &error, &mut self.retrier).await
     }
 
     fn deliver_held(&mut self) {

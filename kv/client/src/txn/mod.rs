@@ -54,6 +54,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::client::KvClient;
 use crate::error::KvError;
 use crate::region_cache::KeyRange;
+use crate::replicas::ReadFrom;
 use crate::scope::RequestScope;
 use crate::snapshot::{KvMap, Snapshot};
 use commit::Committer;
@@ -226,10 +227,10 @@ impl Transaction {
     }
 
     /// A statement begins: what is read from here on, and the wait for locks of a commit,
-    /// keeps within its bounds.
+    /// keeps within its bounds. It asks leaders.
     pub fn enter(&self, scope: RequestScope) {
         let mut view = self.view.write();
-        *view = view.clone().within(scope);
+        *view = view.clone().within(scope).reading(ReadFrom::default());
     }
 
     /// The read view below the transaction's own writes, within the bounds of the statement
@@ -248,6 +249,12 @@ impl Transaction {
         let is_start = read_ts == self.start_ts;
         let fresh = if is_start { self.snapshot.clone() } else { self.client.snapshot(read_ts) };
         *view = fresh.noting(self.reads.clone()).within(view.scope().clone());
+    }
+
+    /// Reads from these replicas until the next call of [`Transaction::enter`].
+    pub fn read_from(&self, from: ReadFrom) {
+        let mut view = self.view.write();
+        *view = view.clone().reading(from);
     }
 
     /// A key as this transaction sees it.

@@ -12,6 +12,7 @@
 //!
 //! **Concurrency.** Owned by the Raft thread.
 
+mod closed;
 mod elections;
 pub(in crate::raftstore) mod forced;
 mod merge;
@@ -51,6 +52,7 @@ use storage::PeerStorage;
 
 use super::apply::is_joint;
 use super::clock::MonotonicTime;
+use super::closed::WaitingMarks;
 use super::config::RaftStoreConfig;
 use super::error::{RaftStoreError, RegionError};
 use super::ids::{RegionId, epoch_of};
@@ -86,6 +88,8 @@ pub struct Peer {
     reads: ReadQueue,
     /// Reads that wait here for what another peer's leader says.
     replica_reads: Option<Box<ReplicaReads>>,
+    /// Closed timestamps that wait for apply.
+    waiting_marks: Option<Box<WaitingMarks>>,
     /// Answers to followers' questions.
     answers: Vec<kv::RaftMessage>,
     /// Taken from Raft, to be completed after the write.
@@ -159,6 +163,7 @@ impl Peer {
             proposals: VecDeque::new(),
             reads: ReadQueue::default(),
             replica_reads: None,
+            waiting_marks: None,
             answers: Vec::new(),
             ready: None,
             persisted: Vec::new(),
@@ -330,6 +335,7 @@ impl Peer {
         self.node.advance_apply_to(applied.min(self.node.raft.raft_log.committed));
         self.lease.on_applied(applied);
         self.merging.on_applied(applied);
+        self.publish_closed();
         self.publish();
     }
 
@@ -340,6 +346,7 @@ impl Peer {
             // Before anybody can have a view of it.
             self.delegate.locks.begin_version(self.term(), version);
         }
+        self.forget_closed();
         self.node.mut_store().set_region(region.clone());
         self.delegate.region.store(region);
     }
@@ -442,6 +449,7 @@ impl Peer {
     /// Takes the peer out of service, or back in.
     pub fn set_damaged(&mut self, damaged: bool) {
         self.damaged = damaged;
+        self.forget_closed();
         self.publish();
     }
 

@@ -58,6 +58,7 @@ impl Peer {
         if !ready.snapshot().is_empty() {
             effects.install = Some(ready.snapshot().clone());
             self.installing = true;
+            self.forget_closed();
             self.persisted = ready.take_persisted_messages();
             self.ready = Some(ready);
             return effects;

@@ -119,6 +119,17 @@ impl Peer {
             unasked.into_iter().for_each(|read| read.fail(error.clone()));
             return None;
         };
+        if planted(Bug::FollowersReadUnasked) {
+            let pending = unasked.iter().map(|_| kv::PendingCommits::default()).collect();
+            reads.asked.push_back(Question {
+                id,
+                ticks: 0,
+                index: Some(0),
+                reads: unasked,
+                pending,
+            });
+            return None;
+        }
         let claim = |read: &PendingReplicaRead| kv::ReadClaim {
             read_ts: read.read.read_ts,
             start_key: read.read.start.clone(),
@@ -193,7 +204,9 @@ impl Peer {
         if self.installing {
             return Err(self.not_leader());
         }
-        check_context(context, self.region(), self.peer_id)
+        check_context(context, self.region(), self.peer_id)?;
+        // The target may have taken over elsewhere, and nobody here would know.
+        self.check_not_merging()
     }
 
     /// One tick: gives up what the leader does not answer or nobody waits for.
@@ -243,6 +256,7 @@ impl Peer {
         let id = question.id;
         if !self.is_leader()
             || !self.node.raft.commit_to_current_term()
+            || self.check_not_merging().is_err()
             || find_peer(self.region(), from.id).is_none()
         {
             let refused =

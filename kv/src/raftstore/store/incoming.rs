@@ -81,6 +81,9 @@ impl StoreCore {
                 kv::ReadIndex::decode(message.read_index).map_err(|_| "undecodable read index")?;
             return self.on_read_index(region_id, &from, read_index, now);
         }
+        if message.wants_closed {
+            return self.on_subscription(region_id, now);
+        }
         let decoded = decode_message(&message.message).ok_or("undecodable")?;
         if now < self.vote_quiet_until && is_vote(&decoded) {
             return Err("just started");

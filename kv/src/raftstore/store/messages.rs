@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use cairn_proto::{kv, meta, pd};
+use cairn_types::TimeStamp;
 
 use crate::gc::{Round, Walk};
 use crate::mvcc::MvccError;
 use crate::raftstore::RegionContext;
 use crate::raftstore::apply::{ApplyReport, ApplyTask, Callback};
+use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::command::{PeerChange, SplitPiece};
 use crate::raftstore::error::RaftStoreError;
 use crate::raftstore::peer::{PendingRead, PendingReplicaRead};
@@ -30,6 +32,18 @@ pub enum StoreMessage {
     Read(PendingRead),
     /// Reads from this peer, whoever leads.
     ReplicaRead(PendingReplicaRead),
+    /// The region is read here at times of the past: its leader's store should close timestamps.
+    Subscribe {
+        /// The region.
+        region_id: u64,
+    },
+    /// Closes a timestamp in the regions led here that somebody subscribed to.
+    CloseTimestamp {
+        /// Given by PD.
+        ts: TimeStamp,
+        /// A time after that.
+        fetched_by: MonotonicTime,
+    },
     /// Proposes a split whose ids PD gave.
     Split {
         /// Where to.

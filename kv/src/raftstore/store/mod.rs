@@ -13,6 +13,7 @@
 //! Regions without traffic are not among those that tick: see [`super::liveness`].
 
 mod admin;
+mod closed;
 mod damage;
 mod evict;
 mod fate;
@@ -40,6 +41,7 @@ use rand::{Rng, SeedableRng};
 
 use super::apply::{ApplyReport, ApplyTask, Outcome};
 use super::clock::MonotonicTime;
+use super::closed::Subscriptions;
 use super::config::RaftStoreConfig;
 use super::disk::SlowScore;
 use super::error::RegionError;
@@ -113,6 +115,8 @@ pub struct StoreCore {
     next_store_report: MonotonicTime,
     /// Of followers' questions; grows over restarts too.
     last_read_id: u64,
+    /// Regions led here in which timestamps are closed.
+    subscriptions: Subscriptions,
     rng: SmallRng,
 }
 
@@ -173,6 +177,7 @@ impl StoreCore {
             ticks: 0,
             next_store_report: MonotonicTime(0),
             last_read_id: 0,
+            subscriptions: Subscriptions::default(),
         }
     }
 
@@ -205,6 +210,13 @@ impl StoreCore {
                         read.fail(RegionError::RegionNotFound(region_id));
                     }
                 }
+            }
+            StoreMessage::Subscribe { region_id } => {
+                let peer = self.peers.get(&region_id);
+                self.outbox.messages.extend(peer.and_then(Peer::subscription));
+            }
+            StoreMessage::CloseTimestamp { ts, fetched_by } => {
+                self.close_timestamp(ts, now.max(fetched_by));
             }
             StoreMessage::Split { context, pieces, callback } => {
                 self.propose_split(&context, pieces, callback, now);

@@ -25,6 +25,10 @@ impl StoreCore {
         if store_id == 0 || store_id == self.store_id || to_store != self.store_id {
             return Err("addresses of a beat");
         }
+        if !message.closed.is_empty() {
+            self.on_closed(&message.closed);
+            return Ok(());
+        }
         let beat =
             kv::StoreBeat::decode(message.message.clone()).map_err(|_| "undecodable beat")?;
         let restarted = self.links.on_beat(store_id, &beat, now).ok_or("beat of the past")?;

@@ -2,11 +2,12 @@
 
 use cairn_proto::{meta, pd};
 
-use super::cluster::{Cluster, region_of};
+use super::cluster::{Cluster, context_of, region_of};
 use crate::raftstore::command::{ConfChangeKind, PeerChange};
+use crate::raftstore::peer::PendingReplicaRead;
 use crate::raftstore::state::{self, PeerState};
 use crate::raftstore::store::StoreMessage;
-use crate::raftstore::{RegionError, RegionId, epoch_of};
+use crate::raftstore::{RegionContext, RegionError, RegionId, ReplicaRead, epoch_of};
 
 const THREE: &[(u64, u64)] = &[(11, 1), (12, 2), (13, 3)];
 /// Region on the left; and the one on the right, with the id of the first region.
@@ -153,6 +154,14 @@ fn the_source_serves_nothing_while_it_merges() {
     cluster.run_ticks(1);
     assert!(matches!(read.try_recv(), Ok(Err(RegionError::MergeInProgress(_)))));
     assert_eq!(write.try_recv().unwrap(), Err(RegionError::MergeInProgress(RegionId(RIGHT))));
+    // Nor does a follower, whatever epoch its reader has heard of.
+    let (answer, mut answered) = tokio::sync::oneshot::channel();
+    let context = RegionContext { replica_read: true, ..context_of(&merging) };
+    let read = PendingReplicaRead { context, read: ReplicaRead::default(), answer };
+    let follower = (1..=3).find(|id| ![leader, other].contains(id)).unwrap();
+    cluster.tell(follower, StoreMessage::ReplicaRead(read));
+    cluster.run_ticks(2);
+    assert!(matches!(answered.try_recv(), Ok(Err(_))), "the source serves nothing");
     cluster.stores.get_mut(&other).unwrap().apply_paused = false;
     expect_merged(&mut cluster, RIGHT, LEFT);
 }

@@ -5,6 +5,7 @@ mod chaos_merge;
 mod cluster;
 mod damage;
 mod disk_full;
+mod followers;
 mod forced;
 mod joint;
 mod merge;

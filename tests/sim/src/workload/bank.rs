@@ -1,22 +1,33 @@
-//! Transfers between accounts: in every view, money is neither made nor lost.
+//! Transfers between accounts: in every view, money is neither made nor lost. Some views are of the past,
+//! which any replica may show.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_kv_client::{KeyRange, KvClient, KvError};
+use cairn_kv_client::{KeyRange, KvClient, KvError, ReadFrom, ReplicaRead, Snapshot};
+use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 use rand::Rng;
+use rand::seq::IteratorRandom;
+use tokio::time::Instant;
 
 use super::{Outcome, fresh_view, number, scan_all};
 use crate::world::{Dice, World};
 
 /// What an account begins with.
 const OPENING: u64 = 100;
+/// How far back views of the past reach; the safe point of garbage collection is further behind,
+/// also when a sum takes as long again.
+const PAST: Duration = Duration::from_secs(3);
 
 /// The bank's rules and counts.
 pub struct Bank {
     accounts: u32,
     done: Mutex<u64>,
+    /// At which sums were made, the newest last.
+    recent: Mutex<VecDeque<(Instant, TimeStamp)>>,
 }
 
 fn key_of(account: u32) -> Bytes {
@@ -26,7 +37,7 @@ fn key_of(account: u32) -> Bytes {
 impl Bank {
     /// A bank without accounts.
     pub fn new(accounts: u32) -> Bank {
-        Bank { accounts, done: Mutex::new(0) }
+        Bank { accounts, done: Mutex::new(0), recent: Mutex::default() }
     }
 
     /// Operations that were done.
@@ -104,7 +115,7 @@ impl Bank {
     }
 
     async fn sum(&self, world: &World, client: &Arc<KvClient>, scans: bool) -> Result<(), KvError> {
-        let view = fresh_view(client).await?;
+        let (began, view) = (Instant::now(), self.view(world, client).await?);
         let keys: Vec<Bytes> = (0..self.accounts).map(key_of).collect();
         let balances: Vec<u64> = if scans {
             let pairs = scan_all(&view, KeyRange::new("a", "b"), coin(world)).await?;
@@ -115,17 +126,40 @@ impl Bank {
         };
         let (sum, expected) = (balances.iter().sum::<u64>(), u64::from(self.accounts) * OPENING);
         world.note(format_args!("sum {balances:?}"));
-        if sum != expected {
+        // What took too long may be collected garbage.
+        if sum != expected && (!view.read_from().is_stale || began.elapsed() < PAST) {
             let ts = view.start_ts();
             world.fail(format!("bank: {balances:?} at {ts} sum to {sum}, not {expected}"));
         }
         Ok(())
     }
 
+    /// A view of now, or of a moment at which somebody made a sum.
+    async fn view(&self, world: &World, client: &Arc<KvClient>) -> Result<Snapshot, KvError> {
+        let past = {
+            let mut recent = self.recent.lock();
+            while recent.front().is_some_and(|(since, _)| since.elapsed() >= PAST) {
+                recent.pop_front();
+            }
+            world.roll(Dice::Workload, |rng| {
+                rng.random_bool(0.5).then(|| recent.iter().choose(rng).copied()).flatten()
+            })
+        };
+        if let Some((_, read_ts)) = past {
+            return Ok(client.snapshot(read_ts).reading(ReadFrom::stale(ReplicaRead::Leader)));
+        }
+        let view = fresh_view(client).await?;
+        self.recent.lock().push_back((Instant::now(), view.start_ts()));
+        Ok(view)
+    }
+
     /// A last sum.
     pub async fn judge(&self, world: &World, client: &Arc<KvClient>) -> Result<(), KvError> {
-        self.sum(world, client, true).await?;
-        self.sum(world, client, false).await
+        for scans in [true, false] {
+            self.recent.lock().clear();
+            self.sum(world, client, scans).await?;
+        }
+        Ok(())
     }
 }
 
