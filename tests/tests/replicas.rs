@@ -1,13 +1,17 @@
-//! Reads of the present from replicas that do not lead, after a question to the leader.
+//! Reads from replicas that do not lead: of the present, after a question to the leader, and of the
+//! past, without anybody else.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use cairn_tests::node::cairn_binary;
-use cairn_tests::{HarnessError, Layout, Playground, tool};
+use cairn_tests::{HarnessError, Layout, Playground, eventually, tool};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
+/// What is waited for takes some seconds; a busy machine is slower.
+const PATIENCE: Duration = Duration::from_secs(90);
 const WRITES: u64 = 20;
 
 /// A store as its own status port and PD know it.
@@ -145,5 +149,54 @@ async fn followers_show_what_was_written_before() -> Result<(), HarnessError> {
     }
     assert!(near[0].counter("replica_reads") >= near_before + 5);
     assert_eq!(others.map(|stores| total(stores, "replica_reads")), before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_past_is_read_when_nobody_leads() -> Result<(), HarnessError> {
+    let (playground, mut conn, stores) = started().await?;
+    run(
+        &mut conn,
+        &[
+            "UPDATE t SET v = 7",
+            "DO SLEEP(0.002)",
+            "START TRANSACTION WITH CONSISTENT SNAPSHOT",
+            "SET @then = TIDB_PARSE_TSO(@@tidb_current_ts)",
+            "COMMIT",
+            "UPDATE t SET v = 8",
+        ],
+    )
+    .await;
+    let past = "SELECT SUM(v) FROM t AS OF TIMESTAMP @then";
+    // All replicas hold that time as soon as reads miss no more, the schema's too.
+    let mut calm = 0;
+    let held = tokio::time::timeout(PATIENCE, async {
+        while calm < 12 {
+            let missed = total(&stores, "stale_reads_missed");
+            assert_eq!(number(&mut conn, past).await, 14);
+            calm = if total(&stores, "stale_reads_missed") == missed { calm + 1 } else { 0 };
+        }
+    });
+    held.await.expect("timestamps are closed");
+    let before = stores[0].counter("closed_reads");
+
+    // One store alone can elect nobody.
+    let nodes = store_nodes(&playground);
+    for at in &nodes[1..] {
+        playground.nodes[*at].signal("STOP")?;
+    }
+    for _ in 0..5 {
+        assert_eq!(number(&mut conn, past).await, 14);
+    }
+    assert!(stores[0].counter("closed_reads") >= before + 5);
+    for at in &nodes[1..] {
+        playground.nodes[*at].signal("CONT")?;
+    }
+    let back = eventually(PATIENCE, || async {
+        let mut conn = playground.connect("test").await.ok()?;
+        let sum: Option<u64> = conn.query_first("SELECT SUM(v) FROM t").await.ok()?;
+        sum.filter(|sum| *sum == 16)
+    });
+    assert!(back.await.is_some(), "the present comes back");
     Ok(())
 }

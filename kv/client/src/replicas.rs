@@ -174,7 +174,10 @@ impl RegionCache {
         let fresh = self.with_members(region).await;
         let region = fresh.as_deref().unwrap_or(region);
         let peer = self.chosen_peer(region, hops).await?;
-        (peer.id != region.leader.id).then(|| Arc::new(region.at_replica(peer, hops.from.is_stale)))
+        // The past may be known to one that leads no longer.
+        let is_stale = hops.from.is_stale;
+        (is_stale || peer.id != region.leader.id)
+            .then(|| Arc::new(region.at_replica(peer, is_stale)))
     }
 
     /// The region with its members as PD knows them, if what is known is old: members come and go

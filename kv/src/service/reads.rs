@@ -83,7 +83,7 @@ impl Reads {
     ) -> Result<kv::GetResponse, RegionError> {
         match self.try_get(context, key, at) {
             Ok(Some(response)) => Ok(response),
-            Err(RegionError::NotLeader { .. }) if context.replica_read => {
+            missed if reads_as_replica(context, missed.as_ref().err()) => {
                 let read = replica_read(key.clone(), key_after(key), at);
                 let ReplicaView { snapshot, pending } =
                     self.kv.replica_snapshot(context, read).await?;
@@ -228,13 +228,23 @@ pub(crate) async fn entered_view(
 ) -> Result<ReplicaView, RegionError> {
     let snapshot = match kv.try_local_snapshot(context) {
         Ok(Some(snapshot)) => snapshot,
-        Ok(None) => kv.snapshot(context).await?,
-        Err(RegionError::NotLeader { .. }) if context.replica_read => {
+        missed if reads_as_replica(context, missed.as_ref().err()) => {
             return kv.replica_snapshot(context, read).await;
         }
+        Ok(None) => kv.snapshot(context).await?,
         Err(error) => return Err(error),
     };
     Ok(ReplicaView { snapshot, pending: Vec::new() })
+}
+
+/// Whether a read that the lease does not allow, or that came to no leader, is answered as by a
+/// replica. Of the past a leader without a quorum may know enough, too.
+fn reads_as_replica(context: &RegionContext, error: Option<&RegionError>) -> bool {
+    match error {
+        None => context.stale_read,
+        Some(RegionError::NotLeader { .. }) => context.replica_read,
+        Some(_) => false,
+    }
 }
 
 fn replica_read(start: Bytes, end: Bytes, at: ReadAt<'_>) -> ReplicaRead {

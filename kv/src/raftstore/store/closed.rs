@@ -28,7 +28,7 @@ impl StoreCore {
         let Some(guard) = self.regions.guard() else { return };
         let mut closed_by_store: BTreeMap<u64, Vec<kv::ClosedTimestamp>> = BTreeMap::new();
         for region_id in self.subscriptions.current(at) {
-            let Some(peer) = self.peers.get(&region_id).filter(|peer| peer.is_leader()) else {
+            let Some(peer) = self.peers.get_mut(&region_id).filter(|peer| peer.is_leader()) else {
                 self.subscriptions.leave(region_id);
                 continue;
             };
@@ -37,6 +37,8 @@ impl StoreCore {
                 peer.delegate.want_lease();
                 continue;
             };
+            // It may be the one that is left when nobody leads.
+            peer.on_closed(&closed);
             for store_id in peer.other_stores() {
                 closed_by_store.entry(store_id).or_default().push(closed);
             }

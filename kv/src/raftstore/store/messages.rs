@@ -80,7 +80,7 @@ pub enum StoreMessage {
     /// Messages of other stores.
     Raft(Vec<kv::RaftMessage>),
     /// A Raft snapshot that arrived whole.
-    Snapshot(kv::RaftMessage, SnapshotData),
+    Snapshot(Box<kv::RaftMessage>, SnapshotData),
     /// A Raft snapshot left, or did not.
     SnapshotSent {
         /// The region.

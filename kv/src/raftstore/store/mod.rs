@@ -241,7 +241,7 @@ impl StoreCore {
                     self.on_raft_message(message, now);
                 }
             }
-            StoreMessage::Snapshot(message, data) => self.on_snapshot(message, data, now),
+            StoreMessage::Snapshot(message, data) => self.on_snapshot(*message, data, now),
             StoreMessage::SnapshotSent { region_id, peer_id, sent } => {
                 self.on_snapshot_sent(region_id, peer_id, sent);
             }

@@ -246,7 +246,8 @@ impl Cluster {
             let checksum = crc32fast::hash(&chunk);
             spool.push(chunk, checksum).unwrap();
         }
-        let message = StoreMessage::Snapshot(snapshot.head.clone(), spool.finish().unwrap());
+        let message =
+            StoreMessage::Snapshot(Box::new(snapshot.head.clone()), spool.finish().unwrap());
         let sent = self.deliver(from, message, &snapshot.head);
         let report = StoreMessage::SnapshotSent {
             region_id: snapshot.head.region_id,

@@ -118,12 +118,14 @@ impl SnapshotReceiver {
             Spool::Records(spool) => spool.finish()?,
             Spool::Files(spool) => spool.finish()?,
         };
-        self.mailbox.try_send(StoreMessage::Snapshot(self.head, data)).map_err(|refused| {
-            if let StoreMessage::Snapshot(_, data) = *refused {
-                SnapshotData::discard(data);
-            }
-            RaftStoreError::Raft("raft mailbox is full".to_owned())
-        })
+        self.mailbox.try_send(StoreMessage::Snapshot(Box::new(self.head), data)).map_err(
+            |refused| {
+                if let StoreMessage::Snapshot(_, data) = *refused {
+                    SnapshotData::discard(data);
+                }
+                RaftStoreError::Raft("raft mailbox is full".to_owned())
+            },
+        )
     }
 }
 
