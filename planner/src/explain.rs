@@ -14,11 +14,12 @@ use cairn_executor::plan::{
     AggMode, AggregationDesc, HashJoinDesc, JoinKind, JoinSide, OpDesc, SortItem,
 };
 use cairn_expr::Expr;
+use cairn_parser::ast::LockStrength;
 
 use crate::catalog::{IndexInfo, TableInfo};
 use crate::plan::{
     CopInfo, IndexJoin, InsertRows, PhysicalOp, PhysicalPlan, Plan, PlanColumn, PlanKind,
-    PointAccess, Reader, RowCount, RowLimit, SubplanKind,
+    PointAccess, Reader, RowCount, RowLimit, RowLock, SubplanKind,
 };
 
 /// Names of EXPLAIN's columns.
@@ -322,13 +323,13 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
     match &plan.op {
         PhysicalOp::PointGet(get) => {
             let kind = if get.access.index.is_some() { "key" } else { "handle" };
-            let lock = if get.lock.is_some() { ", lock" } else { "" };
+            let lock = point_lock(get.lock);
             point_info(&get.access, &plan.schema, format!("{kind}:{}{lock}", list(&get.key, &[])))
         }
         PhysicalOp::BatchPointGet(get) => {
             let kind = if get.access.index.is_some() { "key" } else { "handle" };
             let keys: Vec<String> = get.keys.iter().map(|key| list(key, &[])).collect();
-            let lock = if get.lock.is_some() { ", lock" } else { "" };
+            let lock = point_lock(get.lock);
             let text = format!("{kind}:[{}], keep order:false{lock}", keys.join(" "));
             point_info(&get.access, &plan.schema, text)
         }
@@ -374,12 +375,20 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
         }
         PhysicalOp::UnionAll | PhysicalOp::MaxOneRow => String::new(),
         PhysicalOp::SelectLock(lock) => {
-            if lock.share {
-                "for share".to_string()
-            } else {
-                "for update".to_string()
-            }
+            let text = match lock.how.strength {
+                LockStrength::Share => "for share",
+                LockStrength::Update => "for update",
+            };
+            text.to_string()
         }
+    }
+}
+
+fn point_lock(lock: Option<RowLock>) -> &'static str {
+    match lock.map(|lock| lock.strength) {
+        Some(LockStrength::Update) => ", lock",
+        Some(LockStrength::Share) => ", share lock",
+        None => "",
     }
 }
 

@@ -18,7 +18,7 @@ use cairn_executor::plan::{
     LimitDesc, OpDesc, ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
 };
 use cairn_expr::{EvalContext, Expr};
-use cairn_parser::ast::LockWait;
+use cairn_parser::ast::{LockStrength, LockWait};
 use cairn_types::{Datum, FieldType};
 
 use crate::catalog::{IndexInfo, TableInfo};
@@ -514,8 +514,8 @@ pub struct PointGet {
     pub access: PointAccess,
     /// Values of the key, one per key column, already cast to the column's type.
     pub key: Vec<Expr>,
-    /// `FOR UPDATE`, or the read of an UPDATE or DELETE.
-    pub lock: Option<LockWait>,
+    /// `FOR UPDATE`, `FOR SHARE`, or the read of an UPDATE or DELETE.
+    pub lock: Option<RowLock>,
 }
 
 /// Rows by their whole keys.
@@ -525,8 +525,8 @@ pub struct BatchPointGet {
     pub access: PointAccess,
     /// Their keys, each as in [`PointGet::key`]; equal ones give one row.
     pub keys: Vec<Vec<Expr>>,
-    /// `FOR UPDATE`, or the read of an UPDATE or DELETE.
-    pub lock: Option<LockWait>,
+    /// `FOR UPDATE`, `FOR SHARE`, or the read of an UPDATE or DELETE.
+    pub lock: Option<RowLock>,
 }
 
 /// What a point read reads.
@@ -603,13 +603,20 @@ pub struct Apply {
     pub slots: Vec<usize>,
 }
 
+/// How rows are locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLock {
+    /// `FOR UPDATE` or `FOR SHARE`.
+    pub strength: LockStrength,
+    /// What to do about locks of others.
+    pub wait: LockWait,
+}
+
 /// Which of the rows below are locked.
 #[derive(Clone, Debug)]
 pub struct SelectLock {
-    /// What to do about locks of others.
-    pub wait: LockWait,
-    /// `FOR SHARE`.
-    pub share: bool,
+    /// How.
+    pub how: RowLock,
     /// The tables.
     pub tables: Vec<LockedTable>,
     /// The LIMIT above, if rows are left out: no more rows are locked than it asks for.

@@ -25,4 +25,11 @@ pub mod cop {
 #[allow(missing_docs, clippy::all, rust_2018_idioms)]
 pub mod kv {
     tonic::include_proto!("cairn.kv");
+
+    impl LockInfo {
+        /// All holders of the lock, one by one.
+        pub fn holders(&self) -> impl Iterator<Item = &LockInfo> {
+            std::iter::once(self).chain(&self.shared_with)
+        }
+    }
 }

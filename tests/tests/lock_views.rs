@@ -168,3 +168,52 @@ async fn a_node_that_is_gone_is_left_out() -> Result<(), HarnessError> {
     assert_eq!(conn.query_first::<u64, _>(nodes).await.expect("a table"), Some(1));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_several_is_shown_with_each() -> Result<(), HarnessError> {
+    let (_cluster, ports) = cluster().await?;
+    let mut sharers = Vec::new();
+    for port in ports {
+        let mut conn = connect(port).await;
+        conn.query_drop("BEGIN").await.expect("begins");
+        conn.query_drop("SELECT * FROM views.t WHERE id = 1 FOR SHARE").await.expect("shared");
+        sharers.push(conn);
+    }
+    let mut waiter = connect(ports[0]).await;
+    let waiting = tokio::spawn(async move {
+        waiter.query_drop("BEGIN").await?;
+        waiter.query_drop("UPDATE views.t SET n = 5 WHERE id = 1").await?;
+        waiter.query_drop("COMMIT").await
+    });
+    let mut conn = connect(ports[1]).await;
+    let look = "SELECT h.SESSION_ID, h.INSTANCE FROM information_schema.data_lock_waits l \
+                JOIN information_schema.cluster_tidb_trx h ON h.ID = l.CURRENT_HOLDING_TRX_ID";
+    let shown = eventually(PATIENCE, || async {
+        let mut conn = connect(ports[0]).await;
+        let holders: Vec<(u32, String)> = conn.query(look).await.expect("system tables");
+        (holders.len() == 2).then_some(holders)
+    });
+    let holders = shown.await.expect("both are shown");
+    for sharer in &sharers {
+        assert!(holders.iter().any(|(id, _)| *id == sharer.id()), "{holders:?}");
+    }
+    assert_ne!(holders[0].1, holders[1].1);
+    // Both of them want to write: a circle, beside the one who waits for both.
+    let [mut first, mut second] = <[Conn; 2]>::try_from(sharers).expect("two");
+    let writing = tokio::spawn(async move {
+        first.query_drop("UPDATE views.t SET n = 6 WHERE id = 1").await?;
+        first.query_drop("COMMIT").await
+    });
+    let three = "SELECT COUNT(*) FROM information_schema.data_lock_waits";
+    let all_wait =
+        async { while conn.query_first(three).await.expect("a system table") != Some(3u64) {} };
+    tokio::time::timeout(PATIENCE, all_wait).await.expect("they wait");
+    assert_eq!(code(second.query_drop("UPDATE views.t SET n = 7 WHERE id = 1").await), 1213);
+    let circle = "SELECT COUNT(*), COUNT(DISTINCT KEY_INFO) FROM information_schema.deadlocks";
+    assert_eq!(conn.query_first(circle).await.expect("a table"), Some((2u64, 1u64)));
+    assert_eq!(code(writing.await.expect("no panic")), 0);
+    assert_eq!(code(waiting.await.expect("no panic")), 0);
+    let n = "SELECT n FROM views.t WHERE id = 1";
+    assert_eq!(conn.query_first(n).await.expect("reads"), Some(5u64));
+    Ok(())
+}

@@ -31,6 +31,14 @@ async fn connect(cluster: &Playground) -> Conn {
     playground::connect(cluster.port(), "").await.expect("the playground serves")
 }
 
+/// Until so many transactions wait for locks of rows.
+async fn waits_for(conn: &mut Conn, waiters: u64) {
+    let count = "SELECT COUNT(DISTINCT TRX_ID) FROM information_schema.data_lock_waits";
+    let wait =
+        async { while conn.query_first(count).await.expect("a system table") != Some(waiters) {} };
+    tokio::time::timeout(PATIENCE, wait).await.expect("they wait");
+}
+
 /// Until some transaction waits for a lock.
 async fn someone_waits(conn: &mut Conn, id: u32) {
     let info = "SELECT COUNT(*) FROM information_schema.processlist \
@@ -417,4 +425,165 @@ async fn named_locks_in_a_circle() -> Result<(), HarnessError> {
         async { while conn.query_first(free).await.expect("it answers") != Some(2i64) {} };
     tokio::time::timeout(PATIENCE, all_free).await.expect("who is gone holds nothing");
     Ok(())
+}
+
+async fn begin(cluster: &Playground) -> Conn {
+    let mut conn = connect(cluster).await;
+    conn.query_drop("BEGIN").await.expect("begins");
+    conn
+}
+
+/// Runs a statement and ends the transaction; tells how that went.
+fn running(mut conn: Conn, statement: &'static str) -> tokio::task::JoinHandle<u16> {
+    tokio::spawn(async move {
+        let outcome = conn.query_drop(statement).await;
+        if outcome.is_err() {
+            return code(outcome);
+        }
+        code(conn.query_drop("COMMIT").await)
+    })
+}
+
+/// Those who share a row do not wait for each other, readers for nobody, a writer for all of them.
+async fn a_writer_waits_for_all_who_share(layout: Layout) -> Result<(), HarnessError> {
+    const SHARE: &str = "SELECT n FROM locks.t WHERE id = 1 FOR SHARE NOWAIT";
+    let (cluster, mut conn) = cluster(layout).await?;
+    let (mut first, mut second) = (begin(&cluster).await, begin(&cluster).await);
+    let shared: Option<i64> = first.query_first(SHARE).await.expect("nobody is there");
+    assert_eq!(shared, Some(0));
+    // By a prepared statement, and by the older syntax.
+    let by_id = "SELECT n FROM locks.t WHERE id = ? LOCK IN SHARE MODE";
+    let shared: Option<i64> = second.exec_first(by_id, (1,)).await.expect("it is shared");
+    assert_eq!(shared, Some(0));
+    for refused in ["FOR UPDATE NOWAIT", "FOR UPDATE WAIT 0"] {
+        let mut third = begin(&cluster).await;
+        let query = format!("SELECT n FROM locks.t WHERE id = 1 {refused}");
+        let code = code(third.query_drop(query).await);
+        assert!(matches!(code, 3572 | 1205), "{refused}: {code}");
+    }
+    let skipping = "SELECT id FROM locks.t ORDER BY id FOR UPDATE SKIP LOCKED";
+    let mut third = begin(&cluster).await;
+    assert_eq!(third.query::<u32, _>(skipping).await.expect("skips"), [2]);
+    third.query_drop("ROLLBACK").await.expect("ends");
+    third.query_drop("SET innodb_lock_wait_timeout = 1").await.expect("a variable");
+    let update = "UPDATE locks.t SET n = n + 1 WHERE id = 1";
+    assert_eq!(code(third.query_drop(update).await), 1205);
+
+    let writer = running(begin(&cluster).await, update);
+    waits_for(&mut conn, 1).await;
+    assert_eq!(n_of(&mut conn, 1).await, 0, "readers do not wait");
+    first.query_drop("INSERT INTO locks.t VALUES (10, 0)").await.expect("free");
+    first.query_drop("COMMIT").await.expect("commits");
+    waits_for(&mut conn, 1).await;
+    assert!(!writer.is_finished());
+    second.query_drop("COMMIT").await.expect("commits");
+    assert_eq!(writer.await.expect("no panic"), 0);
+    assert_eq!(n_of(&mut conn, 1).await, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_waits_for_all_who_share_on_one_process() -> Result<(), HarnessError> {
+    a_writer_waits_for_all_who_share(Layout::OneProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_waits_for_all_who_share_on_three_stores() -> Result<(), HarnessError> {
+    a_writer_waits_for_all_who_share(Layout::Processes { stores: 3 }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_who_share_and_write_one_is_the_victim() -> Result<(), HarnessError> {
+    let (cluster, mut conn) = cluster(Layout::OneProcess).await?;
+    let share = "SELECT n FROM locks.t WHERE n = 0 AND id = 1 FOR SHARE";
+    let update = "UPDATE locks.t SET n = n + 1 WHERE id = 1";
+    let (mut first, mut second) = (begin(&cluster).await, begin(&cluster).await);
+    first.query_drop(share).await.expect("free");
+    second.query_drop(share).await.expect("shared");
+    let first = running(first, update);
+    waits_for(&mut conn, 1).await;
+    let mut codes = [running(second, update).await, first.await].map(|end| end.expect("no panic"));
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 1213]);
+    assert_eq!(n_of(&mut conn, 1).await, 1);
+    // The last one that shares has the row at once, before another that waits for it.
+    let mut sharer = begin(&cluster).await;
+    sharer.query_drop("SELECT n FROM locks.t WHERE id = 1 FOR SHARE").await.expect("free");
+    let waiting = running(begin(&cluster).await, update);
+    waits_for(&mut conn, 1).await;
+    sharer.query_drop("UPDATE locks.t SET n = n * 10 WHERE id = 1").await.expect("at once");
+    sharer.query_drop("COMMIT").await.expect("commits");
+    assert_eq!(waiting.await.expect("no panic"), 0);
+    assert_eq!(n_of(&mut conn, 1).await, 11);
+    Ok(())
+}
+
+/// Children are added to parents that others remove: none is left without one.
+async fn families_stay_whole(
+    layout: Layout,
+    clients: u32,
+    rounds: u32,
+) -> Result<(), HarnessError> {
+    const PARENTS: u32 = 3;
+    let (cluster, mut conn) = cluster(layout).await?;
+    for statement in [
+        "CREATE TABLE locks.parents (id INT PRIMARY KEY)",
+        "CREATE TABLE locks.children (id INT AUTO_INCREMENT PRIMARY KEY, parent INT, KEY (parent))",
+        "INSERT INTO locks.parents VALUES (1), (2), (3)",
+    ] {
+        conn.query_drop(statement).await.expect(statement);
+    }
+    let workers = (0..clients).map(|client| {
+        let port = cluster.port();
+        tokio::spawn(async move {
+            let mut conn = playground::connect(port, "locks").await?;
+            for round in 0..rounds {
+                let parent = 1 + (client + round) % PARENTS;
+                let work = async {
+                    conn.query_drop("BEGIN").await?;
+                    if (client + round) % 4 == 0 {
+                        let lock = "SELECT id FROM parents WHERE id = ? FOR UPDATE";
+                        let found: Option<u32> = conn.exec_first(lock, (parent,)).await?;
+                        let count = "SELECT COUNT(*) FROM children WHERE parent = ? FOR SHARE";
+                        let children: Option<u32> = conn.exec_first(count, (parent,)).await?;
+                        if found.is_some() && children == Some(0) {
+                            let delete = "DELETE FROM parents WHERE id = ?";
+                            conn.exec_drop(delete, (parent,)).await?;
+                        }
+                    } else {
+                        let share = "SELECT id FROM parents WHERE id = ? FOR SHARE";
+                        let found: Option<u32> = conn.exec_first(share, (parent,)).await?;
+                        if found.is_some() {
+                            let insert = "INSERT INTO children (parent) VALUES (?)";
+                            conn.exec_drop(insert, (parent,)).await?;
+                        }
+                    }
+                    conn.query_drop("COMMIT").await
+                };
+                match work.await {
+                    Ok(()) => {}
+                    Err(Error::Server(error)) if error.code == 1213 => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok::<_, Error>(())
+        })
+    });
+    for worked in join_all(workers).await {
+        worked.expect("no panic").expect("no error but deadlocks");
+    }
+    let orphans = "SELECT COUNT(*) FROM locks.children \
+                   WHERE parent NOT IN (SELECT id FROM locks.parents)";
+    assert_eq!(conn.query_first(orphans).await.expect("reads"), Some(0u64));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn families_stay_whole_on_one_process() -> Result<(), HarnessError> {
+    families_stay_whole(Layout::OneProcess, 8, 20).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn families_stay_whole_on_three_stores() -> Result<(), HarnessError> {
+    families_stay_whole(Layout::Processes { stores: 3 }, 6, 8).await
 }

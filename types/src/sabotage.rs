@@ -43,6 +43,8 @@ pub enum Bug {
     TsoBoundNotDurable,
     /// A SERIALIZABLE transaction commits whatever became of what it has read.
     RefreshSkipped,
+    /// Shared locks are not taken.
+    SharedLocksAreNoops,
 }
 
 impl Bug {
@@ -65,6 +67,7 @@ impl Bug {
         Bug::ResolveWithoutPrimary,
         Bug::TsoBoundNotDurable,
         Bug::RefreshSkipped,
+        Bug::SharedLocksAreNoops,
     ];
 }
 

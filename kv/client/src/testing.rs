@@ -32,6 +32,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 
+use self::locks::Locks;
 use crate::transport::{CoprocessorStream, KvStoreService, StoreConnector, TransportError};
 use crate::{ClientConfig, KvClient};
 
@@ -62,6 +63,7 @@ struct Lock {
     txn_size: u64,
     min_commit_ts: u64,
     is_pessimistic: bool,
+    is_shared: bool,
     for_update_ts: u64,
     use_async_commit: bool,
     secondaries: Vec<Bytes>,
@@ -78,7 +80,7 @@ struct Version {
 struct Inner {
     regions: Vec<(Region, u64)>,
     next_id: u64,
-    locks: BTreeMap<Bytes, Lock>,
+    locks: Locks,
     versions: BTreeMap<Bytes, Vec<Version>>,
     rollbacks: BTreeSet<(Bytes, u64)>,
     /// Who waits for whom.
@@ -182,11 +184,12 @@ impl Cluster {
             txn_size: 2,
             min_commit_ts: 0,
             is_pessimistic: false,
+            is_shared: false,
             for_update_ts: 0,
             use_async_commit: false,
             secondaries: Vec::new(),
         };
-        self.inner.lock().locks.insert(Bytes::copy_from_slice(key.as_bytes()), lock);
+        self.inner.lock().locks.insert(&Bytes::copy_from_slice(key.as_bytes()), lock);
     }
 
     /// A lock that a living transaction does not count on any more.
@@ -216,7 +219,7 @@ impl Cluster {
 
     /// Keys that are locked.
     pub fn locked_keys(&self) -> Vec<Bytes> {
-        self.inner.lock().locks.keys().cloned().collect()
+        self.inner.lock().locks.keys()
     }
 
     /// The newest committed value.
@@ -325,7 +328,7 @@ impl Inner {
     }
 
     fn lock_error(&self, key: &[u8], context: &Context, version: u64) -> Option<KeyError> {
-        let lock = self.locks.get(key)?;
+        let lock = self.locks.holders(key).next()?;
         let is_later = lock.use_async_commit && lock.min_commit_ts > version;
         let past =
             lock.start_ts > version || is_later || context.resolved_locks.contains(&lock.start_ts);
@@ -373,7 +376,8 @@ impl Inner {
     }
 
     fn scanned(&self, context: &Context, request: &ScanRequest) -> Vec<KvPair> {
-        let mut keys: Vec<&Bytes> = self.versions.keys().chain(self.locks.keys()).collect();
+        let locked = self.locks.keys();
+        let mut keys: Vec<&Bytes> = self.versions.keys().chain(&locked).collect();
         keys.sort();
         keys.dedup();
         keys.retain(|key| {
@@ -410,8 +414,7 @@ impl Inner {
         }
         let locks = request.mutations.iter().filter(|one| one.op() != MutationOp::OpCheckNotExists);
         for mutation in locks {
-            let held = self.locks.get(&mutation.key);
-            if held.is_some_and(|lock| lock.start_ts == start_ts && !lock.is_pessimistic) {
+            if self.locks.of(&mutation.key, start_ts).is_some_and(|lock| !lock.is_pessimistic) {
                 continue;
             }
             let is_primary = mutation.key == request.primary;
@@ -425,13 +428,14 @@ impl Inner {
                 txn_size: request.txn_size,
                 min_commit_ts: request.min_commit_ts,
                 is_pessimistic: false,
+                is_shared: mutation.is_shared,
                 for_update_ts: request.for_update_ts,
                 use_async_commit: request.use_async_commit,
                 secondaries: secondaries.cloned().collect(),
             };
-            self.locks.insert(mutation.key.clone(), lock);
+            self.locks.insert(&mutation.key, lock);
         }
-        let own = keys.filter_map(|key| self.locks.get(key));
+        let own = keys.filter_map(|key| self.locks.of(key, start_ts));
         let asynchronous =
             own.map(|lock| if lock.use_async_commit { lock.min_commit_ts } else { 0 });
         let asynchronous: Vec<u64> = asynchronous.collect();
@@ -451,19 +455,21 @@ impl Inner {
 
     fn prewrite_error(&self, mutation: &Mutation, request: &PrewriteRequest) -> Option<KeyError> {
         let (key, start_ts) = (&mutation.key, request.start_ts);
-        let held = self.locks.get(key).is_some_and(|lock| lock.start_ts == start_ts);
-        if mutation.is_locked && !held {
+        let own = self.locks.of(key, start_ts);
+        if mutation.is_locked && own.is_none() {
             let lost = TxnLockNotFound { key: key.clone(), start_ts };
             return Some(KeyError { kind: Some(key_error::Kind::TxnLockNotFound(lost)) });
         }
+        // A lock of a later time came after the one that the transaction knows of.
+        let is_guarded =
+            own.is_some_and(|own| !own.is_pessimistic || own.for_update_ts <= mutation.locked_ts);
         let seen_up_to = match mutation.is_locked {
-            true => u64::MAX,
+            true if is_guarded => u64::MAX,
+            true => mutation.locked_ts,
             false => start_ts.max(request.for_update_ts),
         };
-        if let Some(lock) = self.locks.get(key)
-            && lock.start_ts != start_ts
-        {
-            return Some(locked(key, lock));
+        if let Some(refusal) = self.locks.refusal(key, start_ts, mutation.is_shared) {
+            return Some(refusal);
         }
         let rolled_back = self.rollbacks.contains(&(key.clone(), start_ts));
         let newest = self.versions.get(key).and_then(|all| all.iter().max_by_key(|v| v.commit_ts));
@@ -485,9 +491,7 @@ impl Inner {
     }
 
     fn commit_key(&mut self, key: &Bytes, start_ts: u64, commit_ts: u64) {
-        let Some(lock) = self.locks.get(key).filter(|lock| lock.start_ts == start_ts) else {
-            return;
-        };
+        let Some(lock) = self.locks.remove(key, start_ts) else { return };
         let value = match lock.op {
             MutationOp::OpPut | MutationOp::OpInsert => Some(lock.value.clone()),
             _ => None,
@@ -496,13 +500,12 @@ impl Inner {
             let version = Version { commit_ts, start_ts, value };
             self.versions.entry(key.clone()).or_default().push(version);
         }
-        self.locks.remove(key);
     }
 
     fn commit(&mut self, request: &CommitRequest) -> CommitResponse {
         let CommitRequest { start_ts, commit_ts, .. } = *request;
         for key in &request.keys {
-            let kind = match self.locks.get(key).filter(|lock| lock.start_ts == start_ts) {
+            let kind = match self.locks.of(key, start_ts) {
                 Some(lock) if commit_ts < lock.min_commit_ts => {
                     key_error::Kind::CommitTsExpired(CommitTsExpired {
                         start_ts,
@@ -526,9 +529,7 @@ impl Inner {
     }
 
     fn roll_back(&mut self, key: &Bytes, start_ts: u64) {
-        if self.locks.get(key).is_some_and(|lock| lock.start_ts == start_ts) {
-            self.locks.remove(key);
-        }
+        self.locks.remove(key, start_ts);
         self.rollbacks.insert((key.clone(), start_ts));
     }
 
@@ -546,8 +547,7 @@ impl Inner {
     fn check_txn_status(&mut self, request: &CheckTxnStatusRequest) -> CheckTxnStatusResponse {
         let key = &request.primary_key;
         let mut response = CheckTxnStatusResponse::default();
-        if let Some(lock) = self.locks.get_mut(key).filter(|lock| lock.start_ts == request.lock_ts)
-        {
+        if let Some(lock) = self.locks.of_mut(key, request.lock_ts) {
             let expires = TimeStamp(lock.start_ts).physical_ms() + lock.ttl_ms;
             if lock.primary != *key {
                 response.lock_ttl_ms = lock.ttl_ms;
@@ -696,6 +696,8 @@ fn locked(key: &[u8], lock: &Lock) -> KeyError {
         for_update_ts: lock.for_update_ts,
         use_async_commit: lock.use_async_commit,
         secondaries: lock.secondaries.clone(),
+        is_shared: lock.is_shared,
+        ..LockInfo::default()
     };
     KeyError { kind: Some(key_error::Kind::Locked(info)) }
 }

@@ -84,6 +84,8 @@ impl Table {
             secondaries: vec![],
             short_value: None,
             last_change: None,
+            is_shared: false,
+            others: vec![],
         };
         txn.put_lock(&keys::user_key(&encode_row_key(TABLE, &Handle::Int(row))), &lock);
         self.kv.engine.write(txn.into_batch(), false).unwrap();

@@ -1,13 +1,19 @@
 //! The lock record of Percolator (paper §2.2, column `c:lock`).
 //!
-//! **Data**: one version byte, kind, flags, `start_ts` (8 bytes), then LEB128
+//! **Data**, of a lock with one holder: one version byte, kind, flags, `start_ts` (8 bytes), then LEB128
 //! numbers `ttl_ms`, `txn_size`, `for_update_ts`, `min_commit_ts`, then the
 //! primary (length, bytes), then what the flags announce: short value,
 //! last change, secondaries. Unknown versions, kinds and flags are refused, so
 //! that an older store never misreads what a newer one wrote.
 //!
+//! **Shared locks** (`SELECT … FOR SHARE`): a record of another version, with the number of its
+//! holders, then each of them (length, bytes as above), oldest first. A holder has its own primary,
+//! life and fate at the key, and leaves the others behind when it goes. Whoever reads the record sees
+//! one of them, its own if there is one ([`Lock::seen_by`]), with the rest in [`Lock::others`].
+//!
 //! **Invariants**: a lock of kind `Put` has its value inline (`short_value`) or
-//! in CF default under `(key, start_ts)`.
+//! in CF default under `(key, start_ts)`. A shared lock writes nothing and is none of an async
+//! commit: its kind is `Pessimistic`, or `Lock` once it is prewritten.
 
 use bytes::Bytes;
 use cairn_proto::kv;
@@ -17,6 +23,9 @@ use super::MvccError;
 use super::wire::{Reader, put_bytes, put_varint};
 
 const VERSION: u8 = 1;
+const VERSION_SHARED: u8 = 2;
+/// Holders of one record: each change of one writes them all.
+pub const SHARERS_MAX: usize = 128;
 const FLAG_SHORT_VALUE: u8 = 1;
 const FLAG_ASYNC_COMMIT: u8 = 1 << 1;
 const FLAG_LAST_CHANGE: u8 = 1 << 2;
@@ -82,11 +91,27 @@ pub struct Lock {
     /// Commit timestamp of the newest put or delete below this lock
     /// (`Some(ZERO)`: none); `None` when it was not looked for.
     pub last_change: Option<TimeStamp>,
+    /// Others may hold the key beside the transaction.
+    pub is_shared: bool,
+    /// Those who do, oldest first.
+    pub others: Vec<Lock>,
 }
 
 impl Lock {
-    /// Encodes the lock for CF lock.
+    /// Encodes the lock, with all of its holders, for CF lock.
     pub fn encode(&self) -> Vec<u8> {
+        if !self.is_shared {
+            return self.encode_holder();
+        }
+        let mut buf = vec![VERSION_SHARED];
+        put_varint(&mut buf, self.others.len() as u64 + 1);
+        for holder in self.holders() {
+            put_bytes(&mut buf, &holder.encode_holder());
+        }
+        buf
+    }
+
+    fn encode_holder(&self) -> Vec<u8> {
         let short_len = self.short_value.as_ref().map_or(0, Bytes::len);
         let mut buf = Vec::with_capacity(48 + self.primary.len() + short_len);
         buf.push(VERSION);
@@ -123,8 +148,35 @@ impl Lock {
         buf
     }
 
-    /// Decodes what [`Lock::encode`] wrote; refuses anything else.
+    /// Decodes what [`Lock::encode`] wrote, as the oldest holder sees it; refuses anything else.
     pub fn decode(bytes: &[u8]) -> Result<Lock, MvccError> {
+        if bytes.first() != Some(&VERSION_SHARED) {
+            return Lock::decode_holder(bytes);
+        }
+        let mut reader = Reader::new(bytes, "lock record");
+        reader.byte()?;
+        let count = reader.varint()?;
+        if count == 0 || count > SHARERS_MAX as u64 {
+            return Err(MvccError::corrupt("number of holders of a lock"));
+        }
+        let mut holders: Vec<Lock> = Vec::new();
+        for _ in 0..count {
+            let mut holder = Lock::decode_holder(reader.bytes()?)?;
+            let writes = matches!(holder.kind, LockKind::Put | LockKind::Delete);
+            let is_in_order = holders.last().is_none_or(|last| last.start_ts < holder.start_ts);
+            if writes || holder.use_async_commit || !is_in_order {
+                return Err(MvccError::corrupt("holder of a shared lock"));
+            }
+            holder.is_shared = true;
+            holders.push(holder);
+        }
+        reader.finish()?;
+        let others = holders.split_off(1);
+        let oldest = holders.pop().ok_or(MvccError::corrupt("number of holders of a lock"))?;
+        Ok(Lock { others, ..oldest })
+    }
+
+    fn decode_holder(bytes: &[u8]) -> Result<Lock, MvccError> {
         let mut reader = Reader::new(bytes, "lock record");
         if reader.byte()? != VERSION {
             return Err(MvccError::corrupt("unknown lock version"));
@@ -169,7 +221,49 @@ impl Lock {
             secondaries,
             short_value,
             last_change,
+            is_shared: false,
+            others: Vec::new(),
         })
+    }
+
+    /// All holders, oldest first.
+    pub fn holders(&self) -> impl Iterator<Item = &Lock> {
+        let (older, younger) = self.others.split_at(self.place_among(&self.others));
+        older.iter().chain(std::iter::once(self)).chain(younger)
+    }
+
+    /// All holders one by one, oldest first.
+    pub fn into_holders(mut self) -> Vec<Lock> {
+        let mut holders = std::mem::take(&mut self.others);
+        holders.insert(self.place_among(&holders), self);
+        holders
+    }
+
+    fn place_among(&self, holders: &[Lock]) -> usize {
+        holders.partition_point(|holder| holder.start_ts < self.start_ts)
+    }
+
+    /// The lock from the side of the transaction, if that is one of its holders.
+    #[must_use]
+    pub fn seen_by(self, start_ts: TimeStamp) -> Lock {
+        if !self.others.iter().any(|other| other.start_ts == start_ts) {
+            return self;
+        }
+        let mut others = self.into_holders();
+        let at = others.partition_point(|holder| holder.start_ts < start_ts);
+        let own = others.remove(at);
+        Lock { others, ..own }
+    }
+
+    /// What becomes of the lock when this holder goes.
+    pub fn left_behind(&self) -> Option<Lock> {
+        let (oldest, others) = self.others.split_first()?;
+        Some(Lock { others: others.to_vec(), ..oldest.clone() })
+    }
+
+    /// Whether one more transaction may share the lock.
+    pub fn has_room(&self) -> bool {
+        self.is_shared && self.others.len() + 1 < SHARERS_MAX
     }
 
     /// Whether a reader of `raw_key` at `read_ts` must wait for this lock.
@@ -189,7 +283,7 @@ impl Lock {
         !(read_ts.is_max() && self.primary == raw_key && !self.use_async_commit)
     }
 
-    /// The lock as its holder's rivals see it.
+    /// The lock as its holders' rivals see it.
     pub fn to_info(&self, raw_key: Bytes) -> kv::LockInfo {
         let kind = match self.kind {
             LockKind::Put => kv::LockKind::Put,
@@ -198,7 +292,6 @@ impl Lock {
             LockKind::Pessimistic => kv::LockKind::Pessimistic,
         };
         kv::LockInfo {
-            key: raw_key,
             primary: self.primary.clone(),
             start_ts: self.start_ts.0,
             ttl_ms: self.ttl_ms,
@@ -208,6 +301,9 @@ impl Lock {
             use_async_commit: self.use_async_commit,
             min_commit_ts: self.min_commit_ts.0,
             secondaries: self.secondaries.clone(),
+            is_shared: self.is_shared,
+            shared_with: self.others.iter().map(|other| other.to_info(raw_key.clone())).collect(),
+            key: raw_key,
         }
     }
 
@@ -253,14 +349,51 @@ mod tests {
                     secondaries: secondaries.unwrap_or_default(),
                     short_value,
                     last_change: last_change.map(TimeStamp),
+                    is_shared: false,
+                    others: Vec::new(),
                 }
             })
     }
 
+    /// As its oldest holder sees it.
+    fn arbitrary_shared_lock() -> impl Strategy<Value = Lock> {
+        let holders = proptest::collection::vec(arbitrary_lock(), 1..6);
+        (holders, 0..100u64).prop_map(|(mut holders, first_ts)| {
+            for (at, holder) in holders.iter_mut().enumerate() {
+                if matches!(holder.kind, LockKind::Put | LockKind::Delete) {
+                    holder.kind = LockKind::Lock;
+                }
+                (holder.use_async_commit, holder.secondaries) = (false, Vec::new());
+                (holder.start_ts, holder.is_shared) = (TimeStamp(first_ts + at as u64), true);
+            }
+            let others = holders.split_off(1);
+            Lock { others, ..holders.remove(0) }
+        })
+    }
+
+    fn any_lock() -> impl Strategy<Value = Lock> {
+        prop_oneof![arbitrary_lock(), arbitrary_shared_lock()]
+    }
+
     proptest! {
         #[test]
-        fn survives_encoding(lock in arbitrary_lock()) {
+        fn survives_encoding(lock in any_lock()) {
             prop_assert_eq!(Lock::decode(&lock.encode()).unwrap(), lock);
+        }
+
+        #[test]
+        fn every_holder_sees_itself_and_leaves_the_others(lock in arbitrary_shared_lock()) {
+            let holders = lock.clone().into_holders();
+            for (at, holder) in holders.iter().enumerate() {
+                let seen = lock.clone().seen_by(holder.start_ts);
+                prop_assert_eq!(seen.start_ts, holder.start_ts);
+                prop_assert_eq!(seen.encode(), lock.encode());
+                let mut others = holders.clone();
+                others.remove(at);
+                let left = seen.left_behind().map(Lock::into_holders);
+                prop_assert_eq!(left.unwrap_or_default(), others);
+            }
+            prop_assert_eq!(lock.clone().seen_by(TimeStamp::MAX), lock);
         }
 
         #[test]
@@ -268,9 +401,13 @@ mod tests {
             mut bytes in proptest::collection::vec(any::<u8>(), 0..80),
             plausible in any::<bool>(),
         ) {
-            if plausible && bytes.len() > 3 {
-                bytes[..2].copy_from_slice(&[VERSION, b'P']);
-                bytes[2] &= FLAGS_KNOWN;
+            if plausible && bytes.len() > 6 {
+                // A shared record of one holder, or a lock of its own.
+                let at = if bytes[0] & 1 == 0 { 0 } else { 3 };
+                let rest = bytes.len() as u8 - 3;
+                bytes[..3].copy_from_slice(&[VERSION_SHARED, 1, rest]);
+                bytes[at..at + 2].copy_from_slice(&[VERSION, if at == 0 { b'P' } else { b'S' }]);
+                bytes[at + 2] &= FLAGS_KNOWN;
             }
             if let Ok(lock) = Lock::decode(&bytes) {
                 prop_assert_eq!(Lock::decode(&lock.encode()).unwrap(), lock);
@@ -278,9 +415,25 @@ mod tests {
         }
 
         #[test]
-        fn truncation_is_found(lock in arbitrary_lock(), cut in 1usize..8) {
+        fn truncation_is_found(lock in any_lock(), cut in 1usize..8) {
             let bytes = lock.encode();
             prop_assert!(Lock::decode(&bytes[..bytes.len().saturating_sub(cut)]).is_err());
         }
+    }
+
+    /// What the version before shared locks wrote is read for ever.
+    #[test]
+    fn a_record_of_one_holder_keeps_its_form() {
+        let mut bytes = vec![VERSION, b'S', 0];
+        bytes.extend_from_slice(&7u64.to_be_bytes());
+        bytes.extend_from_slice(&[100, 3, 9, 8, 1, b'k']);
+        let lock = Lock::decode(&bytes).unwrap();
+        assert_eq!((lock.kind, lock.start_ts), (LockKind::Pessimistic, TimeStamp(7)));
+        assert_eq!(
+            (lock.ttl_ms, lock.for_update_ts, &lock.primary[..]),
+            (100, TimeStamp(9), &b"k"[..])
+        );
+        assert!(!lock.is_shared && lock.others.is_empty());
+        assert_eq!(lock.encode(), bytes);
     }
 }

@@ -39,7 +39,7 @@ mod tests;
 use cairn_engine::EngineError;
 use cairn_proto::kv;
 
-pub use lock::{Lock, LockKind};
+pub use lock::{Lock, LockKind, SHARERS_MAX};
 pub use reader::{MvccReader, TxnRecord};
 pub use scanner::{PairSink, ScanOptions, Scanner};
 pub use txn::MvccTxn;

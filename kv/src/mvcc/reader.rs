@@ -118,14 +118,21 @@ impl MvccReader {
             .ok_or(MvccError::corrupt("commit record names a value that does not exist"))
     }
 
-    /// The key's lock.
-    pub fn load_lock(&self, user_key: &[u8]) -> Result<Option<Lock>, MvccError> {
-        if let Some(bytes) = self.leader_locks.get(user_key) {
-            return Lock::decode(bytes).map(Some);
-        }
-        let Some(bytes) = self.snapshot.get(Cf::Lock, user_key)? else { return Ok(None) };
-        self.met_lasting_lock.set(true);
-        Lock::decode(&bytes).map(Some)
+    /// The key's lock as the transaction `start_ts` sees it: its own, if it is one of the holders.
+    pub fn load_lock(
+        &self,
+        user_key: &[u8],
+        start_ts: TimeStamp,
+    ) -> Result<Option<Lock>, MvccError> {
+        let lock = match self.leader_locks.get(user_key) {
+            Some(bytes) => Lock::decode(bytes)?,
+            None => {
+                let Some(bytes) = self.snapshot.get(Cf::Lock, user_key)? else { return Ok(None) };
+                self.met_lasting_lock.set(true);
+                Lock::decode(&bytes)?
+            }
+        };
+        Ok(Some(lock.seen_by(start_ts)))
     }
 
     /// The record at exactly `commit_ts`, encoded.
@@ -175,8 +182,8 @@ impl MvccReader {
         Ok(TxnRecord::None { overlapping: None })
     }
 
-    /// Locks with `start_ts` accepted by `wanted` in the raw range, at most
-    /// `limit`, with their raw keys.
+    /// Locks accepted by `wanted` in the raw range, with their raw keys, each holder of a shared one
+    /// by itself. At most `limit`, but for those of the last key, which are all there.
     pub fn scan_locks(
         &self,
         start: &[u8],
@@ -189,32 +196,48 @@ impl MvccReader {
             IterOptions::range(Bytes::copy_from_slice(&lower), Bytes::copy_from_slice(&upper));
         let mut iter = self.snapshot.iter(Cf::Lock, bounds);
         let mut found = Vec::new();
-        let mut raw = Vec::new();
         let mut valid = iter.seek(&lower)?;
         while valid && found.len() < limit {
-            let lock = Lock::decode(iter.value())?;
-            if wanted(&lock) && !self.leader_locks.contains_key(iter.key()) {
-                keys::decode_user_key(iter.key(), &mut raw)?;
-                found.push((Bytes::copy_from_slice(&raw), lock));
+            if !self.leader_locks.contains_key(iter.key()) {
+                push_holders(&mut found, iter.key(), iter.value(), &wanted)?;
             }
             valid = iter.next()?;
         }
         let bounds = (Bound::Included(&lower[..]), Bound::Excluded(&upper[..]));
         for (user_key, bytes) in self.leader_locks.range::<[u8], _>(bounds) {
-            let lock = Lock::decode(bytes)?;
-            if wanted(&lock) {
-                keys::decode_user_key(user_key, &mut raw)?;
-                found.push((Bytes::copy_from_slice(&raw), lock));
-            }
+            push_holders(&mut found, user_key, bytes, &wanted)?;
         }
+        // Stable: the holders of one key stay in their order.
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
-        found.truncate(limit);
+        if let Some((last, _)) = limit.checked_sub(1).and_then(|last| found.get(last)) {
+            let end = found.partition_point(|(key, _)| key <= last);
+            found.truncate(end);
+        }
         Ok(found)
     }
 
     fn cursor(&mut self) -> Result<&mut VersionCursor, MvccError> {
         Ok(self.cursor.get_or_insert_with(|| VersionCursor::new(&*self.snapshot)))
     }
+}
+
+/// Adds the wanted holders of one lock record.
+fn push_holders(
+    found: &mut Vec<(Bytes, Lock)>,
+    user_key: &[u8],
+    record: &[u8],
+    wanted: &impl Fn(&Lock) -> bool,
+) -> Result<(), MvccError> {
+    let mut raw = Vec::new();
+    for holder in Lock::decode(record)?.into_holders() {
+        if wanted(&holder) {
+            if raw.is_empty() {
+                keys::decode_user_key(user_key, &mut raw)?;
+            }
+            found.push((Bytes::copy_from_slice(&raw), holder));
+        }
+    }
+    Ok(())
 }
 
 /// Walks the commit records of one key, newest first.

@@ -103,6 +103,8 @@ pub fn lock(start_ts: u64, kind: LockKind) -> Lock {
         secondaries: Vec::new(),
         short_value: None,
         last_change: None,
+        is_shared: false,
+        others: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Percolator's three columns. Whether they need be durable is noted with them.
 
 use bytes::Bytes;
-use cairn_engine::{Cf, WriteBatch};
+use cairn_engine::{Cf, WriteBatch, WriteOp};
 use cairn_types::TimeStamp;
 
 use super::keys::TS_LEN;
@@ -27,15 +27,27 @@ impl MvccTxn {
         value.len() <= SHORT_VALUE_BYTES_MAX
     }
 
-    /// Sets the key's lock.
+    /// Sets the key's lock, with all of its holders.
     pub fn put_lock(&mut self, user_key: &[u8], lock: &Lock) {
-        self.must_last |= lock.kind != LockKind::Pessimistic;
+        self.must_last |= lock.holders().any(|holder| holder.kind != LockKind::Pessimistic);
         self.put(Cf::Lock, Bytes::copy_from_slice(user_key), lock.encode());
     }
 
-    /// Removes the key's lock.
-    pub fn unlock(&mut self, user_key: &[u8]) {
-        self.delete(Cf::Lock, Bytes::copy_from_slice(user_key));
+    /// Removes this holder of the key's lock; the last one takes the lock along.
+    pub fn unlock(&mut self, user_key: &[u8], lock: &Lock) {
+        match lock.left_behind() {
+            Some(rest) => self.put_lock(user_key, &rest),
+            None => self.delete(Cf::Lock, Bytes::copy_from_slice(user_key)),
+        }
+    }
+
+    /// What becomes of locks, by user key: the new record, or nothing.
+    pub fn lock_changes(&self) -> impl Iterator<Item = (&Bytes, Option<&Bytes>)> {
+        self.batch.ops().iter().filter_map(|op| match op {
+            WriteOp::Put { cf: Cf::Lock, key, value } => Some((key, Some(value))),
+            WriteOp::Delete { cf: Cf::Lock, key } => Some((key, None)),
+            _ => None,
+        })
     }
 
     /// Stores a long value.

@@ -59,10 +59,30 @@ impl Asked {
         })
     }
 
+    /// Shares the key, waiting if need be.
+    fn sharing(&self, start_ts: u64) -> Locking {
+        self.locking(start_ts, &shared())
+    }
+
     /// Prewrites the key, which the transaction has locked.
     async fn prewrite(&self, start_ts: u64) -> kv::PrewriteResponse {
-        let mutation =
-            kv::Mutation { key: key(), is_locked: true, locked_ts: start_ts, ..Default::default() };
+        self.prewrite_as(start_ts, kv::MutationOp::OpPut).await
+    }
+
+    /// Prewrites the key, which the transaction shares.
+    async fn prewrite_share(&self, start_ts: u64) -> kv::PrewriteResponse {
+        self.prewrite_as(start_ts, kv::MutationOp::OpLock).await
+    }
+
+    async fn prewrite_as(&self, start_ts: u64, op: kv::MutationOp) -> kv::PrewriteResponse {
+        let mutation = kv::Mutation {
+            op: op.into(),
+            key: key(),
+            is_locked: true,
+            locked_ts: start_ts,
+            is_shared: op == kv::MutationOp::OpLock,
+            ..Default::default()
+        };
         let prewrite = kv::PrewriteRequest {
             mutations: vec![mutation],
             primary: key(),
@@ -120,6 +140,18 @@ fn key() -> Bytes {
 
 fn patient() -> kv::PessimisticLockRequest {
     kv::PessimisticLockRequest { wait_ms: 5_000, ..Default::default() }
+}
+
+fn shared() -> kv::PessimisticLockRequest {
+    kv::PessimisticLockRequest { is_shared: true, ..patient() }
+}
+
+/// All who hold the lock that was refused.
+fn holders(response: &kv::PessimisticLockResponse) -> Vec<u64> {
+    match response.errors.first().and_then(|error| error.kind.as_ref()) {
+        Some(key_error::Kind::Locked(lock)) => lock.holders().map(|one| one.start_ts).collect(),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The newer commit that the lock was taken despite of.
@@ -282,4 +314,167 @@ async fn a_lock_that_died_with_its_leader_fails_who_rests_on_it() {
     lost(store.prewrite(ts(5)).await);
     store.write_and_commit(ts(10), ts(11)).await;
     lost(store.prewrite(ts(5)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_the_key_alone_waits_for_the_last_sharer() {
+    let store = Asked::new();
+    for n in [5, 7] {
+        assert_eq!(conflict(&store.sharing(ts(n)).await.unwrap()), 0);
+    }
+    let at_once = kv::PessimisticLockRequest::default();
+    assert_eq!(holders(&store.locking(ts(10), &at_once).await.unwrap()), [ts(5), ts(7)]);
+    let waiting = store.locking(ts(10), &patient());
+    store.until_waiting(1).await;
+    store.give_back(ts(5)).await;
+    store.until_waiting(1).await;
+    assert_eq!(holders(&store.locking(ts(11), &at_once).await.unwrap()), [ts(7)]);
+    store.give_back(ts(7)).await;
+    assert_eq!(conflict(&waiting.await.unwrap()), 0);
+    assert_eq!((store.writes(), store.has_lasting_lock()), (0, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sharers_do_not_overtake_an_older_claim() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    let alone = store.locking(ts(10), &patient());
+    store.until_waiting(1).await;
+    // An older one goes in, younger ones queue up, and go in together.
+    store.sharing(ts(7)).await.unwrap();
+    let younger = [store.sharing(ts(20)), store.sharing(ts(30))];
+    store.until_waiting(3).await;
+    store.give_back(ts(5)).await;
+    store.give_back(ts(7)).await;
+    assert_eq!(conflict(&alone.await.unwrap()), 0);
+    assert!(younger.iter().all(|one| !one.is_finished()));
+    store.give_back(ts(10)).await;
+    for one in younger {
+        assert_eq!(conflict(&one.await.unwrap()), 0);
+    }
+    // One whose claim ends by time lets those behind it in.
+    let short = kv::PessimisticLockRequest { wait_ms: 1_000, ..Default::default() };
+    let alone = store.locking(ts(25), &short);
+    store.until_waiting(1).await;
+    let behind = store.sharing(ts(40));
+    store.until_waiting(2).await;
+    assert_eq!(holders(&alone.await.unwrap()), [ts(20), ts(30)]);
+    assert_eq!(conflict(&behind.await.unwrap()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_sharer_has_the_key_before_older_ones_that_wait() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    store.sharing(ts(30)).await.unwrap();
+    let stranger = store.locking(ts(10), &patient());
+    store.until_waiting(1).await;
+    let checked =
+        kv::PessimisticLockRequest { may_deadlock: true, checked_holder: ts(5), ..patient() };
+    let upgrade = store.locking(ts(30), &checked);
+    store.until_waiting(2).await;
+    // Who knows of its rivals is told of one more.
+    store.sharing(ts(7)).await.unwrap();
+    assert_eq!(holders(&upgrade.await.unwrap()), [ts(5), ts(7)]);
+    let checked = kv::PessimisticLockRequest { more_checked_holders: vec![ts(7)], ..checked };
+    let upgrade = store.locking(ts(30), &checked);
+    store.until_waiting(2).await;
+    store.give_back(ts(5)).await;
+    store.give_back(ts(7)).await;
+    let locked = upgrade.await.unwrap();
+    assert_eq!((conflict(&locked), locked.results[0].held_ts), (0, ts(30)));
+    assert!(!stranger.is_finished());
+    store.write_and_commit(ts(30), ts(40)).await;
+    assert_eq!(conflict(&stranger.await.unwrap()), ts(40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_lock_lasts_as_a_whole_once_one_holder_is_prewritten() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    store.sharing(ts(7)).await.unwrap();
+    assert_eq!((store.writes(), store.has_lasting_lock()), (0, false));
+    assert_eq!(store.prewrite_share(ts(5)).await, kv::PrewriteResponse::default());
+    assert_eq!((store.writes(), store.has_lasting_lock()), (1, true));
+    // The next leader knows both.
+    store.elect();
+    let at_once = kv::PessimisticLockRequest::default();
+    assert_eq!(holders(&store.locking(ts(10), &at_once).await.unwrap()), [ts(5), ts(7)]);
+    let commit = kv::CommitRequest { keys: vec![key()], start_ts: ts(5), commit_ts: ts(20) };
+    let response = store.ask(kv_request::Cmd::Commit(commit)).await;
+    assert_eq!(response, kv_response::Cmd::Commit(kv::CommitResponse::default()));
+    assert_eq!(holders(&store.locking(ts(10), &at_once).await.unwrap()), [ts(7)]);
+    assert_eq!(store.prewrite_share(ts(7)).await, kv::PrewriteResponse::default());
+    let commit = kv::CommitRequest { keys: vec![key()], start_ts: ts(7), commit_ts: ts(21) };
+    store.ask(kv_request::Cmd::Commit(commit)).await;
+    assert!(!store.has_lasting_lock());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_lock_outlives_a_leader_that_hands_over() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    store.sharing(ts(7)).await.unwrap();
+    let logged = store.kv.locks.close(5, 1, MonotonicTime(0)).expect("a lock");
+    // Not applied yet, and seen all the same.
+    let at_once = kv::PessimisticLockRequest::default();
+    let refused = store.locking(ts(10), &at_once).await.unwrap();
+    assert_eq!(holders(&refused), [ts(5), ts(7)]);
+    store.kv.engine.write(logged, false).unwrap();
+    store.sharing(ts(8)).await.unwrap();
+    store.elect();
+    let all = [ts(5), ts(7), ts(8)];
+    assert_eq!(holders(&store.locking(ts(10), &at_once).await.unwrap()), all);
+    for start_ts in all {
+        store.give_back(start_ts).await;
+    }
+    assert!(!store.has_lasting_lock());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_sharers_is_bounded() {
+    let store = Asked::new();
+    let at_once = kv::PessimisticLockRequest { is_shared: true, ..Default::default() };
+    for n in 1..=128 {
+        assert_eq!(conflict(&store.locking(ts(n), &at_once).await.unwrap()), 0);
+    }
+    assert_eq!(holders(&store.locking(ts(200), &at_once).await.unwrap()).len(), 128);
+    let one_more = store.sharing(ts(200));
+    store.until_waiting(1).await;
+    store.give_back(ts(77)).await;
+    assert_eq!(conflict(&one_more.await.unwrap()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn locks_below_a_timestamp_are_listed_holder_by_holder() {
+    let store = Asked::new();
+    for n in [5, 7, 9] {
+        store.sharing(ts(n)).await.unwrap();
+    }
+    let scan = kv::ScanLockRequest { max_ts: ts(7), limit: 1, ..Default::default() };
+    let kv_response::Cmd::ScanLock(found) = store.ask(kv_request::Cmd::ScanLock(scan)).await else {
+        panic!("another answer");
+    };
+    // The next page begins behind the key: all of its holders are on this one.
+    let starts: Vec<u64> = found.locks.iter().map(|lock| lock.start_ts).collect();
+    assert_eq!(starts, [ts(5), ts(7)]);
+    assert!(found.locks.iter().all(|lock| lock.is_shared && lock.shared_with.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_in_a_circle_with_one_of_several_holders_is_told() {
+    let store = Asked::new();
+    let wait = |waiter, holder, more_holders: &[u64]| {
+        let more_holders = more_holders.to_vec();
+        let request =
+            kv::DetectDeadlockRequest { waiter, holder, more_holders, ..Default::default() };
+        store.ask(kv_request::Cmd::DetectDeadlock(request))
+    };
+    let none = kv_response::Cmd::DetectDeadlock(kv::DetectDeadlockResponse::default());
+    assert_eq!(wait(1, 2, &[3, 4]).await, none);
+    let kv_response::Cmd::DetectDeadlock(found) = wait(4, 5, &[1]).await else {
+        panic!("another answer");
+    };
+    let circle: Vec<(u64, u64)> = found.cycle.iter().map(|one| (one.waiter, one.holder)).collect();
+    assert_eq!(circle, [(1, 4), (4, 1)]);
 }

@@ -15,6 +15,7 @@ use super::read_pool::ReadPool;
 use super::reads::{ReadAt, Reads};
 use crate::coprocessor::Endpoint;
 use crate::gc::VersionFilter;
+use crate::mvcc::SHARERS_MAX;
 use crate::mvcc::keys::range_bounds;
 use crate::raftstore::{
     Clock, Deadline, PeerId, RaftKv, RegionContext, RegionEpoch, RegionError, RegionId, StoreId,
@@ -143,13 +144,17 @@ impl StoreService {
             }
             kv_request::Cmd::LockWaits(_) => {
                 let waits = self.scheduler.lock_waits(LOCK_WAITS_SHOWN_MAX);
-                let wait = |(key, wait): (Bytes, LockWait)| kv::LockWait {
-                    waiter: wait.start_ts.0,
-                    holder: wait.holder.0,
-                    key,
-                    tag: wait.tag,
+                let of_waiter = |(key, wait): (Bytes, LockWait)| {
+                    let LockWait { start_ts, holders, tag, .. } = wait;
+                    holders.into_iter().map(move |holder| kv::LockWait {
+                        waiter: start_ts.0,
+                        holder: holder.0,
+                        key: key.clone(),
+                        tag: tag.clone(),
+                    })
                 };
-                let waits = waits.into_iter().map(wait).collect();
+                let waits = waits.into_iter().flat_map(of_waiter).take(LOCK_WAITS_SHOWN_MAX);
+                let waits = waits.collect();
                 Ok(kv_response::Cmd::LockWaits(kv::LockWaitsResponse { waits }))
             }
             _ => unreachable!("the scheduler takes every other command"),
@@ -172,14 +177,19 @@ impl StoreService {
                 region_id: region.region_id,
             });
         }
-        let (waiter, holder) = (TimeStamp(request.waiter), TimeStamp(request.holder));
+        let waiter = TimeStamp(request.waiter);
         let mut deadlocks = self.deadlocks.lock();
         if request.has_given_up {
             deadlocks.give_up(waiter);
             return Ok(kv::DetectDeadlockResponse::default());
         }
-        let wait = Wait { waiter, holder, key: request.key, tag: request.tag };
-        let circle = deadlocks.detect(self.clock.now(), wait);
+        let now = self.clock.now();
+        let holders = std::iter::once(request.holder).chain(request.more_holders);
+        let mut circles = holders.take(SHARERS_MAX).map(|holder| {
+            let (key, tag) = (request.key.clone(), request.tag.clone());
+            deadlocks.detect(now, Wait { waiter, holder: TimeStamp(holder), key, tag })
+        });
+        let circle = circles.find(|circle| !circle.is_empty()).unwrap_or_default();
         let wait = |wait: Wait| kv::LockWait {
             waiter: wait.waiter.0,
             holder: wait.holder.0,

@@ -38,14 +38,15 @@ pub fn run(
     let mut locks = Vec::with_capacity(request.keys.len());
     for raw_key in &request.keys {
         let user_key = keys::user_key(raw_key);
-        let held = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == start_ts);
+        let held = reader.load_lock(&user_key, start_ts)?;
+        let held = held.filter(|lock| lock.start_ts == start_ts);
         if let Some(lock) = held {
             if lock.kind != LockKind::Pessimistic {
                 locks.push(lock.to_info(raw_key.clone()));
                 continue;
             }
             if !request.only_look {
-                txn.unlock(&user_key);
+                txn.unlock(&user_key, &lock);
             }
         }
         let record = match request.only_look {

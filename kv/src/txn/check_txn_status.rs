@@ -31,7 +31,8 @@ pub fn run(
 ) -> Result<kv::CheckTxnStatusResponse, TxnError> {
     let lock_ts = TimeStamp(request.lock_ts);
     let user_key = keys::user_key(&request.primary_key);
-    if let Some(lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == lock_ts) {
+    let lock = reader.load_lock(&user_key, lock_ts)?;
+    if let Some(lock) = lock.filter(|lock| lock.start_ts == lock_ts) {
         return check_lock(reader, txn, request, &user_key, lock);
     }
     let mut response = kv::CheckTxnStatusResponse::default();

@@ -20,7 +20,8 @@ pub fn run(
     let start_ts = TimeStamp(request.start_ts);
     let current_ts = TimeStamp(request.current_ts);
     let user_key = keys::user_key(&request.key);
-    if let Some(lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == start_ts) {
+    let lock = reader.load_lock(&user_key, start_ts)?;
+    if let Some(lock) = lock.filter(|lock| lock.start_ts == start_ts) {
         let is_alive = !current_ts.is_zero() && !lock.is_expired(current_ts);
         if is_alive || lock.use_async_commit {
             return Err(TxnError::locked(lock.to_info(request.key.clone())));

@@ -31,7 +31,7 @@ pub fn commit_key(
     commit_ts: TimeStamp,
 ) -> Result<(), TxnError> {
     let user_key = keys::user_key(raw_key);
-    match reader.load_lock(&user_key)? {
+    match reader.load_lock(&user_key, start_ts)? {
         Some(lock) if lock.start_ts == start_ts => {
             commit_lock(reader, txn, raw_key, &user_key, &lock, commit_ts)
         }
@@ -64,7 +64,7 @@ pub fn commit_lock(
     let mut write = write_of_lock(lock)?;
     write.has_overlapped_rollback = is_rollback_at(reader, user_key, commit_ts)?;
     txn.put_write(user_key, commit_ts, &write);
-    txn.unlock(user_key);
+    txn.unlock(user_key, lock);
     Ok(())
 }
 

@@ -6,13 +6,18 @@
 //! was woken does not take it (it waits for another key now, or its caller has gone), the next
 //! is woken.
 //!
-//! A waiter that others may wait for in turn must know its holder, to be told of deadlocks:
+//! A waiter that others may wait for in turn must know its holders, to be told of deadlocks:
 //! it is woken too when another transaction takes the key.
+//!
+//! **Sharers** are woken together, but for those behind an older waiter that wants the key for
+//! itself: it has a claim on the key, and newcomers that are younger do not overtake it either
+//! ([`LockWaits::claimed`]). A sharer that wants the key for itself is woken when it is the last
+//! one that holds it, before everybody else.
 //!
 //! **Left out.** A newcomer may take a free key before the one that was just woken; that one
 //! queues up again and is still the oldest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -21,6 +26,8 @@ use cairn_types::TimeStamp;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+use crate::mvcc::SHARERS_MAX;
 
 /// Waiters of a store; one more is refused as the store being busy.
 const WAITERS_MAX: usize = 16 << 10;
@@ -48,10 +55,12 @@ pub struct LockWaits {
 pub struct LockWait {
     /// The transaction that waits.
     pub start_ts: TimeStamp,
-    /// The one that holds the key.
-    pub holder: TimeStamp,
-    /// It waits for this holder only.
+    /// Those that hold the key.
+    pub holders: Vec<TimeStamp>,
+    /// It waits for these holders only.
     pub is_particular: bool,
+    /// It would share the key.
+    pub is_shared: bool,
     /// What it locks for, shown to people.
     pub tag: Bytes,
 }
@@ -67,6 +76,7 @@ pub struct LockTicket {
     waits: Arc<LockWaits>,
     key: Bytes,
     id: u64,
+    is_shared: bool,
     woken: oneshot::Receiver<Wake>,
     is_done: bool,
 }
@@ -80,9 +90,11 @@ impl LockWaits {
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (wake, woken) = oneshot::channel();
+        let is_shared = wait.is_shared;
         let waiter = Waiter { id, wait, wake };
         self.queues.lock().entry(key.clone()).or_default().push(waiter);
-        Some(LockTicket { waits: Arc::clone(self), key: key.clone(), id, woken, is_done: false })
+        let (waits, key) = (Arc::clone(self), key.clone());
+        Some(LockTicket { waits, key, id, is_shared, woken, is_done: false })
     }
 
     /// Waiters in all queues.
@@ -95,21 +107,49 @@ impl LockWaits {
         self.len() == 0
     }
 
-    /// The key's lock may be gone: wakes the oldest waiter.
+    /// The key's lock may be gone: wakes the oldest waiter, and those who would share the key
+    /// with it.
     pub fn released(&self, key: &Bytes) {
         self.wake(key, Wake::Retry, |queue| {
-            let oldest = queue.iter().map(|waiter| (waiter.wait.start_ts, waiter.id)).min();
-            move |waiter: &Waiter| oldest == Some((waiter.wait.start_ts, waiter.id))
+            let oldest = queue.iter().map(Waiter::age).min();
+            let claim = oldest_claim(queue);
+            move |waiter| oldest == Some(waiter.age()) || waiter.may_share(claim)
         });
     }
 
-    /// A transaction took the key: wakes those who wait for another one only.
-    pub fn taken(&self, key: &Bytes, holder: TimeStamp) {
+    /// The key is locked: wakes those who may lock it all the same, and those who wait for other
+    /// holders only.
+    pub fn taken(&self, key: &Bytes, holders: &[TimeStamp], is_shared: bool) {
+        let has_room = is_shared && holders.len() < SHARERS_MAX;
         self.wake(key, Wake::Retry, |queue| {
-            let others = queue.iter_mut().map(|waiter| &mut waiter.wait);
-            others.filter(|wait| !wait.is_particular).for_each(|wait| wait.holder = holder);
-            move |waiter: &Waiter| waiter.wait.holder != holder
+            let claim = oldest_claim(queue);
+            move |waiter| {
+                let may_share = has_room && waiter.may_share(claim);
+                let wait = &mut waiter.wait;
+                let others = holders.iter().filter(|holder| **holder != wait.start_ts);
+                let others: Vec<TimeStamp> = others.copied().collect();
+                let is_last = others.is_empty() && !wait.is_shared;
+                let is_news = others.iter().any(|holder| !wait.holders.contains(holder));
+                if may_share || is_last || (wait.is_particular && is_news) {
+                    return true;
+                }
+                wait.holders = others;
+                false
+            }
         });
+    }
+
+    /// Those of the keys that an older transaction waits for to have alone.
+    pub fn claimed(&self, keys: &[Bytes], start_ts: TimeStamp) -> BTreeSet<Bytes> {
+        if self.is_empty() {
+            return BTreeSet::new();
+        }
+        let queues = self.queues.lock();
+        let is_claimed = |key: &&Bytes| {
+            let claim = queues.get(*key).and_then(|queue| oldest_claim(queue));
+            claim.is_some_and(|claim| claim < start_ts)
+        };
+        keys.iter().filter(is_claimed).cloned().collect()
     }
 
     /// Who waits for which key, at most `limit` of them.
@@ -123,16 +163,22 @@ impl LockWaits {
 
     /// The transaction locks nothing more: its own waiters end.
     pub fn cancel(&self, key: &Bytes, start_ts: TimeStamp) {
-        self.wake(key, Wake::Cancelled, |_| {
-            move |waiter: &Waiter| waiter.wait.start_ts == start_ts
+        self.wake(key, Wake::Cancelled, |_| move |waiter| waiter.wait.start_ts == start_ts);
+    }
+
+    /// Nobody waits any more who had a claim before these: wakes those who may share the key.
+    fn give_way(&self, key: &Bytes) {
+        self.wake(key, Wake::Retry, |queue| {
+            let claim = oldest_claim(queue);
+            move |waiter| waiter.may_share(claim)
         });
     }
 
-    fn wake<P: Fn(&Waiter) -> bool>(
+    fn wake<P: FnMut(&mut Waiter) -> bool>(
         &self,
         key: &Bytes,
         wake: Wake,
-        choose: impl FnOnce(&mut [Waiter]) -> P,
+        choose: impl FnOnce(&[Waiter]) -> P,
     ) {
         if self.is_empty() {
             return;
@@ -140,7 +186,7 @@ impl LockWaits {
         let mut queues = self.queues.lock();
         let Some(queue) = queues.get_mut(key) else { return };
         let chosen = choose(queue);
-        let woken: Vec<Waiter> = queue.extract_if(.., |waiter| chosen(waiter)).collect();
+        let woken: Vec<Waiter> = queue.extract_if(.., chosen).collect();
         if queue.is_empty() {
             queues.remove(key);
         }
@@ -187,10 +233,30 @@ impl LockTicket {
 
 impl Drop for LockTicket {
     fn drop(&mut self) {
-        if !self.waits.leave(&self.key, self.id) && !self.is_done {
-            self.waits.released(&self.key);
+        let was_woken = !self.waits.leave(&self.key, self.id);
+        match (self.is_done, was_woken) {
+            (true, _) => {}
+            (false, true) => self.waits.released(&self.key),
+            (false, false) if self.is_shared => {}
+            (false, false) => self.waits.give_way(&self.key),
         }
     }
+}
+
+impl Waiter {
+    fn age(&self) -> (TimeStamp, u64) {
+        (self.wait.start_ts, self.id)
+    }
+
+    /// Whether it may share the key with its holders, if these share it.
+    fn may_share(&self, claim: Option<TimeStamp>) -> bool {
+        self.wait.is_shared && claim.is_none_or(|claim| self.wait.start_ts <= claim)
+    }
+}
+
+/// The oldest of those who want the key for themselves.
+fn oldest_claim(queue: &[Waiter]) -> Option<TimeStamp> {
+    queue.iter().filter(|waiter| !waiter.wait.is_shared).map(|waiter| waiter.wait.start_ts).min()
 }
 
 #[cfg(test)]
@@ -210,10 +276,29 @@ mod tests {
     fn wait(start_ts: u64, only_holder: Option<u64>) -> LockWait {
         LockWait {
             start_ts: TimeStamp(start_ts),
-            holder: TimeStamp(only_holder.unwrap_or(5)),
+            holders: vec![TimeStamp(only_holder.unwrap_or(5))],
             is_particular: only_holder.is_some(),
+            is_shared: false,
             tag: Bytes::new(),
         }
+    }
+
+    fn share(waits: &Arc<LockWaits>, start_ts: u64) -> LockTicket {
+        let wait = LockWait { is_shared: true, ..wait(start_ts, None) };
+        waits.enter(&key(), wait).expect("there is room")
+    }
+
+    fn taken(waits: &LockWaits, holder: u64) {
+        waits.taken(&key(), &[TimeStamp(holder)], false);
+    }
+
+    fn shared(waits: &LockWaits, holders: &[u64]) {
+        let holders: Vec<TimeStamp> = holders.iter().copied().map(TimeStamp).collect();
+        waits.taken(&key(), &holders, true);
+    }
+
+    fn is_claimed(waits: &LockWaits, start_ts: u64) -> bool {
+        !waits.claimed(&[key()], TimeStamp(start_ts)).is_empty()
     }
 
     fn woken(ticket: &mut LockTicket) -> Option<Wake> {
@@ -257,16 +342,58 @@ mod tests {
         let waits = Arc::new(LockWaits::default());
         let mut watching = enter(&waits, 10, Some(5));
         let mut patient = enter(&waits, 20, None);
-        waits.taken(&key(), TimeStamp(5));
+        taken(&waits, 5);
         assert_eq!(woken(&mut watching), None);
-        waits.taken(&key(), TimeStamp(7));
+        taken(&waits, 7);
         assert_eq!((woken(&mut watching), woken(&mut patient)), (Some(Wake::Retry), None));
         watching.done();
-        let holders: Vec<TimeStamp> = waits.list(9).iter().map(|(_, wait)| wait.holder).collect();
-        assert_eq!(holders, [TimeStamp(7)], "those who wait on are shown with the new holder");
+        let listed = waits.list(9);
+        assert_eq!(
+            listed[0].1.holders,
+            [TimeStamp(7)],
+            "those who wait on are shown with the new holder"
+        );
         waits.cancel(&key(), TimeStamp(20));
         assert_eq!(woken(&mut patient), Some(Wake::Cancelled));
         patient.done();
+    }
+
+    #[test]
+    fn sharers_are_woken_together_up_to_an_older_claim() {
+        let waits = Arc::new(LockWaits::default());
+        let (mut first, mut second) = (share(&waits, 10), share(&waits, 20));
+        let mut alone = enter(&waits, 30, None);
+        let mut behind = share(&waits, 40);
+        assert!(is_claimed(&waits, 35) && !is_claimed(&waits, 25));
+        waits.released(&key());
+        assert_eq!((woken(&mut first), woken(&mut second)), (Some(Wake::Retry), Some(Wake::Retry)));
+        assert_eq!((woken(&mut alone), woken(&mut behind)), (None, None));
+        shared(&waits, &[10, 20]);
+        first.done();
+        second.done();
+        // Who is behind the claim goes on once it is given up.
+        drop(alone);
+        assert_eq!(woken(&mut behind), Some(Wake::Retry));
+        behind.done();
+        assert!(waits.is_empty());
+    }
+
+    #[test]
+    fn the_last_sharer_goes_before_all_others() {
+        let waits = Arc::new(LockWaits::default());
+        let mut stranger = enter(&waits, 10, None);
+        let mut sharer = enter(&waits, 30, Some(20));
+        shared(&waits, &[20, 30]);
+        assert_eq!((woken(&mut stranger), woken(&mut sharer)), (None, None));
+        // A holder that the one knows nothing of.
+        shared(&waits, &[5, 20, 30]);
+        assert_eq!((woken(&mut stranger), woken(&mut sharer)), (None, Some(Wake::Retry)));
+        sharer.done();
+        let mut sharer = enter(&waits, 30, Some(20));
+        shared(&waits, &[30]);
+        assert_eq!((woken(&mut stranger), woken(&mut sharer)), (None, Some(Wake::Retry)));
+        sharer.done();
+        assert_eq!(waits.list(9)[0].1.holders, [TimeStamp(30)]);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! latches nor a share of the commands under way, and a caller that goes away leaves the queue.
 //!
 //! **Whom it waits for.** A caller for whom nobody can be waiting waits for anybody, as long as
-//! the holder's time is not over. Others name the holder that they have asked after, and are
-//! answered at once when it is another one.
+//! the holder's time is not over. Others name the holders that they have asked after, and are
+//! answered at once when there is another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +50,9 @@ impl Scheduler {
             let Some(mut entered) = ticket.take().filter(|ticket| *ticket.key() == lock.key) else {
                 let wait = LockWait {
                     start_ts: TimeStamp(request.start_ts),
-                    holder: TimeStamp(lock.start_ts),
+                    holders: lock.holders().map(|holder| TimeStamp(holder.start_ts)).collect(),
                     is_particular: request.may_deadlock,
+                    is_shared: request.is_shared,
                     tag: request.tag.clone(),
                 };
                 ticket = self.waits.enter(&lock.key, wait);
@@ -84,11 +85,14 @@ fn is_locked(response: &kv_response::Cmd) -> bool {
 
 /// A holder whose time seems over is the caller's to ask after.
 fn may_wait_for(request: &kv::PessimisticLockRequest, lock: &kv::LockInfo) -> bool {
-    if request.checked_holder == lock.start_ts {
-        return true;
-    }
-    let expires_ms = TimeStamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
-    !request.may_deadlock && expires_ms >= TimeStamp(request.for_update_ts).physical_ms()
+    lock.holders().all(|holder| {
+        let start_ts = holder.start_ts;
+        if request.checked_holder == start_ts || request.more_checked_holders.contains(&start_ts) {
+            return true;
+        }
+        let expires_ms = TimeStamp(start_ts).physical_ms().saturating_add(holder.ttl_ms);
+        !request.may_deadlock && expires_ms >= TimeStamp(request.for_update_ts).physical_ms()
+    })
 }
 
 fn cancelled() -> kv_response::Cmd {

@@ -27,7 +27,7 @@ pub fn run(
     let start_ts = TimeStamp(request.start_ts);
     for (at, key) in request.keys.iter().enumerate() {
         let user_key = keys::user_key(key);
-        let lock = reader.load_lock(&user_key)?;
+        let lock = reader.load_lock(&user_key, start_ts)?;
         if let Some(locked_ts) = request.locked_ts.get(at) {
             let locked_ts = TimeStamp(*locked_ts);
             check_guarded(reader, key, lock.as_ref(), start_ts, locked_ts)?;
@@ -37,8 +37,8 @@ pub fn run(
                 && lock.kind == LockKind::Pessimistic
                 && (request.for_update_ts == 0 || lock.for_update_ts.0 <= request.for_update_ts)
         };
-        if lock.as_ref().is_some_and(is_meant) {
-            txn.unlock(&user_key);
+        if let Some(lock) = lock.filter(is_meant) {
+            txn.unlock(&user_key, &lock);
         }
     }
     Ok(())

@@ -21,6 +21,12 @@
 //! has been read anyway. A transaction that lost a conflict, or a lock, knows of nothing: that
 //! is told first.
 //!
+//! **Shared locks** become locks of kind `Lock` beside those of the other holders; nothing can be written to
+//! a key that others share. Commits of several holders of one key may come at about the same time, so
+//! each takes a timestamp of PD's, which nobody else has: one chosen by a store could be another's,
+//! and one of the two records would be lost. So a transaction that shares keys commits in two phases.
+//! A share that is gone is taken anew beside those of others.
+//!
 //! **One-phase commit** writes commit records at once, at a timestamp above every
 //! read this store has served (`max_ts.rs`). It falls back to locks when the
 //! request bounds the commit timestamp below that, or when an earlier call left
@@ -56,13 +62,24 @@ const SECONDARIES_MAX: usize = 1024;
 
 /// What a check of one key found.
 enum KeyState {
-    /// Free to be locked; `last_change` as in [`Lock`], `held` the transaction's own
-    /// pessimistic lock.
-    Free { last_change: Option<TimeStamp>, held: Option<Box<Lock>> },
+    /// Free to be locked.
+    Free(FreeKey),
     /// An earlier call locked it; zero unless for an async commit.
     Locked { min_commit_ts: TimeStamp },
     /// An earlier call, or a commit after it, finished it.
     Committed(TimeStamp),
+}
+
+/// A key that can be locked.
+struct FreeKey {
+    /// As in [`Lock`].
+    last_change: Option<TimeStamp>,
+    /// The transaction's own pessimistic lock, without the holders beside it.
+    held: Option<Box<Lock>>,
+    /// Those.
+    others: Vec<Lock>,
+    /// Others may hold the key too.
+    is_shared: bool,
 }
 
 /// Prewrites all mutations or none. With `chosen_ts` commits them instead, or gives the locks
@@ -80,7 +97,7 @@ pub fn run(
     let mut failed_assertion = None;
     for mutation in &request.mutations {
         match check_key(reader, request, mutation) {
-            Ok(KeyState::Free { last_change, held }) => free.push((mutation, last_change, held)),
+            Ok(KeyState::Free(key)) => free.push((mutation, key)),
             Ok(KeyState::Locked { min_commit_ts }) => locked_before.push(min_commit_ts),
             Ok(KeyState::Committed(commit_ts)) => committed_at = Some(commit_ts),
             Err(error) => {
@@ -120,9 +137,10 @@ pub fn run(
     }
     let is_pushed = |commit_ts: TimeStamp| {
         free.iter()
-            .filter_map(|(_, _, held)| held.as_ref())
+            .filter_map(|(_, key)| key.held.as_ref())
             .any(|held| held.min_commit_ts > commit_ts)
     };
+    let chosen_ts = chosen_ts.filter(|_| !free.iter().any(|(_, key)| key.is_shared));
     let one_pc =
         chosen_ts.filter(|ts| request.try_one_pc && locked_before.is_empty() && !is_pushed(*ts));
     let is_async = request.use_async_commit && request.secondaries.len() <= SECONDARIES_MAX;
@@ -130,19 +148,17 @@ pub fn run(
     let is_in_bounds = request.max_commit_ts == 0 || !is_pushed(TimeStamp(request.max_commit_ts));
     let async_ts = chosen_ts.filter(|_| is_async && one_pc.is_none() && is_in_bounds);
     let mut min_commit_ts = locked_before;
-    for (mutation, last_change, held) in &free {
-        let held = held.as_deref();
-        let Some(lock) = new_lock(request, mutation, *last_change, held, async_ts) else {
-            continue;
-        };
+    for (mutation, key) in free {
+        let is_held = key.held.is_some();
+        let Some(lock) = new_lock(request, mutation, key, async_ts) else { continue };
         min_commit_ts.push(if lock.use_async_commit {
             lock.min_commit_ts
         } else {
             TimeStamp::ZERO
         });
         apply(reader, txn, mutation, &lock, one_pc)?;
-        if one_pc.is_some() && held.is_some() {
-            txn.unlock(&keys::user_key(&mutation.key));
+        if one_pc.is_some() && is_held {
+            txn.unlock(&keys::user_key(&mutation.key), &lock);
         }
     }
     response.one_pc_commit_ts = one_pc.map_or(0, |ts| ts.0);
@@ -164,20 +180,31 @@ fn check_key(
     let op = MutationOp::try_from(mutation.op)
         .map_err(|_| TxnError::abort(format!("unknown mutation {}", mutation.op)))?;
     let user_key = keys::user_key(&mutation.key);
-    let held = reader.load_lock(&user_key)?;
-    if let Some(lock) = &held {
-        if lock.start_ts != start_ts {
-            return Err(match mutation.is_locked {
-                true => TxnError::lock_not_found(&mutation.key, start_ts),
-                false => TxnError::locked(lock.to_info(mutation.key.clone())),
-            });
+    let may_share = mutation.is_shared && op == MutationOp::OpLock;
+    let (held, others) = match reader.load_lock(&user_key, start_ts)? {
+        None => (None, Vec::new()),
+        Some(lock) if lock.start_ts != start_ts => {
+            if !may_share || !lock.has_room() {
+                return Err(match mutation.is_locked {
+                    true => TxnError::lock_not_found(&mutation.key, start_ts),
+                    false => TxnError::locked(lock.to_info(mutation.key.clone())),
+                });
+            }
+            (None, lock.into_holders())
         }
-        if lock.kind != LockKind::Pessimistic {
+        Some(lock) if lock.kind != LockKind::Pessimistic => {
             let min_commit_ts =
                 if lock.use_async_commit { lock.min_commit_ts } else { TimeStamp::ZERO };
             return Ok(KeyState::Locked { min_commit_ts });
         }
-    }
+        Some(mut own) => {
+            if let Some(others) = own.left_behind().filter(|_| !may_share) {
+                return Err(TxnError::locked(others.to_info(mutation.key.clone())));
+            }
+            let others = std::mem::take(&mut own.others);
+            (Some(Box::new(own)), others)
+        }
+    };
     // A lock of a later time was taken by a request that came late, after the one that the
     // transaction knows of was gone: what was committed in between was told to nobody.
     let locked_ts = TimeStamp(mutation.locked_ts);
@@ -273,7 +300,8 @@ fn check_key(
             existing_commit_ts: newest_data.map_or(0, |data| data.commit_ts.0),
         })));
     }
-    Ok(KeyState::Free { last_change, held: held.map(Box::new) })
+    let is_shared = may_share && held.as_ref().is_none_or(|held| held.is_shared);
+    Ok(KeyState::Free(FreeKey { last_change, held, others, is_shared }))
 }
 
 /// A record that puts or deletes.
@@ -315,8 +343,7 @@ fn write_conflict(
 fn new_lock(
     request: &kv::PrewriteRequest,
     mutation: &kv::Mutation,
-    last_change: Option<TimeStamp>,
-    held: Option<&Lock>,
+    key: FreeKey,
     async_ts: Option<TimeStamp>,
 ) -> Option<Lock> {
     let start_ts = TimeStamp(request.start_ts);
@@ -331,6 +358,7 @@ fn new_lock(
     let min_commit_ts = async_ts.map_or(least, |ts| ts.max(least));
     let is_primary = mutation.key == request.primary;
     // Heart beats have raised the one, readers of secondaries the other.
+    let held = key.held.as_ref();
     let (held_ttl_ms, pushed_ts) =
         held.map_or((0, TimeStamp::ZERO), |held| (held.ttl_ms, held.min_commit_ts));
     Some(Lock {
@@ -347,7 +375,9 @@ fn new_lock(
             _ => Vec::new(),
         },
         short_value: is_inline.then(|| mutation.value.clone()),
-        last_change: last_change.filter(|_| kind == LockKind::Lock),
+        last_change: key.last_change.filter(|_| kind == LockKind::Lock),
+        is_shared: key.is_shared,
+        others: key.others,
     })
 }
 

@@ -97,7 +97,7 @@ impl Look<'_> {
         }
         self.records_left -= POINT_COST;
         let user_key = keys::user_key(&span.start);
-        if let Some(lock) = self.reader.load_lock(&user_key)?
+        if let Some(lock) = self.reader.load_lock(&user_key, self.start_ts)?
             && may_commit(&lock, self.start_ts, self.refresh_ts)
         {
             self.response.locks.push(lock.to_info(span.start.clone()));

@@ -24,15 +24,13 @@ pub fn run(
 ) -> Result<(), TxnError> {
     for raw_key in keys {
         let user_key = keys::user_key(raw_key);
-        let Some(lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == start_ts)
-        else {
-            continue;
-        };
+        let lock = reader.load_lock(&user_key, start_ts)?;
+        let Some(lock) = lock.filter(|lock| lock.start_ts == start_ts) else { continue };
         let is_pessimistic = lock.kind == LockKind::Pessimistic;
         if is_pessimistic && (lock.primary != raw_key || !commit_ts.is_zero()) {
             // Never prewritten, so nothing of it is committed; and the primary alone keeps the
             // transaction from coming back.
-            txn.unlock(&user_key);
+            txn.unlock(&user_key, &lock);
         } else if commit_ts.is_zero() {
             rollback_lock(reader, txn, raw_key, &user_key, &lock)?;
         } else {

@@ -50,7 +50,7 @@ pub fn rollback_key(
     start_ts: TimeStamp,
 ) -> Result<RollbackOutcome, MvccError> {
     let user_key = keys::user_key(raw_key);
-    match reader.load_lock(&user_key)? {
+    match reader.load_lock(&user_key, start_ts)? {
         Some(lock) if lock.start_ts == start_ts => {
             rollback_lock(reader, txn, raw_key, &user_key, &lock)?;
             Ok(RollbackOutcome::RolledBack)
@@ -87,7 +87,7 @@ pub fn rollback_lock(
     if lock.kind == LockKind::Put && lock.short_value.is_none() {
         txn.delete_value(user_key, lock.start_ts);
     }
-    txn.unlock(user_key);
+    txn.unlock(user_key, lock);
     let overlapping = reader.load_write(user_key, lock.start_ts)?;
     let is_protected = lock.primary == raw_key || lock.use_async_commit;
     put_rollback(txn, user_key, lock.start_ts, overlapping.as_ref(), is_protected)?;

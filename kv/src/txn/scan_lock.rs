@@ -7,7 +7,7 @@ use crate::mvcc::{MvccError, MvccReader};
 /// Most locks one answer holds, whatever the request asks.
 pub const LOCKS_PER_ANSWER_MAX: usize = 4096;
 
-/// Locks with `start_ts <= max_ts` in key order.
+/// Locks with `start_ts <= max_ts` in key order, each such holder of a shared one by itself.
 pub fn run(
     reader: &MvccReader,
     request: &kv::ScanLockRequest,

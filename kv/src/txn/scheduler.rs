@@ -18,6 +18,7 @@
 //!
 //! Reads take no latches.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,8 +38,8 @@ use super::{
 };
 use crate::gc::VersionFilter;
 use crate::keys::region_contains;
-use crate::mvcc::keys::{range_bounds, user_key};
-use crate::mvcc::{MvccError, MvccReader, MvccTxn};
+use crate::mvcc::keys::{decode_user_key, range_bounds, user_key};
+use crate::mvcc::{Lock, MvccError, MvccReader, MvccTxn};
 use crate::raftstore::{
     Clock, LockMemory, RaftKv, RegionContext, RegionError, RegionSnapshot, Replicated, Settled,
 };
@@ -288,7 +289,13 @@ impl Scheduler {
         let user_keys = || keys.iter().map(|key| user_key(key));
         let leader_locks = view.locks.of_keys(view, user_keys())?;
         let mut reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
-        let (changes, response) = run_command(&mut reader, command, chosen_ts);
+        let claimed = match command {
+            kv_request::Cmd::PessimisticLock(request) if request.is_shared => {
+                self.waits.claimed(&request.keys, TimeStamp(request.start_ts))
+            }
+            _ => BTreeSet::new(),
+        };
+        let (changes, response) = run_command(&mut reader, command, chosen_ts, &claimed);
         if !is_valid() {
             return Ok(None);
         }
@@ -297,6 +304,7 @@ impl Scheduler {
         }
         self.check_deadline(context)?;
         let may_stay = !changes.must_last() && !reader.met_lasting_lock();
+        let news = self.news_for_waiters(&changes);
         let (batch, now) = (changes.into_batch(), self.clock.now());
         let settled = view.locks.settle(view, batch, may_stay, &self.lock_memory, now)?;
         if let Settled::Replicate(batch) = settled {
@@ -308,7 +316,7 @@ impl Scheduler {
             view.locks.finish(user_keys(), fate_of(&written));
             written?;
         }
-        self.tell_waiters(command, &response);
+        self.tell_waiters(news);
         Ok(Some(response))
     }
 
@@ -327,23 +335,32 @@ impl Scheduler {
         Some(kv_response::Cmd::Prewrite(kv::PrewriteResponse { errors, ..Default::default() }))
     }
 
-    /// Tells who waits for the command's keys what has become of their locks.
-    fn tell_waiters(&self, command: &kv_request::Cmd, response: &kv_response::Cmd) {
+    /// What becomes of locks, by raw key; of none when nobody waits: who comes from here on looks
+    /// once more, behind the latches that are held.
+    fn news_for_waiters(&self, changes: &MvccTxn) -> Vec<(Bytes, Option<Lock>)> {
         if self.waits.is_empty() {
-            return;
+            return Vec::new();
         }
-        let holder = match (command, response) {
-            (kv_request::Cmd::TxnHeartBeat(_), _) => return,
-            (kv_request::Cmd::PessimisticLock(request), _) => Some(request.start_ts),
-            (kv_request::Cmd::Prewrite(request), kv_response::Cmd::Prewrite(response)) => {
-                (response.one_pc_commit_ts == 0).then_some(request.start_ts)
-            }
-            _ => None,
+        let news = |(user_key, record): (&Bytes, Option<&Bytes>)| {
+            let mut key = Vec::new();
+            decode_user_key(user_key, &mut key).ok()?;
+            // What was just encoded reads back.
+            let lock = record.map(|bytes| Lock::decode(bytes)).transpose().ok()?;
+            Some((Bytes::from(key), lock))
         };
-        for key in command_keys(command) {
-            match holder {
-                Some(start_ts) => self.waits.taken(key, TimeStamp(start_ts)),
-                None => self.waits.released(key),
+        changes.lock_changes().filter_map(news).collect()
+    }
+
+    /// Tells who waits for the keys what has become of their locks.
+    fn tell_waiters(&self, news: Vec<(Bytes, Option<Lock>)>) {
+        for (key, lock) in news {
+            match lock {
+                Some(lock) => {
+                    let holders: Vec<TimeStamp> =
+                        lock.holders().map(|holder| holder.start_ts).collect();
+                    self.waits.taken(&key, &holders, lock.is_shared);
+                }
+                None => self.waits.released(&key),
             }
         }
     }
@@ -402,6 +419,7 @@ fn run_command(
     reader: &mut MvccReader,
     command: &kv_request::Cmd,
     chosen_ts: Option<TimeStamp>,
+    claimed: &BTreeSet<Bytes>,
 ) -> (MvccTxn, kv_response::Cmd) {
     let mut txn = MvccTxn::new();
     let txn_ref = &mut txn;
@@ -418,7 +436,7 @@ fn run_command(
             return (txn, kv_response::Cmd::Prewrite(response));
         }
         kv_request::Cmd::PessimisticLock(request) => {
-            let outcome = pessimistic_lock::run(reader, txn_ref, request);
+            let outcome = pessimistic_lock::run(reader, txn_ref, request, claimed);
             let response = outcome.unwrap_or_else(|error| kv::PessimisticLockResponse {
                 errors: vec![abort(&error)],
                 ..Default::default()

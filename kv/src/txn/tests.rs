@@ -7,8 +7,10 @@
 //! prewrite a=1 delete/b lock/c insert/d/4 check/e primary=a start=10 [ttl=..] [one_pc=..]
 //! prewrite a=1 b=2 primary=a start=10 async=15 [secondaries=b/c]
 //! pessimistic_lock a b primary=a start=10 for_update=15 [ttl=..] [skip_locked=..]
+//! pessimistic_lock a primary=a start=10 for_update=15 shared=true [claimed=true]
 //! prewrite held/a=1 primary=a start=10 for_update=15 [locked=12]
 //! prewrite a=1 primary=a start=10 assert=exist|not_exist [level=off|strict]
+//! prewrite held/lock/a primary=a start=10 for_update=15 shared=true
 //! pessimistic_rollback a b start=10 [for_update=15] [locked=12]
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
@@ -146,7 +148,14 @@ fn show_record(cf: Cf, key: &[u8], value: Option<&[u8]>) -> String {
     let Some(value) = value else { return format!("{} {place}", cf.name()) };
     let content = match cf {
         Cf::Default => text(value),
-        Cf::Lock => show_lock(&Lock::decode(value).unwrap()),
+        Cf::Lock => {
+            let lock = Lock::decode(value).unwrap();
+            let holders: Vec<String> = lock.holders().map(show_lock).collect();
+            match lock.is_shared {
+                true => format!("shared:\n      {}", holders.join("\n      ")),
+                false => holders.join(", "),
+            }
+        }
         Cf::Write => show_write(&Write::decode(value).unwrap()),
     };
     format!("{} {place} = {content}", cf.name())
@@ -203,6 +212,13 @@ fn show_info(info: &kv::LockInfo) -> String {
         info.ttl_ms,
         show_ts(info.min_commit_ts.into())
     ) + if info.use_async_commit { " async" } else { "" }
+        + if info.is_shared { " shared" } else { "" }
+        + &show_others(&info.shared_with)
+}
+
+fn show_others(others: &[kv::LockInfo]) -> String {
+    let starts: Vec<String> = others.iter().map(|info| show_ts(info.start_ts.into())).collect();
+    if starts.is_empty() { String::new() } else { format!(" with={}", starts.join("/")) }
 }
 
 fn show_error(error: &kv::KeyError) -> String {
@@ -285,6 +301,8 @@ const NAMES: &[&str] = &[
     "secondaries",
     "locked",
     "only_look",
+    "shared",
+    "claimed",
     "force_sync_commit",
 ];
 
@@ -370,7 +388,8 @@ impl Args {
                 let value = if value == "long" { "v".repeat(300) } else { value };
                 let (is_locked, key) = held(&key);
                 let (op, key, value) = (op.into(), key.into(), value.into());
-                Ok(kv::Mutation { op, key, value, is_locked, locked_ts, assertion })
+                let is_shared = self.named.contains_key("shared");
+                Ok(kv::Mutation { op, key, value, is_locked, locked_ts, assertion, is_shared })
             })
             .collect()
     }
@@ -425,19 +444,29 @@ impl Store {
                     for_update_ts: args.ts("for_update")?,
                     lock_ttl_ms: args.ts("ttl")?,
                     skip_locked: args.named.contains_key("skip_locked"),
+                    is_shared: args.named.contains_key("shared"),
                     ..Default::default()
                 };
+                let is_claimed = args.named.contains_key("claimed");
+                let claimed = request.keys.iter().filter(|_| is_claimed).cloned().collect();
                 self.run(|reader, txn| {
-                    let response = pessimistic_lock::run(reader, txn, &request)?;
+                    let response = pessimistic_lock::run(reader, txn, &request, &claimed)?;
                     if let Some(error) = response.errors.into_iter().next() {
                         return Err(TxnError::Key(Box::new(error)));
                     }
                     let shown = request.keys.iter().zip(&response.results).map(|(key, result)| {
                         let key = text(key);
+                        let held = match result.held_ts {
+                            0 => String::new(),
+                            ts => format!(", held at {}", show_ts(ts.into())),
+                        };
                         match result.conflict_ts {
                             _ if result.is_skipped => format!("{key} skipped"),
-                            0 => format!("{key} locked"),
-                            ts => format!("{key} locked, but committed at {}", show_ts(ts.into())),
+                            0 => format!("{key} locked{held}"),
+                            ts => {
+                                let at = show_ts(ts.into());
+                                format!("{key} locked, but committed at {at}{held}")
+                            }
                         }
                     });
                     Ok(shown.collect::<Vec<_>>().join("\n"))

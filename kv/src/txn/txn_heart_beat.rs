@@ -14,8 +14,8 @@ pub fn run(
 ) -> Result<u64, TxnError> {
     let start_ts = TimeStamp(request.start_ts);
     let user_key = keys::user_key(&request.primary);
-    let Some(mut lock) = reader.load_lock(&user_key)?.filter(|lock| lock.start_ts == start_ts)
-    else {
+    let lock = reader.load_lock(&user_key, start_ts)?;
+    let Some(mut lock) = lock.filter(|lock| lock.start_ts == start_ts) else {
         return Err(TxnError::txn_not_found(&request.primary, start_ts));
     };
     if lock.primary != request.primary {

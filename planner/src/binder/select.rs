@@ -20,7 +20,7 @@ use super::query::{distinct, plain_field, position};
 use super::{Binder, BoundQuery, ExprEnv, Field, Scope, find_field};
 use crate::error::{PlanError, Result};
 use crate::logical::{Logical, LogicalAggregate, LogicalLock, SortKey};
-use crate::plan::AccessKind;
+use crate::plan::{AccessKind, RowLock};
 
 /// A selected item before its expression is bound.
 enum Item<'a> {
@@ -231,7 +231,7 @@ impl<'a> SelectBody<'a> {
             plan = Logical::Sort { by, input: Box::new(plan) };
         }
         // Rows that others hold do not count for the limit.
-        let skips = matches!(&lock, Some(lock) if lock.wait == ast::LockWait::SkipLocked);
+        let skips = matches!(&lock, Some(lock) if lock.how.wait == ast::LockWait::SkipLocked);
         if let Some(lock) = lock.as_ref().filter(|_| skips) {
             plan = Logical::Lock { lock: Box::new(lock.clone()), input: Box::new(plan) };
         }
@@ -521,7 +521,8 @@ impl<'a> SelectBody<'a> {
         Ok(keys)
     }
 
-    /// FOR UPDATE and its kin; the first clause decides how.
+    /// FOR UPDATE and its kin; the first clause decides how others are waited for, the strongest
+    /// one how the rows are locked.
     fn lock(&self, binder: &mut Binder<'_>) -> Result<Option<LogicalLock>> {
         let Some(first) = self.locks.first() else { return Ok(None) };
         let mut tables = Vec::new();
@@ -532,7 +533,8 @@ impl<'a> SelectBody<'a> {
                 }
             }
         }
-        let share = first.strength == ast::LockStrength::Share;
+        let is_update = self.locks.iter().any(|one| one.strength == ast::LockStrength::Update);
+        let strength = if is_update { ast::LockStrength::Update } else { ast::LockStrength::Share };
         for base in &self.bases {
             let named = self.locks.iter().any(|clause| {
                 clause.tables.is_empty()
@@ -540,7 +542,7 @@ impl<'a> SelectBody<'a> {
             });
             if named {
                 tables.push((base.table.clone(), base.handle.clone()));
-                if !share {
+                if is_update {
                     super::dml::access(binder, base, AccessKind::Lock);
                 }
             }
@@ -548,7 +550,8 @@ impl<'a> SelectBody<'a> {
         if tables.is_empty() {
             return Ok(None);
         }
-        Ok(Some(LogicalLock { wait: first.wait, share, tables }))
+        let how = RowLock { strength, wait: first.wait };
+        Ok(Some(LogicalLock { how, tables }))
     }
 }
 

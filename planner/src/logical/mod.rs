@@ -17,11 +17,10 @@ use std::sync::Arc;
 use cairn_executor::plan::JoinKind;
 use cairn_expr::Expr;
 use cairn_expr::agg::AggDesc;
-use cairn_parser::ast::LockWait;
 use cairn_types::FieldType;
 
 use crate::catalog::{ROW_ID_NAME, TableInfo};
-use crate::plan::RowLimit;
+use crate::plan::{RowLimit, RowLock};
 
 /// Number of a column in the statement.
 pub type Col = usize;
@@ -282,10 +281,8 @@ pub struct LogicalJoin {
 /// FOR UPDATE, FOR SHARE.
 #[derive(Clone, Debug)]
 pub struct LogicalLock {
-    /// What to do about locks of others.
-    pub wait: LockWait,
-    /// FOR SHARE.
-    pub share: bool,
+    /// How.
+    pub how: RowLock,
     /// Tables whose rows are locked, with the columns that make the handle.
     pub tables: Vec<(Arc<TableInfo>, Vec<Col>)>,
 }

@@ -348,15 +348,15 @@ impl<'p> Physical<'p> {
     fn lock(&mut self, lock: &LogicalLock, root: Root) -> Result<Root> {
         // A point read locks its key itself, row or no row.
         let mut root = root;
-        if lock.tables.len() == 1 && !lock.share {
+        if lock.tables.len() == 1 {
             match &mut root.plan.op {
                 PhysicalOp::PointGet(get) => {
-                    get.lock = Some(lock.wait);
+                    get.lock = Some(lock.how);
                     return Ok(root);
                 }
                 // Which of several rows are left out is seen one by one.
-                PhysicalOp::BatchPointGet(get) if lock.wait != LockWait::SkipLocked => {
-                    get.lock = Some(lock.wait);
+                PhysicalOp::BatchPointGet(get) if lock.how.wait != LockWait::SkipLocked => {
+                    get.lock = Some(lock.how);
                     return Ok(root);
                 }
                 _ => {}
@@ -367,8 +367,7 @@ impl<'p> Physical<'p> {
             let handle = self.handle_source(table.common_handle, cols, &root.layout)?;
             tables.push(LockedTable { table: table.clone(), handle });
         }
-        let (wait, share) = (lock.wait, lock.share);
-        let op = PhysicalOp::SelectLock(SelectLock { wait, share, tables, limit: None });
+        let op = PhysicalOp::SelectLock(SelectLock { how: lock.how, tables, limit: None });
         let rows = root.plan.row_count;
         let schema = root.plan.schema.clone();
         let plan = self.node(op, vec![root.plan], rows, schema);

@@ -1,11 +1,10 @@
 //! Row locks of `SELECT … FOR UPDATE` and `FOR SHARE`.
 //!
 //! In a pessimistic transaction rows are locked as they are read; a row that was changed since
-//! the statement's timestamp makes the statement start over (`execution::locking`). In an
-//! optimistic one a locked row's key is guarded in the transaction's buffer: COMMIT fails with
-//! 1213 if another transaction changed it meanwhile.
-//!
-//! **Left out.** Shared locks: `FOR SHARE` locks as `FOR UPDATE` does.
+//! the statement's timestamp makes the statement start over (`execution::locking`). `FOR SHARE` lets
+//! others in that lock the row so too, and keeps writers and `FOR UPDATE` out. In an
+//! optimistic transaction a locked row's key is guarded in the transaction's buffer, whatever the
+//! strength: COMMIT fails with 1213 if another transaction changed it meanwhile.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -15,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_executor::{BoxOperator, ExecError, Operator};
 use cairn_kv_client::{LockOptions, LockWait, Transaction};
-use cairn_parser::ast::LockWait as WrittenWait;
-use cairn_planner::plan::{PointAccess, SelectLock};
+use cairn_parser::ast::{LockStrength, LockWait as WrittenWait};
+use cairn_planner::plan::{PointAccess, RowLock, SelectLock};
 use cairn_planner::ranger::PointKey;
 use cairn_types::{Chunk, FieldType, Handle, TimeZone, keys};
 
@@ -24,14 +23,15 @@ use super::handle_in_row;
 use crate::execution::{BuildContext, ReadView, kv_error};
 
 /// How the rows of a query are locked.
-pub fn options(wait: WrittenWait, context: &BuildContext) -> LockOptions {
-    let wait = match wait {
+pub fn options(lock: RowLock, context: &BuildContext) -> LockOptions {
+    let wait = match lock.wait {
         WrittenWait::Default => LockWait::AtMost(context.lock_wait_timeout),
         WrittenWait::NoWait => LockWait::NoWait,
         WrittenWait::SkipLocked => LockWait::Skip,
         WrittenWait::Seconds(seconds) => LockWait::AtMost(Duration::from_secs(seconds)),
     };
-    LockOptions { wait, cancel: context.exec.cancel.clone() }
+    let is_shared = lock.strength == LockStrength::Share;
+    LockOptions { wait, is_shared, cancel: context.exec.cancel.clone() }
 }
 
 /// Wraps `input` so that the rows it yields are locked; without a transaction to keep the
@@ -42,7 +42,7 @@ pub fn operator(
     context: &BuildContext,
 ) -> cairn_executor::Result<BoxOperator> {
     let ReadView::Transaction(transaction) = &context.view else { return Ok(input) };
-    let options = options(lock.wait, context);
+    let options = options(lock.how, context);
     let limit = lock.limit.as_ref().filter(|_| options.wait == LockWait::Skip);
     Ok(Box::new(LockRows {
         input,

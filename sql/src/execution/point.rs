@@ -11,8 +11,8 @@ use cairn_executor::operators::ChunkSource;
 use cairn_executor::{BoxOperator, ExecError};
 use cairn_expr::{EvalContext, Expr};
 use cairn_kv_client::{LockOptions, RequestScope};
-use cairn_parser::ast::{IsolationLevel, LockWait};
-use cairn_planner::plan::{PhysicalPlan, Plan, PointAccess, PointGet};
+use cairn_parser::ast::IsolationLevel;
+use cairn_planner::plan::{PhysicalPlan, Plan, PointAccess, PointGet, RowLock};
 use cairn_planner::ranger::{PointKey, point_key};
 use cairn_proto::kv::Priority;
 use cairn_types::{Chunk, Datum, Handle, TimeStamp};
@@ -143,12 +143,12 @@ fn keep_row(
 pub fn operator(
     access: &PointAccess,
     keys: Vec<Vec<Expr>>,
-    lock: Option<LockWait>,
+    lock: Option<RowLock>,
     plan: &PhysicalPlan,
     context: &BuildContext,
 ) -> cairn_executor::Result<BoxOperator> {
     let (access, view) = (access.clone(), context.view.clone());
-    let lock = lock.map(|wait| crate::dml::lock::options(wait, context));
+    let lock = lock.map(|lock| crate::dml::lock::options(lock, context));
     let mut eval = context.exec.eval.clone();
     let rows = async move {
         let chunk = read_chunk(&access, &keys, lock.as_ref(), &view, &mut eval).await;

@@ -311,7 +311,7 @@ impl Session {
     }
 
     fn lock_options(&self, wait: LockWait) -> LockOptions {
-        LockOptions { wait, cancel: self.token().clone() }
+        LockOptions { wait, is_shared: false, cancel: self.token().clone() }
     }
 
     /// Holds the schema from before the statement is planned until it ends: the plan, and

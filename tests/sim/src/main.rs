@@ -39,7 +39,8 @@ struct Arguments {
     /// Plants every known bug and looks for it in --seeds seeds.
     #[arg(long)]
     bugs: bool,
-    /// Clients do nothing but this: register, bank, append, counter, queue or lists.
+    /// Clients do nothing but this: register, bank, append, counter, queue, lists or
+    /// families.
     #[arg(long)]
     work: Option<String>,
 }

@@ -131,17 +131,20 @@ pub enum WorkloadKind {
     Queue,
     /// Transactions that read and append to lists.
     Lists,
+    /// Parents that are shared while children come.
+    Families,
 }
 
 impl WorkloadKind {
     /// All of them.
-    pub const ALL: [WorkloadKind; 6] = [
+    pub const ALL: [WorkloadKind; 7] = [
         WorkloadKind::Register,
         WorkloadKind::Bank,
         WorkloadKind::Append,
         WorkloadKind::Counter,
         WorkloadKind::Queue,
         WorkloadKind::Lists,
+        WorkloadKind::Families,
     ];
 }
 

@@ -21,7 +21,8 @@ impl Cluster {
     pub fn leave_async_lock(&self, left: AsyncLock<'_>) {
         let bytes = |key: &&str| Bytes::copy_from_slice(key.as_bytes());
         self.leave_lock(left.key, left.primary, left.start_ts, left.ttl_ms);
-        if let Some(lock) = self.inner.lock().locks.get_mut(left.key.as_bytes()) {
+        let key = bytes(&left.key);
+        if let Some(lock) = self.inner.lock().locks.of_mut(&key, left.start_ts.0) {
             *lock = Lock {
                 min_commit_ts: left.min_commit_ts.0,
                 use_async_commit: true,
@@ -63,7 +64,7 @@ impl Inner {
         let start_ts = request.start_ts;
         let mut response = CheckSecondaryLocksResponse::default();
         for key in &request.keys {
-            let ours = self.locks.get(key).filter(|lock| lock.start_ts == start_ts);
+            let ours = self.locks.of(key, start_ts);
             if let Some(lock) = ours.filter(|lock| !lock.is_pessimistic) {
                 response.locks.extend(info(key, lock));
                 continue;

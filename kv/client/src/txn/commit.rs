@@ -159,8 +159,11 @@ impl Committer {
         });
         let refresh = refresh.filter(|refresh| !refresh.spans.is_empty());
         let CommitTerms { modes, lease, assertion_level } = terms;
-        // What was read is looked at between the two phases.
-        let modes = if refresh.is_some() { CommitModes::TWO_PHASES } else { modes };
+        // What was read is looked at between the two phases; a key that others share is committed
+        // at a timestamp of PD's only.
+        let is_shared = mutations.iter().any(|mutation| mutation.is_shared);
+        let needs_both = refresh.is_some() || is_shared;
+        let modes = if needs_both { CommitModes::TWO_PHASES } else { modes };
         let may_be_async = primary.filter(|_| modes.async_commit);
         Some(Committer {
             client,
@@ -436,7 +439,7 @@ impl Committer {
         lock_wait: &mut Retrier,
     ) -> Result<(), KvError> {
         let mut alive = None;
-        for lock in locks {
+        for lock in locks.iter().flat_map(LockInfo::holders) {
             // Writers do not push: they could not get past the lock anyway.
             let outcome = self.client.resolve_lock(lock, TimeStamp::ZERO, lock_wait).await?;
             if outcome == LockOutcome::Resolved {

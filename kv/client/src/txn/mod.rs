@@ -40,6 +40,8 @@ mod release;
 #[cfg(test)]
 mod release_tests;
 #[cfg(test)]
+mod shared_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -47,19 +47,21 @@ pub(super) fn mutation(key: &Bytes, entry: &Entry) -> Option<Mutation> {
 /// guard what it has read.
 pub(super) fn with_locks(mut mutations: Vec<Mutation>, mut held: Held) -> Vec<Mutation> {
     for mutation in &mut mutations {
-        let Some(locked_ts) = held.remove(&mutation.key) else { continue };
-        (mutation.is_locked, mutation.locked_ts) = (true, locked_ts.0);
+        let Some(lock) = held.remove(&mutation.key) else { continue };
+        (mutation.is_locked, mutation.locked_ts) = (true, lock.known_ts.0);
         if !leaves_lock(mutation) {
             // That the key did not exist was seen under its lock.
             mutation.set_op(MutationOp::OpLock);
         }
+        mutation.is_shared = lock.is_shared && mutation.op() == MutationOp::OpLock;
     }
     let op = MutationOp::OpLock.into();
-    let guards = held.into_iter().map(|(key, locked_ts)| Mutation {
+    let guards = held.into_iter().map(|(key, lock)| Mutation {
         op,
         key,
         is_locked: true,
-        locked_ts: locked_ts.0,
+        locked_ts: lock.known_ts.0,
+        is_shared: lock.is_shared,
         ..Mutation::default()
     });
     mutations.extend(guards);

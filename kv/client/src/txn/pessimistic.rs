@@ -10,13 +10,15 @@
 //! **Invariants.**
 //! - Locks are kept until the transaction ends, or what took them is undone ([`super::release`]).
 //!   So a wait ends with what its holder does, and who holds nothing can be part of no deadlock.
+//! - A key that is shared is asked for once more before it is written or locked alone. If its share
+//!   was lost meanwhile, what is known of the key stays as old as the share was.
 //! - The primary, once it may be locked, stays the primary until all locks are given back: other
 //!   locks only name one that is.
 //! - What may be locked although nobody said so is given back with the statement that asked,
 //!   and again at the end.
 //!
 //! **Waiting** happens in the store, a second at a time; in between the client asks after the
-//! holder and, if somebody may wait for itself, tells the detector of deadlocks: the store that
+//! holders and, if somebody may wait for itself, tells the detector of deadlocks: the store that
 //! leads the first region.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +33,7 @@ use cairn_proto::kv::{
     PessimisticLockResult, PessimisticRollbackRequest, key_error,
 };
 use cairn_types::TimeStamp;
+use cairn_types::sabotage::{Bug, planted};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -56,6 +59,9 @@ const DETECTION_TIMEOUT_MS: u64 = 2_000;
 /// finds the rows free.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Holders of one lock that are asked after at a time.
+const ASKED_AFTER_AT_ONCE: usize = 8;
+
 /// What to do about locks of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockWait {
@@ -72,14 +78,22 @@ pub enum LockWait {
 pub struct LockOptions {
     /// What to do about locks of others.
     pub wait: LockWait,
+    /// Others may hold the keys too, if they share them as well (`FOR SHARE`).
+    pub is_shared: bool,
     /// Ends the waiting with [`KvError::Cancelled`].
     pub cancel: CancellationToken,
 }
 
 impl LockOptions {
-    /// Locking that nobody cancels.
+    /// Locking that nobody cancels, without others.
     pub fn new(wait: LockWait) -> LockOptions {
-        LockOptions { wait, cancel: CancellationToken::new() }
+        LockOptions { wait, is_shared: false, cancel: CancellationToken::new() }
+    }
+
+    /// The same, beside others that share.
+    #[must_use]
+    pub fn shared(self) -> LockOptions {
+        LockOptions { is_shared: true, ..self }
     }
 }
 
@@ -93,8 +107,17 @@ enum Primary {
     Locked(Bytes),
 }
 
-/// The keys held, each with the time up to which its holder knows of commits to it.
-pub(super) type Held = BTreeMap<Bytes, TimeStamp>;
+/// The keys held.
+pub(super) type Held = BTreeMap<Bytes, HeldLock>;
+
+/// A lock of the transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeldLock {
+    /// Up to when commits to the key are known.
+    pub known_ts: TimeStamp,
+    /// Others may hold the key too.
+    pub is_shared: bool,
+}
 
 /// The locks of a transaction.
 #[derive(Clone)]
@@ -203,7 +226,9 @@ impl Locks {
         for key in &taken {
             state.held.remove(key);
         }
-        let unsure = std::mem::take(&mut state.unsure);
+        let mut unsure = std::mem::take(&mut state.unsure);
+        // A share that may have become more is kept as it was.
+        unsure.retain(|key| !state.held.contains_key(key));
         for key in &unsure {
             // The request may come behind the one that gives it back.
             state.give_up(key.clone());
@@ -281,13 +306,14 @@ impl Locks {
         !state.held.is_empty() || !state.unsure.is_empty() || !state.given_up.is_empty()
     }
 
-    fn not_held(&self, keys: Vec<Bytes>) -> Vec<Bytes> {
+    /// Those of the keys that are not held as they are wanted.
+    fn not_held(&self, keys: Vec<Bytes>, is_shared: bool) -> Vec<Bytes> {
         let mut state = self.0.lock();
         if let Some(asked_again) = &mut state.asked_again {
             asked_again.extend(keys.iter().cloned());
         }
         let mut keys = keys;
-        keys.retain(|key| !state.held.contains_key(key));
+        keys.retain(|key| !state.holds(key, is_shared));
         keys.sort_unstable();
         keys.dedup();
         keys
@@ -327,6 +353,7 @@ impl Locks {
         keys: Vec<Bytes>,
         results: &[PessimisticLockResult],
         asked_at: TimeStamp,
+        is_shared: bool,
     ) -> Vec<Bytes> {
         let mut skipped = Vec::new();
         let mut state = self.0.lock();
@@ -345,13 +372,21 @@ impl Locks {
             }
             state.conflict_ts = state.conflict_ts.max(TimeStamp(result.conflict_ts));
             state.newest_conflict_ts = state.newest_conflict_ts.max(state.conflict_ts);
-            if !state.given_up.remove(&key) {
+            let share = state.held.get(&key).copied();
+            let is_counted = state.given_up.remove(&key) || share.is_some();
+            if !is_counted {
                 state.held_bytes += key.len() as u64;
             }
-            let locked_ts = asked_at.max(TimeStamp(result.conflict_ts));
-            if state.held.insert(key.clone(), locked_ts).is_none() {
-                state.taken.push(key);
+            let mut known_ts = asked_at.max(TimeStamp(result.conflict_ts));
+            match share {
+                None => state.taken.push(key.clone()),
+                // What was committed while nobody held the key was told to nobody.
+                Some(share) if !(1..=share.known_ts.0).contains(&result.held_ts) => {
+                    known_ts = share.known_ts;
+                }
+                Some(_) => {}
             }
+            state.held.insert(key, HeldLock { known_ts, is_shared });
         }
         skipped
     }
@@ -396,6 +431,11 @@ impl Drop for Asking<'_> {
 }
 
 impl State {
+    /// Whether the key is held, alone if that is wanted.
+    fn holds(&self, key: &Bytes, is_shared: bool) -> bool {
+        self.held.get(key).is_some_and(|held| is_shared || !held.is_shared)
+    }
+
     /// Ends the heart beats; answers the keys that may be held although nobody said so.
     fn doubtful(&mut self) -> BTreeSet<Bytes> {
         self.keep_alive = None;
@@ -467,7 +507,7 @@ impl Transaction {
         let Some(locks) = &self.locks else { return };
         let key = key();
         let mut state = locks.0.lock();
-        if !state.held.contains_key(&key) {
+        if !state.holds(&key, false) {
             state.wanted.push(key);
         } else if let Some(asked_again) = &mut state.asked_again {
             asked_again.insert(key);
@@ -495,7 +535,10 @@ impl Transaction {
         if self.has_ended() {
             return Err(KvError::TxnEnded { start_ts: self.start_ts.0 });
         }
-        let keys = locks.not_held(keys);
+        if options.is_shared && planted(Bug::SharedLocksAreNoops) {
+            return Ok(Vec::new());
+        }
+        let keys = locks.not_held(keys, options.is_shared);
         self.check_lock_bytes(locks, &keys)?;
         let timeout = match options.wait {
             LockWait::AtMost(timeout) => timeout,
@@ -505,6 +548,7 @@ impl Transaction {
             txn: self,
             locks,
             wait: options.wait,
+            is_shared: options.is_shared,
             deadline: Deadline::after(timeout),
             is_known_to_wait: AtomicBool::new(false),
         };
@@ -587,6 +631,7 @@ struct LockPass<'a> {
     txn: &'a Transaction,
     locks: &'a Locks,
     wait: LockWait,
+    is_shared: bool,
     deadline: Deadline,
     /// The detector of deadlocks was told.
     is_known_to_wait: AtomicBool,
@@ -653,7 +698,8 @@ impl LockPass<'_> {
         run: &Run,
         primary: &Bytes,
     ) -> Result<(usize, Vec<Bytes>), KvError> {
-        let mut checked_holder = 0;
+        // Those that were asked after.
+        let mut checked = Vec::new();
         let mut maybe_locked = false;
         loop {
             let may_deadlock = self.locks.holds_any();
@@ -668,10 +714,12 @@ impl LockPass<'_> {
                     for_update_ts: asked_at.0,
                     lock_ttl_ms: self.locks.open_ms(self.txn.start_ts) + LOCK_TTL_MS,
                     wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-                    checked_holder,
+                    checked_holder: checked.first().copied().unwrap_or(0),
+                    more_checked_holders: checked.iter().skip(1).copied().collect(),
                     may_deadlock,
                     skip_locked: self.wait == LockWait::Skip,
                     tag: self.locks.tag(),
+                    is_shared: self.is_shared,
                 })
             };
             self.locks.asked_for(&keys.keys(run), primary);
@@ -686,7 +734,8 @@ impl LockPass<'_> {
                     let Some(error) = response.errors.into_iter().next() else {
                         let piece = keys.keys(&answer.piece);
                         self.note_guarded(&piece, &response.results, asked_at);
-                        let skipped = self.locks.answered(piece, &response.results, asked_at);
+                        let results = &response.results;
+                        let skipped = self.locks.answered(piece, results, asked_at, self.is_shared);
                         return Ok((answer.piece.end, skipped));
                     };
                     Ok(error)
@@ -696,7 +745,7 @@ impl LockPass<'_> {
             if !maybe_locked {
                 self.locks.refused(&keys.keys(run));
             }
-            checked_holder = self.blocked(outcome?, checked_holder).await?;
+            checked = self.blocked(outcome?, &checked).await?;
         }
     }
 
@@ -709,9 +758,9 @@ impl LockPass<'_> {
         }
     }
 
-    /// Another transaction's lock is in the way: answers whom to wait for, zero when the lock
-    /// is gone.
-    async fn blocked(&self, error: KeyError, checked_holder: u64) -> Result<u64, KvError> {
+    /// Locks of other transactions are in the way: answers whom to wait for, nobody when one of
+    /// the locks is gone.
+    async fn blocked(&self, error: KeyError, checked: &[u64]) -> Result<Vec<u64>, KvError> {
         let start_ts = self.txn.start_ts.0;
         let aborted = |reason: String| KvError::TxnAborted { start_ts, reason };
         let lock = match error.kind {
@@ -719,12 +768,8 @@ impl LockPass<'_> {
             Some(key_error::Kind::Abort(reason)) => return Err(aborted(reason)),
             kind => return Err(aborted(format!("locking: {kind:?}"))),
         };
-        let mut retrier = self.txn.client.retrier();
-        if self.must_ask_after(&lock, checked_holder) {
-            let asked = self.txn.client.resolve_lock(&lock, TimeStamp::ZERO, &mut retrier);
-            if asked.await? == LockOutcome::Resolved {
-                return Ok(0);
-            }
+        if self.ask_after(&lock, checked).await? {
+            return Ok(Vec::new());
         }
         let key = ShownKey(lock.key);
         match self.wait {
@@ -734,29 +779,55 @@ impl LockPass<'_> {
             }
             LockWait::AtMost(_) => {}
         }
+        let holders: Vec<u64> = std::iter::once(lock.start_ts)
+            .chain(lock.shared_with.iter().map(|other| other.start_ts))
+            .collect();
         // Who waits for what is just being given back is about to get it: the detector is asked
         // a slice of waiting later.
         if self.locks.holds_any() && !self.locks.is_giving_back() {
-            self.detect_deadlock(lock.start_ts, key.0).await?;
+            self.detect_deadlock(&holders, key.0).await?;
         }
-        Ok(lock.start_ts)
+        Ok(holders)
+    }
+
+    /// Asks after the lock's holders, where there is reason to; answers whether one of them is gone.
+    async fn ask_after(&self, lock: &LockInfo, checked: &[u64]) -> Result<bool, KvError> {
+        let doubtful = lock.holders().filter(|holder| self.must_ask_after(holder, checked));
+        let doubtful: Vec<LockInfo> = doubtful.cloned().collect();
+        let asked = stream::iter(doubtful)
+            .map(|holder| self.is_gone(holder))
+            .buffer_unordered(ASKED_AFTER_AT_ONCE);
+        let gone: Vec<bool> = asked.try_collect().await?;
+        Ok(gone.contains(&true))
+    }
+
+    async fn is_gone(&self, lock: LockInfo) -> Result<bool, KvError> {
+        let client = &self.txn.client;
+        let asked = client.resolve_lock(&lock, TimeStamp::ZERO, &mut client.retrier()).await;
+        Ok(asked? == LockOutcome::Resolved)
     }
 
     /// Most holders live and end soon: they are asked after when their time is over, or a slice
     /// of waiting was in vain. Who does not wait wants to know whether a lock is only a remnant.
-    fn must_ask_after(&self, lock: &LockInfo, checked_holder: u64) -> bool {
+    fn must_ask_after(&self, lock: &LockInfo, checked: &[u64]) -> bool {
         let expires_ms = TimeStamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
         let is_impatient = !matches!(self.wait, LockWait::AtMost(_));
-        checked_holder == lock.start_ts
+        checked.contains(&lock.start_ts)
             || expires_ms < self.locks.now_ms()
             || (is_impatient && lock.kind() != LockKind::Pessimistic)
     }
 
-    async fn detect_deadlock(&self, holder: u64, key: Bytes) -> Result<(), KvError> {
+    async fn detect_deadlock(&self, holders: &[u64], key: Bytes) -> Result<(), KvError> {
         let waiter = self.txn.start_ts.0;
         let client = &self.txn.client;
-        let tag = self.locks.tag();
-        let request = DetectDeadlockRequest { waiter, holder, has_given_up: false, key, tag };
+        let request = DetectDeadlockRequest {
+            waiter,
+            holder: holders.first().copied().unwrap_or(0),
+            more_holders: holders.iter().skip(1).copied().collect(),
+            has_given_up: false,
+            key,
+            tag: self.locks.tag(),
+        };
         let build = || Cmd::DetectDeadlock(request.clone());
         let mut retrier = client.retrier_for(DETECTION_TIMEOUT_MS);
         let options = RequestOptions::default();

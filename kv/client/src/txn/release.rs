@@ -112,7 +112,7 @@ impl Transaction {
 
 impl KvClient {
     async fn hand_in(self: &Arc<Self>, start_ts: TimeStamp, held: Held) -> Result<(), KvError> {
-        let locked_ts: Vec<u64> = held.values().map(|ts| ts.0).collect();
+        let locked_ts: Vec<u64> = held.values().map(|lock| lock.known_ts.0).collect();
         let keys = Mutations::of_keys(held.into_keys());
         let build = |piece: &Run| {
             Cmd::PessimisticRollback(PessimisticRollbackRequest {

@@ -176,7 +176,8 @@ impl Running<'_> {
                 self.begin_statement().await?;
                 let mut before = self.txn.checkpoint();
                 let lists = loop {
-                    self.lock(keys).await?;
+                    let is_shared = self.world.roll(Dice::Workload, |rng| rng.random_bool(0.5));
+                    self.lock(keys, is_shared).await?;
                     let lists = self.read(keys).await?;
                     if !self.txn.take_conflict() {
                         break lists;
@@ -199,7 +200,7 @@ impl Running<'_> {
             list.extend(format!(" {}", element.0).bytes());
             self.txn.set(key_of(key), list.into())?;
             if self.level != Level::Snapshot {
-                self.lock(&[key]).await?;
+                self.lock(&[key], false).await?;
             }
             if !self.txn.take_conflict() {
                 self.txn.release(before);
@@ -218,8 +219,8 @@ impl Running<'_> {
         Ok(())
     }
 
-    async fn lock(&self, keys: &[Key]) -> Result<(), KvError> {
-        let options = LockOptions::new(LockWait::AtMost(LOCK_WAIT));
+    async fn lock(&self, keys: &[Key], is_shared: bool) -> Result<(), KvError> {
+        let options = LockOptions { is_shared, ..LockOptions::new(LockWait::AtMost(LOCK_WAIT)) };
         let keys = keys.iter().map(|key| key_of(*key)).collect();
         self.txn.lock_now(keys, &options).await.map(drop)
     }

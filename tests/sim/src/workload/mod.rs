@@ -6,6 +6,7 @@
 mod append;
 mod bank;
 mod counter;
+mod families;
 mod lists;
 mod queue;
 mod register;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep};
 pub use append::Appends;
 pub use bank::Bank;
 pub use counter::Counters;
+pub use families::Families;
 pub use lists::Lists;
 pub use queue::Queue;
 pub use register::{Registers, key_of as register_key};
@@ -82,6 +84,8 @@ pub struct Workloads {
     pub queue: Queue,
     /// Lists.
     pub lists: Lists,
+    /// Families.
+    pub families: Families,
     /// What garbage collection must leave alone.
     pub floors: Floors,
     focus: Mutex<Option<Focus>>,
@@ -99,6 +103,7 @@ impl Workloads {
             counters: Counters::new(cluster.plan.keys),
             queue: Queue::default(),
             lists: Lists::default(),
+            families: Families::default(),
             floors: Floors::default(),
             focus: Mutex::default(),
         })
@@ -141,6 +146,7 @@ impl Workloads {
             WorkloadKind::Counter => self.counters.act(&self.world, client).await,
             WorkloadKind::Queue => self.queue.act(&self.world, client).await,
             WorkloadKind::Lists => self.lists.act(&self.world, client).await,
+            WorkloadKind::Families => self.families.act(&self.world, client).await,
         }
     }
 
@@ -153,7 +159,8 @@ impl Workloads {
         patiently(|| self.appends.probe(&self.world, client)).await?;
         patiently(|| self.counters.probe(&self.world, client)).await?;
         patiently(|| self.queue.probe(&self.world, client)).await?;
-        patiently(|| self.lists.probe(&self.world, client)).await
+        patiently(|| self.lists.probe(&self.world, client)).await?;
+        patiently(|| self.families.probe(&self.world, client)).await
     }
 
     /// Reads everything once more and judges what was remembered.
@@ -164,7 +171,8 @@ impl Workloads {
         self.appends.judge(&self.world, client).await?;
         self.counters.judge(&self.world, client).await?;
         self.queue.judge(&self.world, client).await?;
-        self.lists.judge(&self.world, client).await
+        self.lists.judge(&self.world, client).await?;
+        self.families.judge(&self.world, client).await
     }
 
     /// Operations that were done.
@@ -175,6 +183,7 @@ impl Workloads {
             + self.counters.done()
             + self.queue.done()
             + self.lists.done()
+            + self.families.done()
     }
 }
 
@@ -198,7 +207,7 @@ where
 /// A raw key as clients use them.
 pub fn any_key(world: &World, dice: Dice) -> Bytes {
     world.roll(dice, |rng| {
-        let family = *["a", "c", "g", "l", "q", "r"].choose(rng).unwrap_or(&"r");
+        let family = *["a", "c", "f", "g", "l", "q", "r"].choose(rng).unwrap_or(&"r");
         Bytes::from(format!("{family}{:02}", rng.random_range(0..12)))
     })
 }
