@@ -11,15 +11,17 @@
 //!
 //! **Sharers** are woken together, but for those behind an older waiter that wants the key for
 //! itself: it has a claim on the key, and newcomers that are younger do not overtake it either
-//! ([`LockWaits::claimed`]). A sharer that wants the key for itself is woken when it is the last
+//! ([`LockWaits::claimed`]). Clients wait for a while at a time, so the claim outlives its waiter by a
+//! moment ([`LockTicket::linger`]). A sharer that wants the key for itself is woken when it is the last
 //! one that holds it, before everybody else.
 //!
 //! **Left out.** A newcomer may take a free key before the one that was just woken; that one
 //! queues up again and is still the oldest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::TimeStamp;
@@ -28,9 +30,14 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::mvcc::SHARERS_MAX;
+use crate::raftstore::MonotonicTime;
 
 /// Waiters of a store; one more is refused as the store being busy.
 const WAITERS_MAX: usize = 16 << 10;
+/// How long a claim waits for its waiter to come again, which asks after the holders meanwhile.
+const CLAIM_LINGERS: Duration = Duration::from_millis(500);
+/// Claims that linger; those above it end with their waiters.
+const LINGERING_MAX: usize = 1_024;
 
 /// Why a waiter goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,8 @@ pub enum Wake {
 #[derive(Default)]
 pub struct LockWaits {
     queues: Mutex<HashMap<Bytes, Vec<Waiter>, RandomState>>,
+    /// Claims whose waiters are about to come again, by their ends.
+    lingering: Mutex<VecDeque<Lingering>>,
     /// Waiters in all queues: releases pass by when there are none.
     count: AtomicUsize,
     next_id: AtomicU64,
@@ -71,14 +80,21 @@ struct Waiter {
     wake: oneshot::Sender<Wake>,
 }
 
+struct Lingering {
+    key: Bytes,
+    start_ts: TimeStamp,
+    until: MonotonicTime,
+}
+
 /// A place in a key's queue; left when dropped.
 pub struct LockTicket {
     waits: Arc<LockWaits>,
     key: Bytes,
     id: u64,
-    is_shared: bool,
     woken: oneshot::Receiver<Wake>,
     is_done: bool,
+    /// It keeps nobody from sharing the key, or goes on doing so.
+    leaves_silently: bool,
 }
 
 impl LockWaits {
@@ -90,11 +106,11 @@ impl LockWaits {
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (wake, woken) = oneshot::channel();
-        let is_shared = wait.is_shared;
+        let leaves_silently = wait.is_shared;
         let waiter = Waiter { id, wait, wake };
         self.queues.lock().entry(key.clone()).or_default().push(waiter);
         let (waits, key) = (Arc::clone(self), key.clone());
-        Some(LockTicket { waits, key, id, is_shared, woken, is_done: false })
+        Some(LockTicket { waits, key, id, woken, is_done: false, leaves_silently })
     }
 
     /// Waiters in all queues.
@@ -140,16 +156,34 @@ impl LockWaits {
     }
 
     /// Those of the keys that an older transaction waits for to have alone.
-    pub fn claimed(&self, keys: &[Bytes], start_ts: TimeStamp) -> BTreeSet<Bytes> {
+    pub fn claimed(
+        &self,
+        keys: &[Bytes],
+        start_ts: TimeStamp,
+        now: MonotonicTime,
+    ) -> BTreeSet<Bytes> {
+        let is_claimed_by = |claim: TimeStamp| claim < start_ts;
+        let mut claimed = BTreeSet::new();
+        {
+            let mut lingering = self.lingering.lock();
+            while lingering.front().is_some_and(|first| first.until <= now) {
+                lingering.pop_front();
+            }
+            let older = lingering.iter().filter(|one| is_claimed_by(one.start_ts));
+            claimed.extend(older.map(|one| &one.key).filter(|key| keys.contains(key)).cloned());
+        }
         if self.is_empty() {
-            return BTreeSet::new();
+            return claimed;
         }
         let queues = self.queues.lock();
-        let is_claimed = |key: &&Bytes| {
-            let claim = queues.get(*key).and_then(|queue| oldest_claim(queue));
-            claim.is_some_and(|claim| claim < start_ts)
-        };
-        keys.iter().filter(is_claimed).cloned().collect()
+        let claim = |key: &Bytes| queues.get(key).and_then(|queue| oldest_claim(queue));
+        claimed.extend(keys.iter().filter(|key| claim(key).is_some_and(is_claimed_by)).cloned());
+        claimed
+    }
+
+    /// The transaction has come again, or will not: its claims do not linger.
+    pub fn end_claims(&self, start_ts: TimeStamp) {
+        self.lingering.lock().retain(|one| one.start_ts != start_ts);
     }
 
     /// Who waits for which key, at most `limit` of them.
@@ -163,6 +197,7 @@ impl LockWaits {
 
     /// The transaction locks nothing more: its own waiters end.
     pub fn cancel(&self, key: &Bytes, start_ts: TimeStamp) {
+        self.end_claims(start_ts);
         self.wake(key, Wake::Cancelled, |_| move |waiter| waiter.wait.start_ts == start_ts);
     }
 
@@ -229,6 +264,18 @@ impl LockTicket {
     pub fn done(mut self) {
         self.is_done = true;
     }
+
+    /// The waiter comes again in a moment: its claim on the key stays until then.
+    pub fn linger(mut self, start_ts: TimeStamp, now: MonotonicTime) {
+        let mut lingering = self.waits.lingering.lock();
+        if self.leaves_silently || lingering.len() >= LINGERING_MAX {
+            return;
+        }
+        let (key, until) = (self.key.clone(), now.plus(CLAIM_LINGERS));
+        lingering.push_back(Lingering { key, start_ts, until });
+        drop(lingering);
+        self.leaves_silently = true;
+    }
 }
 
 impl Drop for LockTicket {
@@ -237,7 +284,7 @@ impl Drop for LockTicket {
         match (self.is_done, was_woken) {
             (true, _) => {}
             (false, true) => self.waits.released(&self.key),
-            (false, false) if self.is_shared => {}
+            (false, false) if self.leaves_silently => {}
             (false, false) => self.waits.give_way(&self.key),
         }
     }
@@ -298,7 +345,7 @@ mod tests {
     }
 
     fn is_claimed(waits: &LockWaits, start_ts: u64) -> bool {
-        !waits.claimed(&[key()], TimeStamp(start_ts)).is_empty()
+        !waits.claimed(&[key()], TimeStamp(start_ts), MonotonicTime::default()).is_empty()
     }
 
     fn woken(ticket: &mut LockTicket) -> Option<Wake> {
@@ -376,6 +423,25 @@ mod tests {
         assert_eq!(woken(&mut behind), Some(Wake::Retry));
         behind.done();
         assert!(waits.is_empty());
+    }
+
+    #[test]
+    fn a_claim_outlives_its_waiter_by_a_moment() {
+        let waits = Arc::new(LockWaits::default());
+        let now = MonotonicTime::default();
+        let mut behind = share(&waits, 40);
+        enter(&waits, 30, None).linger(TimeStamp(30), now);
+        assert_eq!(woken(&mut behind), None);
+        let is_claimed = |now| !waits.claimed(&[key()], TimeStamp(40), now).is_empty();
+        assert!(is_claimed(now) && !is_claimed(now.plus(CLAIM_LINGERS)));
+        // One that comes again has it in the queue; one that has ended has none.
+        enter(&waits, 30, None).linger(TimeStamp(30), now);
+        assert!(is_claimed(now));
+        waits.end_claims(TimeStamp(30));
+        assert!(!is_claimed(now));
+        assert_eq!(woken(&mut behind), None);
+        drop(behind);
+        assert!(waits.is_empty() && waits.lingering.lock().is_empty());
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Scheduler {
         context: RegionContext,
         request: kv::PessimisticLockRequest,
     ) -> Result<kv_response::Cmd, RegionError> {
+        self.waits.end_claims(TimeStamp(request.start_ts));
         let until = self.clock.now().plus(Duration::from_millis(request.wait_ms.into()));
         let mut ticket: Option<LockTicket> = None;
         // The ticket whose turn it is.
@@ -64,7 +65,12 @@ impl Scheduler {
             match tokio::time::timeout(left, entered.woken()).await {
                 Ok(Wake::Retry) => turn = Some(entered),
                 Ok(Wake::Cancelled) => return Ok(cancelled()),
-                Err(_) => return Ok(response),
+                Err(_) => {
+                    if lock.is_shared {
+                        entered.linger(TimeStamp(request.start_ts), self.clock.now());
+                    }
+                    return Ok(response);
+                }
             }
         }
     }

@@ -291,7 +291,8 @@ impl Scheduler {
         let mut reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
         let claimed = match command {
             kv_request::Cmd::PessimisticLock(request) if request.is_shared => {
-                self.waits.claimed(&request.keys, TimeStamp(request.start_ts))
+                let start_ts = TimeStamp(request.start_ts);
+                self.waits.claimed(&request.keys, start_ts, self.clock.now())
             }
             _ => BTreeSet::new(),
         };
