@@ -160,7 +160,7 @@ async fn an_interrupted_flashback_is_run_again() -> Result<(), HarnessError> {
         // What is there now is of two times: not a state to go back to.
         let now: String = conn.query_first("SELECT NOW(6)").await?.expect("a row");
         let amid = format!("FLASHBACK CLUSTER TO TIMESTAMP '{now}'");
-        assert_eq!(code(&mut conn, &amid).await, UNSUPPORTED);
+        assert_eq!(code_of(&mut conn, &amid).await, UNSUPPORTED);
         // Half of it is done: nobody sees that, nobody changes it.
         for statement in [
             "INSERT INTO back.ids (v) VALUES (9)",
@@ -197,7 +197,7 @@ async fn prepared_branches_end_before_a_flashback_begins() -> Result<(), Harness
     let mut other = playground.connect("").await?;
     let id: u64 = other.query_first("SELECT CONNECTION_ID()").await?.expect("a row");
     let text = format!("FLASHBACK CLUSTER TO TSO {tso}");
-    let running = tokio::spawn(async move { code(&mut other, &text).await });
+    let running = tokio::spawn(async move { code_of(&mut other, &text).await });
     let runs = "SELECT COUNT(*) FROM information_schema.processlist \
                 WHERE ID = ? AND INFO LIKE 'FLASHBACK%'";
     let begins =
@@ -205,10 +205,10 @@ async fn prepared_branches_end_before_a_flashback_begins() -> Result<(), Harness
     tokio::time::timeout(PATIENCE, begins).await.expect("it runs");
     for value in 0..20 {
         let text = format!("INSERT INTO back.ids (v) VALUES ({value})");
-        assert_eq!(code(&mut conn, &text).await, 0, "nobody is kept out yet");
+        assert_eq!(code_of(&mut conn, &text).await, 0, "nobody is kept out yet");
     }
     assert!(!running.is_finished());
-    assert_eq!(code(&mut conn, "XA COMMIT 'x'").await, 0);
+    assert_eq!(code_of(&mut conn, "XA COMMIT 'x'").await, 0);
     assert_eq!(running.await.expect("no panic"), 0);
     assert!(rows(&mut conn).await == then, "the rows of the time");
     run(&mut conn, &["ADMIN CHECK TABLE back.t"]).await;

@@ -49,7 +49,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::LeaseTooLong,
         Bug::AnswerBeforeSync,
         Bug::VoteAfterRestart,

@@ -201,20 +201,16 @@ impl Cluster {
         ttl_ms: u64,
     ) {
         self.leave_lock(key, primary, start_ts, ttl_ms);
-        if let Some(lock) = self.inner.lock().locks.get_mut(key.as_bytes()) {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        if let Some(lock) = self.inner.lock().locks.of_mut(&key, start_ts.0) {
             (lock.op, lock.is_pessimistic, lock.for_update_ts) =
                 (MutationOp::OpLock, true, start_ts.0);
         }
     }
 
-    /// The store that led the row died, and its pessimistic locks with it.
-    pub fn lose_lock(&self, key: &str) {
-        self.inner.lock().locks.remove(key.as_bytes());
-    }
-
     /// The key whose lock decides the fate of whoever has locked the key.
     pub fn primary_of(&self, key: &str) -> Option<Bytes> {
-        self.inner.lock().locks.get(key.as_bytes()).map(|lock| lock.primary.clone())
+        self.inner.lock().locks.holders(key.as_bytes()).next().map(|lock| lock.primary.clone())
     }
 
     /// Keys that are locked.

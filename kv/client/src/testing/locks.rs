@@ -61,8 +61,8 @@ impl Locks {
 }
 
 impl Cluster {
-    /// The store forgets the pessimistic locks on a key, as one that loses its leader may.
-    pub fn lose_locks(&self, key: &'static str) {
+    /// The store that led the row died, and its pessimistic locks with it.
+    pub fn lose_locks(&self, key: &str) {
         self.inner.lock().locks.0.retain(|(locked, _), _| locked != key);
     }
 }
@@ -129,13 +129,11 @@ impl Inner {
     ) -> PessimisticRollbackResponse {
         let start_ts = request.start_ts;
         for (key, locked_ts) in request.keys.iter().zip(&request.locked_ts) {
-            let is_lost = match self.locks.get(key) {
-                Some(lock) => lock.start_ts != start_ts,
-                None => self
-                    .versions
-                    .get(key)
-                    .is_some_and(|all| all.iter().any(|version| version.commit_ts > *locked_ts)),
-            };
+            let is_own = self.locks.of(key, start_ts).is_some();
+            let mut versions = self.versions.get(key).into_iter().flatten();
+            let is_lost = !is_own
+                && (self.locks.holders(key).next().is_some()
+                    || versions.any(|version| version.commit_ts > *locked_ts));
             if is_lost {
                 let lost = TxnLockNotFound { key: key.clone(), start_ts };
                 let error = KeyError { kind: Some(key_error::Kind::TxnLockNotFound(lost)) };
@@ -144,9 +142,8 @@ impl Inner {
         }
         let up_to = request.for_update_ts;
         for key in &request.keys {
-            let is_meant = |lock: &Lock| {
-                lock.is_pessimistic && (up_to == 0 || lock.for_update_ts <= up_to)
-            };
+            let is_meant =
+                |lock: &Lock| lock.is_pessimistic && (up_to == 0 || lock.for_update_ts <= up_to);
             if self.locks.of(key, start_ts).is_some_and(is_meant) {
                 self.locks.remove(key, start_ts);
             }

@@ -260,7 +260,7 @@ async fn who_only_locked_learns_at_commit_whether_the_locks_held() {
         let client = cluster.client();
         let txn = begin(&client).await;
         lock(&client, &txn, &["a", "m"]).await;
-        cluster.lose_lock("m");
+        cluster.lose_locks("m");
         let other = begin(&client).await;
         match came_between {
             Some("change") => cluster.put("m", "theirs"),
