@@ -99,7 +99,7 @@ async fn the_leader_answers_what_a_follower_cannot() {
     assert_eq!(calls[1..], ["get@1"]);
     let silent = calls[0].clone();
     for _ in 0..4 {
-        assert_ne!(asked(&cluster, &client, follower).await, [silent.clone()]);
+        assert!(!asked(&cluster, &client, follower).await.contains(&silent));
     }
     tokio::time::advance(PASSED_OVER).await;
     let mut again = BTreeSet::new();
