@@ -408,7 +408,7 @@ impl Connection {
         let status = session.status_flags();
         for group in [parameters, columns] {
             for column in group {
-                self.writer.packet(|out| write_column(&column, out));
+                self.writer.packet(|out| write_column(column, out));
             }
             if !group.is_empty() && !deprecate_eof {
                 crate::sink::write_eof(&mut self.writer, status, 0);

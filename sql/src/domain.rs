@@ -43,10 +43,14 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a schema change waits for transactions that use the old schema (MySQL's
 /// `lock_wait_timeout` is a year; ours tells the operator earlier).
 const SCHEMA_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between looks whether sessions are left when a node stops.
+const SIGN_OFF_PAUSE: Duration = Duration::from_millis(20);
 /// Pause between looks at the other nodes.
 const SCHEMA_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often a schema change starts over after losing to another one.
-pub const SCHEMA_CHANGE_TRIES: usize = 20;
+pub const SCHEMA_CHANGE_TRIES: usize = 100;
+/// Pause before it does: locks of tables come and go in a few milliseconds.
+const SCHEMA_CHANGE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A schema change lost to others too often.
 pub fn too_many_schema_changes() -> SqlError {
@@ -103,6 +107,8 @@ pub struct Domain {
     pub metrics: Metrics,
     /// Cancelled when the node stops.
     pub stop: CancellationToken,
+    /// Cancelled once the other nodes know that this one has stopped.
+    pub signed_off: CancellationToken,
     /// When the node started.
     pub started_at: Instant,
     node_id: u64,
@@ -155,6 +161,7 @@ impl Domain {
             kv,
             pd,
             stop,
+            signed_off: CancellationToken::new(),
         });
         domain.reload_schema().await?;
         if domain.schema.current().version() == 0 {
@@ -267,7 +274,11 @@ impl Domain {
         if schema.version() != stored_version {
             schema = self.reload_schema().await?;
         }
-        Ok((schema.version() == stored_version).then_some((txn, schema)))
+        if schema.version() == stored_version {
+            return Ok(Some((txn, schema)));
+        }
+        tokio::time::sleep(SCHEMA_CHANGE_PAUSE).await;
+        Ok(None)
     }
 
     /// Commits a schema change under the next version and waits until no node uses an older one.
@@ -279,7 +290,10 @@ impl Domain {
         within_schema_wait(xa::wait_for_branches(self, &tables, version)).await?;
         match txn.commit().await {
             Ok(_) => {}
-            Err(cairn_kv_client::KvError::WriteConflict { .. }) => return Ok(false),
+            Err(cairn_kv_client::KvError::WriteConflict { .. }) => {
+                tokio::time::sleep(SCHEMA_CHANGE_PAUSE).await;
+                return Ok(false);
+            }
             Err(error) => return Err(error.into()),
         }
         self.reload_schema().await?;
@@ -317,37 +331,56 @@ impl Domain {
     /// Tells the other nodes which version is the oldest in use here, and which table locks wait
     /// for sessions of this node.
     pub async fn publish_version(&self) -> Result<()> {
-        let tell = async {
-            let schema = self.schema.current();
-            let report = NodeReport {
-                oldest: self.schema.oldest_version_in_use(),
-                at_ms: clock::unix_micros() / 1_000,
-                newest: schema.version(),
-                blocks: table_locks::blocked_here(self, schema.locks()),
-            };
-            let key = format!("{NODE_VERSION_PREFIX}{}", self.node_id);
-            let entry = ConfigEntry { key, value: report.encode() };
-            Ok(self.pd.put_config(vec![entry, nodes::entry(self)]).await?)
+        loop {
+            if self.schema_lease.is_over() {
+                self.schema.begin_generation();
+                self.schema_lease.give_up();
+                self.reload_schema().await?;
+            }
+            if self.schema_lease.renew(self.tell_version()).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tell_version(&self) -> Result<()> {
+        let schema = self.schema.current();
+        let report = NodeReport {
+            oldest: self.schema.oldest_version_in_use(),
+            at_ms: clock::unix_micros() / 1_000,
+            newest: schema.version(),
+            blocks: table_locks::blocked_here(self, schema.locks()),
         };
-        self.schema_lease.renew(tell).await
+        let key = format!("{NODE_VERSION_PREFIX}{}", self.node_id);
+        let entry = ConfigEntry { key, value: report.encode() };
+        Ok(self.pd.put_config(vec![entry, nodes::entry(self)]).await?)
     }
 
     /// Looks at which versions the nodes use; answers when it began, since boot.
     async fn see_nodes(&self) -> Result<Duration> {
-        let now = clock::since_boot();
+        let asked_at = clock::since_boot();
         let entries = self.pd.get_config(NODE_VERSION_PREFIX).await?;
-        self.nodes.see(&entries, NODE_VERSION_PREFIX, now);
-        Ok(now)
+        // What is new may have been made just now.
+        self.nodes.see(&entries, NODE_VERSION_PREFIX, clock::since_boot());
+        Ok(asked_at)
     }
 
-    /// How much longer other nodes certainly wait for this one.
-    pub fn schema_lease_left(&self) -> Duration {
-        self.schema_lease.left()
+    /// How much longer other nodes certainly wait for what was held in this generation.
+    pub fn schema_lease_left(&self, generation: u64) -> Duration {
+        match generation == self.schema.generation() {
+            true => self.schema_lease.left(),
+            false => Duration::ZERO,
+        }
     }
 
     /// Refuses to write when other nodes may have stopped waiting for this one.
     pub fn check_schema_lease(&self) -> Result<()> {
-        if !self.schema_lease_left().is_zero() {
+        self.check_schema_lease_of(self.schema.generation())
+    }
+
+    /// The same for what was held in this generation.
+    pub fn check_schema_lease_of(&self, generation: u64) -> Result<()> {
+        if !self.schema_lease_left(generation).is_zero() {
             return Ok(());
         }
         Err(SqlError::new(
@@ -371,6 +404,13 @@ impl Domain {
                 tracing::debug!(%error, "PD does not tell which schemas are in use");
             }
         }
+        // Sessions that are still at it commit under the lease: others wait for them.
+        while !domain.processes.list().is_empty() {
+            if let Err(error) = domain.publish_version().await {
+                tracing::debug!(%error, "cannot tell PD which schema is in use");
+            }
+            tokio::time::sleep(SIGN_OFF_PAUSE).await;
+        }
         let entry = ConfigEntry {
             key: format!("{NODE_VERSION_PREFIX}{}", domain.node_id),
             value: bytes::Bytes::new(),
@@ -378,6 +418,7 @@ impl Domain {
         if let Err(error) = domain.pd.put_config(vec![entry, nodes::gone(&domain)]).await {
             tracing::debug!(%error, "could not sign off from PD");
         }
+        domain.signed_off.cancel();
     }
 
     /// Reloads the schema whenever PD says that it changed.

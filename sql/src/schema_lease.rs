@@ -10,6 +10,9 @@
 //! **Data.** An entry of PD's configuration per node ([`NodeReport`]): the oldest version in use
 //! there, and the time, so that every entry is another.
 //!
+//! **A lease that was over** does not come back: what was held under it is of another generation, and
+//! is never committed ([`crate::catalog::VersionHold::generation`]).
+//!
 //! **Invariant.** A node's own lease is over before others give it up. It runs from before the entry is made,
 //! however long PD takes to keep it; theirs from when they saw it, which is later. No times of two machines
 //! are compared, neither clock can be set, and both go on while the machine is suspended.
@@ -38,13 +41,27 @@ pub struct SchemaLease {
 }
 
 impl SchemaLease {
-    /// Renews it by what tells PD the version in use; only if that succeeds.
-    pub async fn renew(&self, tell: impl Future<Output = Result<()>>) -> Result<()> {
+    /// Renews it by what tells PD the version in use; only if that succeeds. False if it was over
+    /// by then: [`SchemaLease::give_up`] goes before another one.
+    pub async fn renew(&self, tell: impl Future<Output = Result<()>>) -> Result<bool> {
         let asked_at = since_boot();
         tell.await?;
+        if self.is_over() {
+            return Ok(false);
+        }
         let mut newest = self.asked_at.lock();
         *newest = asked_at.max(*newest);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether there was one, and it is over.
+    pub fn is_over(&self) -> bool {
+        !self.asked_at.lock().is_zero() && self.left().is_zero()
+    }
+
+    /// There is none from here on, until the next is asked for.
+    pub fn give_up(&self) {
+        *self.asked_at.lock() = Duration::ZERO;
     }
 
     /// How much longer other nodes certainly wait for this one.
@@ -196,6 +213,12 @@ mod tests {
         lease.renew(tell).await.expect("PD keeps it");
         assert!(*lease.asked_at.lock() < *told_at.lock());
         assert!(!lease.left().is_zero());
+        *lease.asked_at.lock() = Duration::from_nanos(1);
+        assert!(lease.is_over(), "this machine has been up for longer");
+        assert!(!lease.renew(async { Ok(()) }).await.expect("PD keeps it"));
+        assert!(lease.left().is_zero(), "it does not come back");
+        lease.give_up();
+        assert!(lease.renew(async { Ok(()) }).await.expect("PD keeps it"));
         // One that was asked for earlier and took longer does not shorten it.
         *lease.asked_at.lock() += Duration::from_secs(1);
         let newest = *lease.asked_at.lock();

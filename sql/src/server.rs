@@ -19,6 +19,8 @@ use crate::status;
 
 /// How long a stop waits for statements to end before their connections are dropped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node that stops waits until PD knows.
+const SIGN_OFF_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a failed `accept` (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,6 +85,10 @@ impl SqlServer {
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("connections did not end in time");
+        }
+        let signed_off = self.domain.signed_off.cancelled();
+        if tokio::time::timeout(SIGN_OFF_TIMEOUT, signed_off).await.is_err() {
+            tracing::warn!("PD was not told that this node stops");
         }
     }
 }

@@ -194,6 +194,12 @@ impl KvClient {
     ) -> Result<LockOutcome, KvError> {
         let fate = match self.txn_status(lock, caller_start_ts, retrier).await? {
             TxnStatus::Alive { .. } if planted(Bug::ResolveWithoutPrimary) => TxnFate::RolledBack,
+            // The transaction may live, and have another primary by now: only what the lock is
+            // now may go, not what it becomes while the request is under way.
+            TxnStatus::Final(TxnFate::RolledBack) if lock.kind() == LockKind::Pessimistic => {
+                self.give_back_for(lock, retrier).await?;
+                return Ok(LockOutcome::Resolved);
+            }
             TxnStatus::Final(fate) => fate,
             TxnStatus::Alive { pushed: true } => return Ok(LockOutcome::Bypass),
             TxnStatus::Alive { pushed: false } => return Ok(LockOutcome::Alive),

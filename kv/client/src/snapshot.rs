@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cairn_proto::kv::{
@@ -57,6 +58,9 @@ pub struct Snapshot {
     shared: Arc<Shared>,
     /// Where a SERIALIZABLE transaction notes what it reads.
     reads: Option<Arc<ReadSet>>,
+    /// Of one operation: it has met a lock that is gone at the leader. A replica may not know of that
+    /// for long, so the leader is asked.
+    met_lock: Arc<AtomicBool>,
 }
 
 /// What clones of a view share.
@@ -91,6 +95,7 @@ impl Snapshot {
             from: ReadFrom::default(),
             shared,
             reads: None,
+            met_lock: Arc::default(),
         }
     }
 
@@ -285,6 +290,7 @@ impl Snapshot {
     /// next one if it has committed meanwhile.
     fn for_operation(&self) -> Snapshot {
         let mut view = self.clone();
+        view.met_lock = Arc::default();
         if self.start_ts.is_max() {
             view.shared = Arc::default();
         }
@@ -303,7 +309,7 @@ impl Snapshot {
 
     /// Whom such a request asks.
     fn asks(&self, answer_bytes: u64) -> ReadFrom {
-        match self.start_ts.is_max() {
+        match self.start_ts.is_max() || self.met_lock.load(Ordering::Relaxed) {
             true => ReadFrom::default(),
             false => self.from.for_answer(answer_bytes),
         }
@@ -329,7 +335,7 @@ impl Snapshot {
         let mut alive = None;
         for lock in locks {
             match self.client.resolve_lock(lock, self.start_ts, retrier).await? {
-                LockOutcome::Resolved => {}
+                LockOutcome::Resolved => self.met_lock.store(true, Ordering::Relaxed),
                 LockOutcome::Bypass => self.remember_resolved(lock.start_ts),
                 LockOutcome::Alive => alive = Some(lock),
             }

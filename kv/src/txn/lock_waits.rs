@@ -64,6 +64,8 @@ pub struct LockWaits {
 pub struct LockWait {
     /// The transaction that waits.
     pub start_ts: TimeStamp,
+    /// When its statement read.
+    pub for_update_ts: TimeStamp,
     /// Those that hold the key.
     pub holders: Vec<TimeStamp>,
     /// It waits for these holders only.
@@ -195,10 +197,14 @@ impl LockWaits {
         all.take(limit).collect()
     }
 
-    /// The transaction locks nothing more: its own waiters end.
-    pub fn cancel(&self, key: &Bytes, start_ts: TimeStamp) {
+    /// The transaction gives the key back: its own waiters end, but for those of statements behind
+    /// `up_to` (zero: of none).
+    pub fn cancel(&self, key: &Bytes, start_ts: TimeStamp, up_to: TimeStamp) {
         self.end_claims(start_ts);
-        self.wake(key, Wake::Cancelled, |_| move |waiter| waiter.wait.start_ts == start_ts);
+        let is_meant = move |wait: &LockWait| {
+            wait.start_ts == start_ts && (up_to.is_zero() || wait.for_update_ts <= up_to)
+        };
+        self.wake(key, Wake::Cancelled, |_| move |waiter| is_meant(&waiter.wait));
     }
 
     /// Nobody waits any more who had a claim before these: wakes those who may share the key.
@@ -323,6 +329,7 @@ mod tests {
     fn wait(start_ts: u64, only_holder: Option<u64>) -> LockWait {
         LockWait {
             start_ts: TimeStamp(start_ts),
+            for_update_ts: TimeStamp(start_ts),
             holders: vec![TimeStamp(only_holder.unwrap_or(5))],
             is_particular: only_holder.is_some(),
             is_shared: false,
@@ -400,7 +407,9 @@ mod tests {
             [TimeStamp(7)],
             "those who wait on are shown with the new holder"
         );
-        waits.cancel(&key(), TimeStamp(20));
+        waits.cancel(&key(), TimeStamp(20), TimeStamp(19));
+        assert_eq!(waits.len(), 1, "its statement began later");
+        waits.cancel(&key(), TimeStamp(20), TimeStamp(20));
         assert_eq!(woken(&mut patient), Some(Wake::Cancelled));
         patient.done();
     }

@@ -51,6 +51,7 @@ impl Scheduler {
             let Some(mut entered) = ticket.take().filter(|ticket| *ticket.key() == lock.key) else {
                 let wait = LockWait {
                     start_ts: TimeStamp(request.start_ts),
+                    for_update_ts: TimeStamp(request.for_update_ts),
                     holders: lock.holders().map(|holder| TimeStamp(holder.start_ts)).collect(),
                     is_particular: request.may_deadlock,
                     is_shared: request.is_shared,

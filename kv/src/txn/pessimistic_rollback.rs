@@ -54,7 +54,9 @@ fn check_guarded(
 ) -> Result<(), TxnError> {
     let lost = || TxnError::lock_not_found(key, start_ts);
     match lock {
-        Some(lock) if lock.start_ts != start_ts => return Err(lost()),
+        // Beside those who share the key the lock could be taken anew.
+        Some(lock) if lock.start_ts != start_ts && !lock.is_shared => return Err(lost()),
+        Some(lock) if lock.start_ts != start_ts => {}
         // One of a later time was taken by a request that came late, see `prewrite`.
         Some(lock) if lock.for_update_ts <= locked_ts => return Ok(()),
         Some(_) | None => {}

@@ -276,12 +276,10 @@ impl Scheduler {
             let key = Bytes::clone(key);
             return Err(RegionError::KeyNotInRegion { key, region_id: context.region_id });
         }
-        if let Some(refusal) = self.refuse_if_collected(command) {
-            return Ok(Some(refusal));
-        }
         if let kv_request::Cmd::PessimisticRollback(request) = command {
             let start_ts = TimeStamp(request.start_ts);
-            request.keys.iter().for_each(|key| self.waits.cancel(key, start_ts));
+            let up_to = TimeStamp(request.for_update_ts);
+            request.keys.iter().for_each(|key| self.waits.cancel(key, start_ts, up_to));
         }
         // Readers meet the keys in the table until the changes are applied.
         let chosen = self.choose_commit_ts(view, command).await;
@@ -297,6 +295,10 @@ impl Scheduler {
             _ => BTreeSet::new(),
         };
         let (changes, response) = run_command(&mut reader, command, chosen_ts, &claimed);
+        // What was read is of a time up to now.
+        if let Some(refusal) = self.refuse_if_collected(command) {
+            return Ok(Some(refusal));
+        }
         if !is_valid() {
             return Ok(None);
         }
@@ -322,8 +324,7 @@ impl Scheduler {
     }
 
     /// A transaction that began below the safe point cannot be told which commits came after
-    /// its reads: their records may have been collected, on this replica since the view was
-    /// taken at the latest.
+    /// its reads: their records may have been collected, on this replica up to now.
     fn refuse_if_collected(&self, command: &kv_request::Cmd) -> Option<kv_response::Cmd> {
         let kv_request::Cmd::Prewrite(request) = command else { return None };
         let safe_point = self.collected.safe_point();

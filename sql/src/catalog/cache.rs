@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ pub struct SchemaCache {
     held: Mutex<BTreeMap<i64, usize>>,
     released: Notify,
     replaced: Notify,
+    generation: AtomicU64,
 }
 
 /// A transaction's claim on the version it began with.
@@ -28,13 +30,19 @@ pub struct VersionHold {
     /// Who counts the claim.
     cache: Option<Arc<SchemaCache>>,
     schema: Arc<SchemaSnapshot>,
+    generation: u64,
 }
 
 impl VersionHold {
     /// A schema of the past, for a transaction that only reads. No schema change waits for it:
     /// it writes nothing in the old form, and what it reads is kept by the safe point.
     pub fn of_past(schema: Arc<SchemaSnapshot>) -> VersionHold {
-        VersionHold { cache: None, schema }
+        VersionHold { cache: None, schema, generation: 0 }
+    }
+
+    /// In which of the node's leases it was made.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The schema held.
@@ -73,7 +81,17 @@ impl SchemaCache {
         let schema = self.current.load_full();
         *held.entry(schema.version()).or_default() += 1;
         drop(held);
-        VersionHold { cache: Some(Arc::clone(self)), schema }
+        VersionHold { cache: Some(Arc::clone(self)), schema, generation: self.generation() }
+    }
+
+    /// Counts the leases under which the node has written rows.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// The lease was over: nobody waits for what is held now.
+    pub fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Makes `schema` the newest unless a newer one is there already.

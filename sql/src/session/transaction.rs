@@ -386,18 +386,26 @@ impl Session {
             transaction.rollback().await?;
             return Err(error);
         }
-        let committed = self.commit_transaction(&transaction).await;
+        let hold = self.transaction.statement_hold.as_ref();
+        let generation =
+            hold.map_or_else(|| self.domain.schema.generation(), VersionHold::generation);
+        let committed = self.commit_transaction(&transaction, generation).await;
         // It may start over, and wait for rows.
         self.leave_commit();
         committed?;
         outcome
     }
 
-    async fn commit_transaction(&mut self, transaction: &Transaction) -> Result<()> {
+    /// `generation`: of the schema that was written with.
+    async fn commit_transaction(
+        &mut self,
+        transaction: &Transaction,
+        generation: u64,
+    ) -> Result<()> {
         if transaction.is_trivial() {
             return Ok(transaction.rollback().await?);
         }
-        if let Err(error) = self.domain.check_schema_lease() {
+        if let Err(error) = self.domain.check_schema_lease_of(generation) {
             // Its locks must not outlive it.
             transaction.rollback().await?;
             return Err(error);
@@ -405,7 +413,7 @@ impl Session {
         transaction.enter(self.scope().clone());
         transaction.set_commit_modes(self.commit_modes());
         let domain = Arc::clone(&self.domain);
-        transaction.set_commit_lease(Arc::new(move || domain.schema_lease_left()));
+        transaction.set_commit_lease(Arc::new(move || domain.schema_lease_left(generation)));
         let outcome = transaction.commit().await;
         self.transaction.last = Some(LastTransaction::new(transaction.start_ts(), &outcome));
         match outcome {
@@ -556,7 +564,10 @@ impl Session {
             false => table_locks::enter_commit(self).await,
         };
         let outcome = match entered {
-            Ok(()) => self.commit_transaction(&started.transaction).await,
+            Ok(()) => {
+                let generation = started.hold.generation();
+                self.commit_transaction(&started.transaction, generation).await
+            }
             Err(error) => {
                 started.transaction.rollback().await.map_err(SqlError::from).and(Err(error))
             }
@@ -576,13 +587,16 @@ impl Session {
         let entered = table_locks::enter_commit(self).await;
         let started = self.start_transaction().await;
         // Holds the schema until the branch has its record.
-        let _open = self.transaction.open.take();
+        let open = self.transaction.open.take();
         let (transaction, schema) = started?;
         if let Err(error) = entered {
             transaction.rollback().await?;
             return Err(error);
         }
-        xa::prepare_branch(&self.domain, xid, &transaction, schema.version()).await
+        let started = open.and_then(|open| open.started);
+        let generation = started.as_ref().map_or(0, |started| started.hold.generation());
+        let lease = || self.domain.check_schema_lease_of(generation);
+        xa::prepare_branch(&self.domain, xid, &transaction, schema.version(), lease).await
     }
 
     /// `ROLLBACK`, and the end of a session.

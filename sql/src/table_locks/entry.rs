@@ -200,6 +200,11 @@ impl TableLocks {
         // The session's transaction holds up somebody's lock.
         let old = &uses.tables()[..mark];
         let is_waited_for = || self.others(who).any(|one| is_waiting(one) && one.is_used(old));
+        // Who holds a lock may wait for another one, and for the session.
+        let is_waited_for_by = |owner: &Owner| {
+            let waits = |one: &Resolved| one.entry.owner == *owner && is_waiting(one);
+            self.0.iter().any(|one| waits(one) && one.is_used(old))
+        };
         let mut verdict = Verdict::Free;
         for one in self.others(who) {
             if !one.is_in_the_way(&uses.tables()[mark..], intent) {
@@ -212,7 +217,7 @@ impl TableLocks {
             if own.iter().any(queues_behind) {
                 continue;
             }
-            if is_waiting(one) && is_waited_for() {
+            if (is_waiting(one) && is_waited_for()) || is_waited_for_by(&one.entry.owner) {
                 return Verdict::Deadlock;
             }
             verdict = Verdict::Wait;

@@ -207,6 +207,7 @@ pub async fn enter(session: &mut Session, plan: &Plan, patience: &mut Patience) 
 
 /// Before changes are committed. They are rolled back if this fails.
 pub async fn enter_commit(session: &Session) -> Result<()> {
+    session.check_table_locks_kept()?;
     let nothing = |_: &mut Uses| {};
     if session.try_enter(Intent::Commit, &nothing) == Verdict::Free {
         return Ok(());

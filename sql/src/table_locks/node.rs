@@ -52,6 +52,8 @@ pub struct OwnEntry {
     domain: Arc<Domain>,
     owner: Owner,
     number: u64,
+    /// The node's lease that it was taken under: behind it, others may have removed it.
+    generation: u64,
 }
 
 impl Drop for OwnEntry {
@@ -65,7 +67,8 @@ impl OwnEntry {
     pub fn new(domain: Arc<Domain>, owner: Owner) -> OwnEntry {
         let number = domain.table_locks.next_number.fetch_add(1, Ordering::Relaxed);
         domain.table_locks.live.lock().insert(number);
-        OwnEntry { domain, owner, number }
+        let generation = domain.schema.generation();
+        OwnEntry { domain, owner, number, generation }
     }
 
     fn is(&self, entry: &Entry) -> bool {
@@ -78,7 +81,8 @@ impl OwnEntry {
 
     /// Whether it is still there: others remove it when they believe that the node is dead.
     pub fn is_kept(&self) -> bool {
-        self.find(self.domain.schema.current().locks()).is_some()
+        self.generation == self.domain.schema.generation()
+            && self.find(self.domain.schema.current().locks()).is_some()
     }
 
     /// Queues up for what is to be locked, waits, and locks it.
@@ -127,7 +131,7 @@ impl OwnEntry {
                 Verdict::Deadlock => return Err(deadlock()),
                 Verdict::Wait => CLEAN_INTERVAL,
                 Verdict::Free => {
-                    if self.is_let_go(own, schema.locks()).await? {
+                    if self.is_let_go(own, schema.locks(), schema.version()).await? {
                         break;
                     }
                     Duration::from_millis(pause_ms)
@@ -143,15 +147,17 @@ impl OwnEntry {
         xa::wait_for_branches(domain, &tables, i64::MAX).await
     }
 
-    /// Whether no session of any node that lives is in the way.
-    async fn is_let_go(&self, own: &Resolved, locks: &TableLocks) -> Result<bool> {
+    /// Whether no session of any node that lives is in the way, by what nodes say that know the
+    /// locks of this version.
+    async fn is_let_go(&self, own: &Resolved, locks: &TableLocks, version: i64) -> Result<bool> {
         let id = own.entry.id;
         if blocked_here(&self.domain, locks).contains(&id) {
             return Ok(false);
         }
         let living = self.domain.living_nodes().await?;
         Ok(living.iter().all(|(node, report)| {
-            let knows = report.newest >= own.entry.since && !report.blocks.contains(&id);
+            // What it said before locks changed may have been due to one that is gone.
+            let knows = report.newest >= version && !report.blocks.contains(&id);
             *node == self.domain.node_id() || knows
         }))
     }

@@ -247,12 +247,14 @@ fn is_xa(code: u16) -> bool {
     matches!(code, errno::ER_XAER_NOTA..=errno::ER_XA_RBROLLBACK | errno::ER_XAER_DUPID)
 }
 
-/// Makes a transaction, written with a version of the schema, a prepared branch.
+/// Makes a transaction, written with a version of the schema that `check_lease` speaks for, a
+/// prepared branch.
 pub async fn prepare_branch(
     domain: &Domain,
     xid: &Xid,
     transaction: &cairn_kv_client::Transaction,
     schema_version: i64,
+    check_lease: impl Fn() -> Result<()>,
 ) -> Result<()> {
     let tables = crate::lock_view::related_tables(transaction, usize::MAX);
     let preparation = transaction.begin_prepare().await?;
@@ -276,7 +278,7 @@ pub async fn prepare_branch(
     let outcome = async {
         // Whoever changes the schema has waited for this node so far, and from here on for the
         // record.
-        domain.check_schema_lease()?;
+        check_lease()?;
         lock_all(domain, &branch, preparation).await?;
         record::turn(domain, &branch, State::Prepared).await
     };

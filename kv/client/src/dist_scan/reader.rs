@@ -228,7 +228,9 @@ impl TaskReader {
         }
         if let Some(lock) = response.locked {
             self.drop_held(|| "a lock of another transaction".into())?;
-            return self.snapshot.clear_locks(&[lock], &mut self.retrier).await;
+            self.snapshot.clear_locks(&[lock], &mut self.retrier).await?;
+            self.hops = self.snapshot.options(self.answer_bytes).hops();
+            return Ok(());
         }
         if let Some(error) = response.other_error {
             // It tells of rows, too.

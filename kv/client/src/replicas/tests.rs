@@ -1,3 +1,5 @@
+//! Whom reads ask, and where they go when that one does not answer.
+
 use std::collections::BTreeSet;
 
 use cairn_proto::kv::NotLeader;

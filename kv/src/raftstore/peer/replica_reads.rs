@@ -221,7 +221,8 @@ impl Peer {
         unasked.for_each(|read| read.fail(RegionError::DeadlineExceeded));
         reads.asked.retain_mut(|question| {
             question.ticks += 1;
-            let given_up = question.index.is_none() && question.ticks > PATIENCE_TICKS;
+            // Or what the leader said has not been applied by now: the leader can answer at once.
+            let given_up = question.ticks > PATIENCE_TICKS;
             if given_up {
                 let reads = std::mem::take(&mut question.reads);
                 reads.into_iter().for_each(|read| read.fail(not_leader.clone()));
