@@ -446,6 +446,11 @@ impl Peer {
         self.delegate.set_role(self.node.raft.leader_id, term, ready);
     }
 
+    /// Whether it stands still until a Raft snapshot is in the engine.
+    pub fn is_installing(&self) -> bool {
+        self.installing
+    }
+
     /// Takes the peer out of service, or back in.
     pub fn set_damaged(&mut self, damaged: bool) {
         self.damaged = damaged;

@@ -226,6 +226,13 @@ impl StoreCore {
             // Somebody told that it was removed before we knew that it was born.
             return;
         }
+        if self.installations.contains_key(&region.id)
+            || self.peers.get(&region.id).is_some_and(Peer::is_installing)
+        {
+            // The parent left before we heard of the birth, and a snapshot brings what the new one
+            // has become since.
+            return;
+        }
         if let Some(mut waiting) = self.peers.remove(&region.id) {
             // It was created by a message and has no data; a vote it gave is in the log.
             waiting.fail_all();
