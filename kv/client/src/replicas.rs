@@ -38,7 +38,7 @@ const PASSED_OVER: Duration = Duration::from_secs(5);
 /// Labels may be changed while stores run: they are asked for again after this.
 const ZONE_KNOWN: Duration = Duration::from_secs(60);
 /// The members of a region are asked for again after this.
-const MEMBERS_KNOWN: Duration = Duration::from_secs(20);
+const MEMBERS_KNOWN: Duration = Duration::from_secs(5);
 /// The same for a region of one member, which is likely to get more.
 const NEW_MEMBERS: Duration = Duration::from_secs(1);
 /// Time PD gets to tell anew what is known already.
