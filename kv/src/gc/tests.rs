@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::collect::collect;
 use super::filter::VersionFilter;
 use super::*;
-use crate::mvcc::{MvccReader, MvccTxn, Write, WriteKind, keys};
+use crate::mvcc::{MvccReader, MvccTxn, SHORT_VALUE_BYTES_MAX, Write, WriteKind, keys};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
@@ -35,7 +35,7 @@ proptest! {
             let user_key = keys::user_key(key.as_bytes());
             for (&commit_ts, &kind) in history {
                 let mut write = Write::new(kind, TimeStamp(commit_ts));
-                let value = vec![commit_ts as u8; if commit_ts % 3 == 0 { 300 } else { 1 }];
+                let value = vec![commit_ts as u8; if commit_ts % 3 == 0 { SHORT_VALUE_BYTES_MAX + 1 } else { 1 }];
                 if kind == WriteKind::Put && value.len() == 1 {
                     write.short_value = Some(&value);
                 } else if kind == WriteKind::Put {
@@ -190,7 +190,11 @@ fn run_history(engine: &dyn KvEngine, steps: &[Step]) -> Result<(), TestCaseErro
             Step::Commit(changes, is_long) => {
                 for (key, kind) in changes {
                     now += 2;
-                    let value = Bytes::from(vec![now as u8; if *is_long { 300 } else { 2 }]);
+                    let value =
+                        Bytes::from(vec![
+                            now as u8;
+                            if *is_long { SHORT_VALUE_BYTES_MAX + 1 } else { 2 }
+                        ]);
                     commit(engine, &mut model, now, *key, (*kind, value));
                 }
             }

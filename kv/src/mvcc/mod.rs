@@ -43,7 +43,7 @@ pub use lock::{Lock, LockKind, SHARERS_MAX};
 pub use reader::{MvccReader, TxnRecord};
 pub use scanner::{PairSink, ScanOptions, Scanner};
 pub use txn::MvccTxn;
-pub use write::{Write, WriteKind};
+pub use write::{SHORT_VALUE_BYTES_MAX, Write, WriteKind};
 
 /// Steps of `next` or `prev` before a cursor seeks instead: a seek costs about
 /// as much as a dozen neighbouring steps.

@@ -51,7 +51,7 @@ fn arbitrary_store() -> impl Strategy<Value = Store> {
 
 /// The value written at a commit timestamp; every fourth is long.
 fn value_at(commit_ts: u64) -> Vec<u8> {
-    vec![commit_ts as u8; if commit_ts.is_multiple_of(4) { 300 } else { 3 }]
+    vec![commit_ts as u8; if commit_ts.is_multiple_of(4) { SHORT_VALUE_BYTES_MAX + 1 } else { 3 }]
 }
 
 fn fill(store: &Store) -> MemoryEngine {

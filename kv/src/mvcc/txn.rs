@@ -5,9 +5,10 @@ use bytes::Bytes;
 use cairn_engine::{Cf, WriteBatch, WriteOp};
 use cairn_types::TimeStamp;
 
+use super::SHORT_VALUE_BYTES_MAX;
 use super::keys::TS_LEN;
 use super::lock::{Lock, LockKind};
-use super::write::{SHORT_VALUE_BYTES_MAX, Write};
+use super::write::Write;
 
 /// The changes of one command.
 #[derive(Default)]

@@ -29,9 +29,11 @@ const FLAG_LAST_CHANGE: u8 = 1 << 3;
 const FLAGS_KNOWN: u8 =
     FLAG_SHORT_VALUE | FLAG_OVERLAPPED_ROLLBACK | FLAG_PROTECTED | FLAG_LAST_CHANGE;
 
-/// Values up to this length lie inline in lock and commit records: most rows,
-/// so that reading them costs one seek instead of two.
-pub const SHORT_VALUE_BYTES_MAX: usize = 255;
+/// Values up to this length lie inline in lock and commit records: nearly all rows, so that
+/// writing and reading them touches one column family less. A two-phase commit writes such a value
+/// twice, which is cheap up to about here. Records say themselves where their value is, so that the
+/// bound may change.
+pub const SHORT_VALUE_BYTES_MAX: usize = 1024;
 
 /// What a commit record says about the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

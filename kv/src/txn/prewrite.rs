@@ -72,6 +72,8 @@ enum KeyState {
 
 /// A key that can be locked.
 struct FreeKey {
+    /// Of the newest record of all; zero: there is none.
+    newest_ts: TimeStamp,
     /// As in [`Lock`].
     last_change: Option<TimeStamp>,
     /// The transaction's own pessimistic lock, without the holders beside it.
@@ -150,13 +152,15 @@ pub fn run(
     let mut min_commit_ts = locked_before;
     for (mutation, key) in free {
         let is_held = key.held.is_some();
+        // Where all records are older, none is to be replaced.
+        let replaces = one_pc.is_some_and(|commit_ts| commit_ts <= key.newest_ts);
         let Some(lock) = new_lock(request, mutation, key, async_ts) else { continue };
         min_commit_ts.push(if lock.use_async_commit {
             lock.min_commit_ts
         } else {
             TimeStamp::ZERO
         });
-        apply(reader, txn, mutation, &lock, one_pc)?;
+        apply(reader, txn, mutation, &lock, one_pc, replaces)?;
         if one_pc.is_some() && is_held {
             txn.unlock(&keys::user_key(&mutation.key), &lock);
         }
@@ -217,6 +221,7 @@ fn check_key(
         false => TimeStamp(request.for_update_ts),
     });
     let versions = reader.versions(&user_key, TimeStamp::MAX)?;
+    let newest_ts = versions.current()?.map_or(TimeStamp::ZERO, |(commit_ts, _)| commit_ts);
     // Records above start_ts: rollbacks of others write nothing and do not
     // conflict; our own records tell what became of us; anything else does.
     let mut conflict = None;
@@ -301,7 +306,7 @@ fn check_key(
         })));
     }
     let is_shared = may_share && held.as_ref().is_none_or(|held| held.is_shared);
-    Ok(KeyState::Free(FreeKey { last_change, held, others, is_shared }))
+    Ok(KeyState::Free(FreeKey { newest_ts, last_change, held, others, is_shared }))
 }
 
 /// A record that puts or deletes.
@@ -388,6 +393,7 @@ fn apply(
     mutation: &kv::Mutation,
     lock: &Lock,
     one_pc: Option<TimeStamp>,
+    replaces: bool,
 ) -> Result<(), MvccError> {
     let user_key = keys::user_key(&mutation.key);
     if lock.kind == LockKind::Put && lock.short_value.is_none() {
@@ -399,11 +405,13 @@ fn apply(
     };
     let in_order = "a new lock is never pessimistic, and reads of records answer no key errors";
     let mut write = write_of_lock(lock).map_err(|_| MvccError::corrupt(in_order))?;
-    write.has_overlapped_rollback = match is_rollback_at(reader, &user_key, commit_ts) {
-        Ok(is_rollback) => is_rollback,
-        Err(TxnError::Mvcc(error)) => return Err(error),
-        Err(TxnError::Key(_)) => return Err(MvccError::corrupt(in_order)),
-    };
+    if replaces {
+        write.has_overlapped_rollback = match is_rollback_at(reader, &user_key, commit_ts) {
+            Ok(is_rollback) => is_rollback,
+            Err(TxnError::Mvcc(error)) => return Err(error),
+            Err(TxnError::Key(_)) => return Err(MvccError::corrupt(in_order)),
+        };
+    }
     txn.put_write(&user_key, commit_ts, &write);
     Ok(())
 }

@@ -36,7 +36,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mvcc::{
-    Lock, MvccReader, MvccTxn, PairSink, ReadError, ScanOptions, Scanner, Write, keys,
+    Lock, MvccReader, MvccTxn, PairSink, ReadError, SHORT_VALUE_BYTES_MAX, ScanOptions, Scanner,
+    Write, keys,
 };
 
 /// What a command answered.
@@ -385,7 +386,8 @@ impl Args {
                     _ => return Err("unknown argument".into()),
                 };
                 // `long` stands for a value that is stored in CF default.
-                let value = if value == "long" { "v".repeat(300) } else { value };
+                let value =
+                    if value == "long" { "v".repeat(SHORT_VALUE_BYTES_MAX + 1) } else { value };
                 let (is_locked, key) = held(&key);
                 let (op, key, value) = (op.into(), key.into(), value.into());
                 let is_shared = self.named.contains_key("shared");
@@ -693,7 +695,11 @@ fn key_of(number: u8) -> Bytes {
 
 /// Every third value is long.
 fn value_of(number: u8) -> Bytes {
-    if number.is_multiple_of(3) { vec![number; 300].into() } else { vec![number].into() }
+    if number.is_multiple_of(3) {
+        vec![number; SHORT_VALUE_BYTES_MAX + 1].into()
+    } else {
+        vec![number].into()
+    }
 }
 
 /// Settles every lock the way a reader would: through its primary.

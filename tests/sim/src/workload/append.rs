@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_kv::mvcc::SHORT_VALUE_BYTES_MAX;
 use cairn_kv_client::{KeyRange, KvClient, KvError};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -19,7 +20,7 @@ const LARGE_GROUP: (usize, usize) = (16, 40);
 /// Keys are spread over so many places, so that groups cross regions.
 const PLACES: u32 = 12;
 /// A value may be long: it then lies in another column family.
-const LONG_VALUE_BYTES: usize = 300;
+const LONG_VALUE_BYTES: usize = SHORT_VALUE_BYTES_MAX + 1;
 
 /// What was inserted.
 #[derive(Default)]

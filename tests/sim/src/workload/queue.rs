@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_kv::mvcc::SHORT_VALUE_BYTES_MAX;
 use cairn_kv_client::{KeyRange, KvClient, KvError};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -16,7 +17,7 @@ use crate::world::{Dice, World};
 /// Elements are spread over so many places, so that they lie in several regions.
 const PLACES: u32 = 12;
 /// A value may be long: it then lies in another column family.
-const LONG_VALUE_BYTES: usize = 300;
+const LONG_VALUE_BYTES: usize = SHORT_VALUE_BYTES_MAX + 1;
 
 /// What is known of the elements, by their number.
 #[derive(Default)]
