@@ -231,7 +231,7 @@ async fn write(store: &RaftStore, context: &RegionContext, batch: &WriteBatch) {
         let outcome = match store.kv().admit_data(batch.size_bytes() as u64) {
             Ok(wait) => {
                 tokio::time::sleep(wait).await;
-                store.kv().write(context, batch.clone()).await
+                store.kv().write(context, batch.clone(), None).await
             }
             Err(error) => Err(error),
         };

@@ -102,6 +102,9 @@ pub struct RegionSnapshot {
     pub locks: Arc<LeaderLocks>,
 }
 
+/// Called once a write is in its leader's log, on the Raft thread.
+pub type OnProposed = Box<dyn FnOnce() + Send>;
+
 /// What a follower is to read: the leader hears of it first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaRead {
@@ -199,7 +202,15 @@ pub trait RaftKv: Send + Sync {
 
     /// Replicates the batch through the region's Raft group exactly once; returns
     /// after it is applied on the leader. Keys are engine keys (see `keys`).
-    async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError>;
+    ///
+    /// `on_proposed` is called before, when the write is in the leader's log, unless it is to be
+    /// feared that it will have no effect. It may come to nothing all the same.
+    async fn write(
+        &self,
+        context: &RegionContext,
+        batch: WriteBatch,
+        on_proposed: Option<OnProposed>,
+    ) -> Result<(), RegionError>;
 
     /// The region that holds the raw key, if this store leads it.
     fn local_leader_region(&self, raw_key: &[u8]) -> Option<RegionContext>;

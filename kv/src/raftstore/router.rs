@@ -25,7 +25,9 @@ use super::read::Regions;
 use super::space::{SpaceLevel, SpaceWatch};
 use super::store::{CollectJob, StoreMessage};
 use super::worker::Mailbox;
-use super::{Busy, RaftKv, ReadGuard, RegionContext, RegionSnapshot, ReplicaRead, ReplicaView};
+use super::{
+    Busy, OnProposed, RaftKv, ReadGuard, RegionContext, RegionSnapshot, ReplicaRead, ReplicaView,
+};
 use crate::gc::{Round, Walk};
 use crate::mvcc::MvccError;
 use crate::mvcc::dead_ranges::DeadRanges;
@@ -245,7 +247,12 @@ impl RaftKv for RaftRouter {
         self.regions.set_guard(guard);
     }
 
-    async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError> {
+    async fn write(
+        &self,
+        context: &RegionContext,
+        batch: WriteBatch,
+        on_proposed: Option<OnProposed>,
+    ) -> Result<(), RegionError> {
         if self.space.level() == SpaceLevel::Exhausted {
             // Not even what frees space may grow the log now; the reserve is for what is
             // in the log already.
@@ -264,7 +271,7 @@ impl RaftKv for RaftRouter {
         let inflight = InflightBytes::acquire(&self.inflight, bytes, self.inflight_max)
             .ok_or_else(|| RegionError::busy("proposals wait to be applied"))?;
         let (answer, answered) = oneshot::channel();
-        let callback = Callback::Write(answer, inflight);
+        let callback = Callback::Write(answer, inflight, on_proposed);
         self.send(StoreMessage::Write { context: context.clone(), data, callback })?;
         // Without an answer the store is stopping: the fate is unknown.
         answered.await.unwrap_or(Err(RegionError::StaleCommand))

@@ -9,6 +9,8 @@ use cairn_engine::{Cf, KvEngine};
 use cairn_kv_client::KvStoreService;
 use cairn_proto::kv::{self, key_error, kv_request, kv_response};
 use cairn_types::TimeStamp;
+use futures::FutureExt;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::testing::MemoryKv;
@@ -119,9 +121,29 @@ impl Asked {
         self.kv.engine.snapshot().get(Cf::Lock, &user_key(&key())).unwrap().is_some()
     }
 
+    /// From here on the leader's memory takes no locks.
+    fn replicate_locks(&self) {
+        self.kv.locks.close(5, 1, MonotonicTime(0));
+    }
+
+    /// Proposals are applied one by one, as the test says.
+    fn hold_back_applying(&self) {
+        self.kv.applies.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
     /// Another leader, which knows what is in the engine.
     fn elect(&self) {
         self.kv.term.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Until so many commands are under way, and have gone as far as they can.
+    async fn until_running(&self, count: usize) {
+        while self.service.running_commands() != count {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Until so many transactions wait.
@@ -265,6 +287,65 @@ async fn locks_are_in_the_leaders_memory_until_they_say_what_is_written() {
     // What memory knew of it is gone: the lock in the engine counts.
     let late = store.locking(ts(10), &patient()).await.unwrap();
     assert!(matches!(late.errors[0].kind, Some(key_error::Kind::Abort(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_replicated_is_answered_once_it_is_proposed() {
+    let store = Asked::new();
+    store.replicate_locks();
+    store.hold_back_applying();
+    assert_eq!(conflict(&store.locking(ts(5), &patient()).await.unwrap()), 0);
+    assert_eq!((store.writes(), store.service.pipelined_locks()), (0, 1));
+    // The next command on the key waits until the lock is there.
+    let next = store.locking(ts(10), &Default::default());
+    store.until_running(2).await;
+    store.kv.applies.add_permits(1);
+    assert_eq!(holder(&next.await.unwrap()), ts(5));
+    assert_eq!((store.writes(), store.has_lasting_lock()), (1, true));
+    // What gives locks back, or makes them last, is answered when that is certain.
+    let giving_back = store.give_back(ts(5));
+    let mut giving_back = std::pin::pin!(giving_back);
+    assert!((&mut giving_back).now_or_never().is_none());
+    store.kv.applies.add_permits(1);
+    giving_back.await;
+    assert!(!store.has_lasting_lock());
+    assert_eq!(store.service.pipelined_locks(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_answered_and_then_refused_is_one_that_died_with_its_leader() {
+    let store = Asked::new();
+    store.locking(ts(5), &patient()).await.unwrap();
+    let first = store.locking(ts(10), &patient());
+    store.until_waiting(1).await;
+    let second = store.locking(ts(20), &patient());
+    store.until_waiting(2).await;
+    store.replicate_locks();
+    store.hold_back_applying();
+    store.kv.applies.add_permits(1);
+    store.give_back(ts(5)).await;
+    assert_eq!(conflict(&first.await.unwrap()), 0);
+    assert!(!second.is_finished());
+    store.elect();
+    store.kv.applies.add_permits(2);
+    // It was the first one's turn, which needed it no more: the second has it.
+    assert_eq!(conflict(&second.await.unwrap()), 0);
+    let lost = store.prewrite(ts(10)).await.errors.into_iter().next().and_then(|error| error.kind);
+    assert!(matches!(lost, Some(key_error::Kind::TxnLockNotFound(_))), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_lock_that_must_last_is_answered_when_it_is_applied() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    assert_eq!(store.prewrite_share(ts(5)).await, kv::PrewriteResponse::default());
+    store.hold_back_applying();
+    let joining = store.sharing(ts(7));
+    store.until_running(1).await;
+    assert!(!joining.is_finished());
+    store.kv.applies.add_permits(1);
+    assert_eq!(conflict(&joining.await.unwrap()), 0);
+    assert_eq!(store.service.pipelined_locks(), 0);
 }
 
 #[tokio::test(start_paused = true)]

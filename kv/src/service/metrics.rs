@@ -72,7 +72,7 @@ request_counters!(
 pub struct Metrics {
     requests: Requests,
     region_errors: Counter,
-    gauges: [Gauge; 7],
+    gauges: [Gauge; 8],
     registry: Registry,
 }
 
@@ -89,6 +89,8 @@ pub struct Observed {
     pub lock_waiters: i64,
     /// Bytes of locks that only leaders here know.
     pub lock_bytes: i64,
+    /// Lock commands answered before their locks were replicated.
+    pub pipelined_locks: i64,
     /// Reading tasks waiting or running.
     pub read_tasks: i64,
     /// Reading tasks refused because of others.
@@ -112,6 +114,10 @@ impl Default for Metrics {
             ("cairn_kv_commands_running", "Transaction commands under way"),
             ("cairn_kv_lock_waiters", "Transactions that wait for locks"),
             ("cairn_kv_lock_bytes", "Memory of pessimistic locks that are not replicated"),
+            (
+                "cairn_kv_pipelined_locks",
+                "Lock commands answered before their locks were replicated so far",
+            ),
             ("cairn_kv_read_tasks", "Reading tasks waiting or running"),
             ("cairn_kv_read_tasks_refused", "Reading tasks refused because of others so far"),
         ];
@@ -153,6 +159,7 @@ impl Metrics {
             observed.commands,
             observed.lock_waiters,
             observed.lock_bytes,
+            observed.pipelined_locks,
             observed.read_tasks,
             observed.read_tasks_refused,
         ];

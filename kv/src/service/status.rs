@@ -67,6 +67,7 @@ async fn metrics(State(state): State<Arc<StatusState>>) -> impl IntoResponse {
         commands: state.service.running_commands() as i64,
         lock_waiters: state.service.lock_waiters() as i64,
         lock_bytes: state.service.lock_bytes() as i64,
+        pipelined_locks: state.service.pipelined_locks() as i64,
         read_tasks: state.pool.running() as i64,
         read_tasks_refused: state.pool.refused() as i64,
     };

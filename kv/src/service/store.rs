@@ -95,6 +95,11 @@ impl StoreService {
         self.scheduler.lock_bytes()
     }
 
+    /// Lock commands answered before their locks were replicated, so far.
+    pub fn pipelined_locks(&self) -> u64 {
+        self.scheduler.pipelined_locks()
+    }
+
     fn region_context(&self, context: &kv::Context) -> Result<RegionContext, RegionError> {
         region_context(&*self.kv, &*self.clock, context)
     }

@@ -16,12 +16,13 @@ use cairn_proto::{kv, meta};
 use cairn_types::TimeStamp;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::gc::VersionFilter;
 use crate::keys::region_contains;
 use crate::raftstore::{
-    Busy, LeaderLocks, ManualClock, RaftKv, RegionContext, RegionError, RegionId, RegionSnapshot,
-    StoreId, epoch_of,
+    Busy, LeaderLocks, ManualClock, OnProposed, RaftKv, RegionContext, RegionError, RegionId,
+    RegionSnapshot, StoreId, epoch_of,
 };
 use crate::service::{ReadPool, StoreService};
 use crate::txn::TsoSource;
@@ -33,6 +34,8 @@ pub struct MemoryKv {
     pub has_lease: AtomicBool,
     pub term: AtomicU64,
     pub writes: AtomicU64,
+    /// How many more writes are applied; the others wait.
+    pub applies: Semaphore,
     pub locks: Arc<LeaderLocks>,
 }
 
@@ -50,6 +53,7 @@ impl MemoryKv {
             has_lease: AtomicBool::new(true),
             term: AtomicU64::new(5),
             writes: AtomicU64::new(0),
+            applies: Semaphore::new(Semaphore::MAX_PERMITS),
             locks: Arc::default(),
         })
     }
@@ -125,9 +129,18 @@ impl RaftKv for MemoryKv {
         self.check(context)
     }
 
-    async fn write(&self, context: &RegionContext, batch: WriteBatch) -> Result<(), RegionError> {
+    async fn write(
+        &self,
+        context: &RegionContext,
+        batch: WriteBatch,
+        on_proposed: Option<OnProposed>,
+    ) -> Result<(), RegionError> {
         self.check(context)?;
+        if let Some(on_proposed) = on_proposed {
+            on_proposed();
+        }
         tokio::task::yield_now().await;
+        self.applies.acquire().await.expect("never closed").forget();
         self.check(context)?;
         self.engine.write(batch, false).unwrap();
         self.writes.fetch_add(1, Ordering::SeqCst);

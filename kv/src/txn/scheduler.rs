@@ -5,6 +5,15 @@
 //! pessimistic locks stay in the leader's memory, where that is possible
 //! ([`crate::raftstore::LeaderLocks`]).
 //!
+//! **Pipelined locks.** Where it is not (no room, a hand-over is at hand, the engine knows a lock of the
+//! key), a lock command is answered once its locks are proposed, and ends when they are applied: until
+//! then it keeps its latches. If the proposal comes to nothing its transaction believes in a lock that is
+//! not there, as it does when a leader died with its memory, and learns of that in the same way. So
+//! just those changes may be answered for early that might as well have stayed in memory: of a
+//! lock, shared or not, that has no holder but pessimistic ones. Other commands than lock commands are
+//! never: whoever gives locks back or lets them live on wants to know that it happened. The idea
+//! is TiKV's (`pessimistic-txn.pipelined`), which waits for the same.
+//!
 //! **Invariants**
 //! - From the view to the end of the write nobody else changes the keys: rivals on
 //!   this store wait for the latches, and the write carries the view's term, so
@@ -20,13 +29,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_proto::kv::{self, kv_request, kv_response};
 use cairn_types::TimeStamp;
 use cairn_types::sabotage::{Bug, planted};
+use tokio::sync::oneshot;
 
 use super::latch::Latches;
 use super::lock_waits::{LockWait, LockWaits};
@@ -41,7 +51,8 @@ use crate::keys::region_contains;
 use crate::mvcc::keys::{decode_user_key, range_bounds, user_key};
 use crate::mvcc::{Lock, MvccError, MvccReader, MvccTxn};
 use crate::raftstore::{
-    Clock, LockMemory, RaftKv, RegionContext, RegionError, RegionSnapshot, Replicated, Settled,
+    Clock, LockMemory, OnProposed, RaftKv, RegionContext, RegionError, RegionSnapshot, Replicated,
+    Settled,
 };
 
 /// Commands that may be under way at once on a store. Above it a store answers
@@ -73,9 +84,13 @@ pub struct Scheduler {
     collected: VersionFilter,
     pub(super) waits: Arc<LockWaits>,
     lock_memory: LockMemory,
+    pipelined_locks: Arc<AtomicU64>,
     commands: AtomicUsize,
     command_bytes: AtomicUsize,
 }
+
+/// Who may be answered before the command has ended.
+type EarlyAnswer = oneshot::Sender<kv_response::Cmd>;
 
 /// A command's share of the bounds, given back when dropped.
 struct Admission {
@@ -109,6 +124,7 @@ impl Scheduler {
             collected,
             waits: Arc::default(),
             lock_memory: LockMemory::default(),
+            pipelined_locks: Arc::default(),
             commands: AtomicUsize::new(0),
             command_bytes: AtomicUsize::new(0),
         })
@@ -127,6 +143,11 @@ impl Scheduler {
     /// Memory of locks that are not replicated.
     pub fn lock_bytes(&self) -> usize {
         self.lock_memory.used()
+    }
+
+    /// Lock commands answered before their locks were replicated, so far.
+    pub fn pipelined_locks(&self) -> u64 {
+        self.pipelined_locks.load(Ordering::Relaxed)
     }
 
     /// Who waits for which key, at most `limit` of them.
@@ -168,11 +189,24 @@ impl Scheduler {
                 tokio::time::sleep(wait).await;
             }
         }
+        let (early, answered) = match &command {
+            kv_request::Cmd::PessimisticLock(_) => {
+                let (early, answered) = oneshot::channel();
+                (Some(early), Some(answered))
+            }
+            _ => (None, None),
+        };
         let work = ToTheEnd::new(async move {
             let scheduler = Arc::clone(&admission.scheduler);
-            scheduler.execute(context, &command).await
+            scheduler.execute(context, &command, early).await
         });
-        work.await
+        let Some(answered) = answered else { return work.await };
+        tokio::select! {
+            biased;
+            done = work => done,
+            // The work is let go of, and goes on by itself.
+            Ok(response) = answered => Ok(response),
+        }
     }
 
     fn admit(self: &Arc<Self>, bytes: usize) -> Result<Admission, RegionError> {
@@ -196,12 +230,13 @@ impl Scheduler {
         &self,
         context: RegionContext,
         command: &kv_request::Cmd,
+        early: Option<EarlyAnswer>,
     ) -> Result<kv_response::Cmd, RegionError> {
         match command {
             kv_request::Cmd::ResolveLock(request) if request.keys.is_empty() => {
                 self.resolve_region(context, request).await
             }
-            command => self.execute_on_keys(context, command).await,
+            command => self.execute_on_keys(context, command, early).await,
         }
     }
 
@@ -228,7 +263,7 @@ impl Scheduler {
             let is_last = keys.len() < resolve_lock::LOCKS_PER_ROUND;
             let round =
                 kv_request::Cmd::ResolveLock(kv::ResolveLockRequest { keys, ..request.clone() });
-            let response = self.execute_on_keys(context.clone(), &round).await?;
+            let response = self.execute_on_keys(context.clone(), &round, None).await?;
             let has_failed = matches!(
                 &response,
                 kv_response::Cmd::ResolveLock(kv::ResolveLockResponse { error: Some(_) })
@@ -243,6 +278,7 @@ impl Scheduler {
         &self,
         context: RegionContext,
         command: &kv_request::Cmd,
+        mut early: Option<EarlyAnswer>,
     ) -> Result<kv_response::Cmd, RegionError> {
         let keys = command_keys(command);
         let latched = keys.iter().filter(|_| !planted(Bug::NoLatches));
@@ -250,12 +286,14 @@ impl Scheduler {
         self.check_deadline(&context)?;
         if let Some(view) = self.kv.try_live_view(&context)? {
             let is_valid = || self.kv.is_current(&view);
-            if let Some(done) = self.execute_at(&view, is_valid, &context, &keys, command).await? {
+            let done =
+                self.execute_at(&view, is_valid, &context, &keys, command, &mut early).await?;
+            if let Some(done) = done {
                 return Ok(done);
             }
         }
         let view = self.kv.snapshot(&context).await?;
-        let done = self.execute_at(&view, || true, &context, &keys, command).await?;
+        let done = self.execute_at(&view, || true, &context, &keys, command, &mut early).await?;
         done.ok_or(RegionError::StaleCommand)
     }
 
@@ -271,6 +309,7 @@ impl Scheduler {
         context: &RegionContext,
         keys: &[&Bytes],
         command: &kv_request::Cmd,
+        early: &mut Option<EarlyAnswer>,
     ) -> Result<Option<kv_response::Cmd>, RegionError> {
         if let Some(key) = keys.iter().find(|key| !region_contains(&view.region, key)) {
             let key = Bytes::clone(key);
@@ -306,21 +345,42 @@ impl Scheduler {
             return Ok(Some(response));
         }
         self.check_deadline(context)?;
-        let may_stay = !changes.must_last() && !reader.met_lasting_lock();
+        let must_last = changes.must_last();
+        let may_stay = !must_last && !reader.met_lasting_lock();
+        let early = early.take().filter(|_| !must_last);
         let news = self.news_for_waiters(&changes);
         let (batch, now) = (changes.into_batch(), self.clock.now());
         let settled = view.locks.settle(view, batch, may_stay, &self.lock_memory, now)?;
         if let Settled::Replicate(batch) = settled {
             let context = RegionContext { term: view.term, deadline: None, ..context.clone() };
+            let on_proposed = early.map(|early| self.answer_early(early, &response));
+            let is_pipelined = on_proposed.is_some();
             let written = match batch.is_empty() {
                 true => Ok(()),
-                false => self.kv.write(&context, batch).await,
+                false => self.kv.write(&context, batch, on_proposed).await,
             };
             view.locks.finish(user_keys(), fate_of(&written));
-            written?;
+            if let Err(error) = written {
+                if is_pipelined {
+                    // Told that it has the locks, it handed its turn on to nobody.
+                    news.iter().for_each(|(key, _)| self.waits.released(key));
+                }
+                return Err(error);
+            }
         }
         self.tell_waiters(news);
         Ok(Some(response))
+    }
+
+    /// Answers a lock command whose locks are proposed.
+    fn answer_early(&self, early: EarlyAnswer, response: &kv_response::Cmd) -> OnProposed {
+        let (response, pipelined_locks) = (response.clone(), Arc::clone(&self.pipelined_locks));
+        Box::new(move || {
+            // A caller that has gone is not answered.
+            if early.send(response).is_ok() {
+                pipelined_locks.fetch_add(1, Ordering::Relaxed);
+            }
+        })
     }
 
     /// A transaction that began below the safe point cannot be told which commits came after

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cairn_proto::meta;
 use raft::eraftpb::{ConfChangeV2, Entry};
 
+use crate::raftstore::OnProposed;
 use crate::raftstore::error::RegionError;
 use crate::raftstore::ids::RegionEpoch;
 use crate::raftstore::state::{ApplyState, MergeState};
@@ -38,18 +39,27 @@ pub enum Callback {
     /// Nobody.
     #[default]
     None,
-    /// A write's caller.
-    Write(tokio::sync::oneshot::Sender<Result<(), RegionError>>, InflightBytes),
+    /// A write's caller, and what it wants to happen once the write is in the log.
+    Write(tokio::sync::oneshot::Sender<Result<(), RegionError>>, InflightBytes, Option<OnProposed>),
     /// Somebody who wants the regions that come of it.
     Regions(tokio::sync::oneshot::Sender<Result<Vec<meta::Region>, RegionError>>),
 }
 
 impl Callback {
+    /// The proposal is in the log, and nothing speaks against its taking effect.
+    pub fn on_proposed(&mut self) {
+        if let Callback::Write(_, _, on_proposed) = self
+            && let Some(on_proposed) = on_proposed.take()
+        {
+            on_proposed();
+        }
+    }
+
     /// Answers with an error. The caller may have gone away.
     pub fn fail(self, error: RegionError) {
         match self {
             Callback::None => {}
-            Callback::Write(answer, _) => drop(answer.send(Err(error))),
+            Callback::Write(answer, ..) => drop(answer.send(Err(error))),
             Callback::Regions(answer) => drop(answer.send(Err(error))),
         }
     }
@@ -58,7 +68,7 @@ impl Callback {
     pub fn finish(self, regions: Vec<meta::Region>) {
         match self {
             Callback::None => {}
-            Callback::Write(answer, _) => drop(answer.send(Ok(()))),
+            Callback::Write(answer, ..) => drop(answer.send(Ok(()))),
             Callback::Regions(answer) => drop(answer.send(Ok(regions))),
         }
     }

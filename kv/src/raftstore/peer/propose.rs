@@ -103,12 +103,16 @@ impl Peer {
         outcome: raft::Result<()>,
         index: u64,
         deadline: Option<Deadline>,
-        callback: Callback,
+        mut callback: Callback,
         now: MonotonicTime,
     ) {
         match outcome {
             Ok(()) if self.node.raft.raft_log.last_index() == index => {
                 self.lease.on_proposed(index, now);
+                if self.lease.may_read() {
+                    // Behind a split the region is another one, and an heir may overtake the entry.
+                    callback.on_proposed();
+                }
                 let term = self.term();
                 self.proposals.push_back(Proposal { index, term, deadline, callback });
             }

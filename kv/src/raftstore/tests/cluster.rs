@@ -358,7 +358,7 @@ impl Cluster {
         let message = StoreMessage::Write {
             context: context_of(region),
             data: command::encode_write(epoch_of(region), &batch),
-            callback: Callback::Write(answer, inflight),
+            callback: Callback::Write(answer, inflight, None),
         };
         self.tell(store_id, message);
         answered

@@ -67,7 +67,7 @@ async fn put(store: &RaftStore, key: &str) -> Result<(), RegionError> {
     let mut batch = WriteBatch::new();
     batch.put(Cf::Write, keys::data_key(key.as_bytes()), vec![7; 100]);
     store.kv().admit_data(batch.size_bytes() as u64)?;
-    store.kv().write(&context_of(&region_of(1, &[(2, 1)])), batch).await
+    store.kv().write(&context_of(&region_of(1, &[(2, 1)])), batch, None).await
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -108,7 +108,7 @@ async fn writes_stop_and_go_on_with_the_room() {
     assert!(view.engine.get(Cf::Write, &keys::data_key(b"a")).unwrap().is_some());
     let mut batch = WriteBatch::new();
     batch.delete(Cf::Write, keys::data_key(b"a"));
-    store.kv().write(&context_of(&region), batch).await.unwrap();
+    store.kv().write(&context_of(&region), batch, None).await.unwrap();
 
     // Room comes back, and writes with it; no restart.
     std::fs::remove_file(&ballast).unwrap();

@@ -54,7 +54,7 @@ async fn write_until_taken(stores: &[&RaftStore], region: &meta::Region, key: &s
     loop {
         for store in stores {
             let router = store.router();
-            if router.write(&context_of(region), put(key, value)).await.is_ok() {
+            if router.write(&context_of(region), put(key, value), None).await.is_ok() {
                 return;
             }
         }
@@ -80,7 +80,7 @@ async fn one_store_writes_reads_and_restarts_on_disk() {
                 let region = region.clone();
                 async move {
                     let key = format!("k{number}");
-                    store.kv().write(&context_of(&region), put(&key, "v")).await.unwrap();
+                    store.kv().write(&context_of(&region), put(&key, "v"), None).await.unwrap();
                 }
             });
             futures::future::join_all(writers).await;
@@ -96,7 +96,7 @@ async fn one_store_writes_reads_and_restarts_on_disk() {
         let infos = store.kv().region_infos();
         assert!(infos[0].is_leader);
         store.stop();
-        let refused = store.kv().write(&context_of(&region), put("c", "3")).await;
+        let refused = store.kv().write(&context_of(&region), put("c", "3"), None).await;
         assert!(refused.is_err());
     }
 }
