@@ -247,9 +247,9 @@ pub(super) fn run_job(
 ) -> Result<Option<StoreMessage>, RaftStoreError> {
     Ok(match job {
         BackgroundJob::Install(installation) => {
-            let region_id = installation.region.id;
+            let (region_id, peer_id) = (installation.region.id, installation.peer_id);
             let outcome = snapshot::install(kv, *installation);
-            Some(StoreMessage::Installed { region_id, outcome })
+            Some(StoreMessage::Installed { region_id, peer_id, outcome })
         }
         BackgroundJob::Collect(CollectJob { mut walk, answer }) => {
             let round = gc::collect::collect(kv, &mut walk, gc::RECORDS_PER_ROUND);

@@ -451,6 +451,12 @@ impl Peer {
         self.installing
     }
 
+    /// Whether that is the Raft snapshot of this index.
+    pub fn is_installing_up_to(&self, index: u64) -> bool {
+        let accepted = self.ready.as_ref().map(|ready| ready.snapshot().get_metadata().index);
+        self.installing && accepted == Some(index)
+    }
+
     /// Takes the peer out of service, or back in.
     pub fn set_damaged(&mut self, damaged: bool) {
         self.damaged = damaged;

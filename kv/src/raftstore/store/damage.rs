@@ -36,8 +36,7 @@ impl StoreCore {
 
     /// Marks every region with keys in the file's range.
     fn take_out(&mut self, file: &DamagedFile) -> Result<(), RaftStoreError> {
-        let mut batch = WriteBatch::new();
-        let (mut marked, mut needed) = (Vec::new(), false);
+        let (mut damaged, mut needed) = (Vec::new(), false);
         for peer in self.peers.values() {
             let (start, end) = keys::region_data_range(peer.region());
             let shares = peer.node.store().is_initialized()
@@ -51,20 +50,33 @@ impl StoreCore {
                 needed = true;
                 continue;
             }
-            let key = keys::region_local_key(peer.region_id, RegionLocal::Damage);
-            batch.put(Cf::Default, key, Bytes::copy_from_slice(file.reason.as_bytes()));
-            marked.push(peer.region_id);
+            damaged.push(peer.region_id);
         }
-        self.engines.kv.write(batch, true)?;
-        for region_id in marked {
-            tracing::error!(region = region_id, "the replica is damaged and is built anew");
-            if let Some(peer) = self.peer_mut(region_id) {
-                peer.set_damaged(true);
-                self.damaged.insert(region_id);
-            }
-        }
+        self.mark_damaged(&damaged, &file.reason)?;
         if !needed && file.first_key.first() == Some(&keys::DATA_PREFIX) {
             self.outbox.background.push(BackgroundJob::DropDamaged(file.clone()));
+        }
+        Ok(())
+    }
+
+    /// Takes replicas out, durably.
+    pub(super) fn mark_damaged(
+        &mut self,
+        region_ids: &[u64],
+        reason: &str,
+    ) -> Result<(), RaftStoreError> {
+        let mut batch = WriteBatch::new();
+        for region_id in region_ids {
+            let key = keys::region_local_key(*region_id, RegionLocal::Damage);
+            batch.put(Cf::Default, key, Bytes::copy_from_slice(reason.as_bytes()));
+        }
+        self.engines.kv.write(batch, true)?;
+        for region_id in region_ids {
+            tracing::error!(region = region_id, "the replica is damaged and is built anew");
+            if let Some(peer) = self.peer_mut(*region_id) {
+                peer.set_damaged(true);
+                self.damaged.insert(*region_id);
+            }
         }
         Ok(())
     }

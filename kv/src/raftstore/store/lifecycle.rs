@@ -317,10 +317,12 @@ impl StoreCore {
         self.outbox.apply.push(ApplyTask::Pause { region_id });
     }
 
-    /// The data of a Raft snapshot is in the engine.
+    /// The data of a Raft snapshot is in the engine. The peer that it came for has waited; if there
+    /// is another one by now, the data is not what its log led to: it takes a snapshot of its own.
     pub(super) fn on_installed(
         &mut self,
         region_id: u64,
+        peer_id: u64,
         outcome: Result<ApplyState, RaftStoreError>,
     ) {
         let apply_state = match outcome {
@@ -331,6 +333,16 @@ impl StoreCore {
                 return;
             }
         };
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        if peer.peer_id != peer_id || !peer.is_installing_up_to(apply_state.applied_index) {
+            let waiting_id = peer.peer_id;
+            tracing::error!(region = region_id, peer_id, waiting_id, "a snapshot nobody waits for");
+            let reason = "a Raft snapshot of another peer was installed over its data";
+            if let Err(error) = self.mark_damaged(&[region_id], reason) {
+                tracing::error!(region = region_id, %error, "damaged regions cannot be marked");
+            }
+            return;
+        }
         let view = self.engines.kv.snapshot();
         let region = match state::load_region_state(view.as_ref(), region_id) {
             Ok(Some(RegionLocalState { region: Some(region), .. })) => Arc::new(region),

@@ -107,6 +107,8 @@ pub enum StoreMessage {
     Installed {
         /// The region.
         region_id: u64,
+        /// The peer that it was installed for.
+        peer_id: u64,
         /// How far it is applied now.
         outcome: Result<ApplyState, RaftStoreError>,
     },

@@ -258,8 +258,8 @@ impl StoreCore {
                 }
             }
             StoreMessage::WalSynced(indexes) => self.on_wal_synced(indexes),
-            StoreMessage::Installed { region_id, outcome } => {
-                self.on_installed(region_id, outcome);
+            StoreMessage::Installed { region_id, peer_id, outcome } => {
+                self.on_installed(region_id, peer_id, outcome);
             }
             StoreMessage::Damaged(files) => self.on_damage(files),
             StoreMessage::Measured(check) => self.on_measured(check, now),

@@ -1,5 +1,6 @@
 //! Replication, elections, restarts, membership, splits and leases.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_proto::meta;
@@ -8,6 +9,7 @@ use proptest::prelude::*;
 use super::cluster::{Cluster, region_of};
 use crate::raftstore::clock::Clock;
 use crate::raftstore::command::ConfChangeKind;
+use crate::raftstore::state::ApplyState;
 use crate::raftstore::store::{PdEvent, StoreMessage};
 use crate::raftstore::{RegionError, epoch_of};
 
@@ -394,6 +396,58 @@ fn a_slow_follower_gets_a_snapshot_after_log_compaction() {
         assert_eq!(cluster.stored(store_id, "k000").as_deref(), Some("v"));
         assert_eq!(cluster.stored(store_id, "k199").as_deref(), Some("v"));
     }
+}
+
+#[test]
+fn the_birth_of_a_region_does_not_overtake_its_snapshot() {
+    let (mut cluster, region, leader) = three();
+    let slow = others(leader)[0];
+    cluster.stores.get_mut(&slow).unwrap().apply_paused = true;
+    cluster.split(leader, &region, "m", 2);
+    cluster.run_ticks(3);
+    // The parent's peer goes before its store has applied the split, and the new region's leader finds
+    // nobody there: it sends a snapshot, which waits for apply.
+    let parent = meta::Peer { id: 10 + slow, store_id: slow, role: 0 };
+    cluster.change_peer(leader, 1, ConfChangeKind::Remove, parent).unwrap();
+    cluster.run_until("told", |cluster| cluster.info(slow, 1).is_none());
+    let child_leader = cluster.elect(2);
+    let child = cluster.region(child_leader, 2);
+    cluster.put(child_leader, &child, "a", "1");
+    cluster.run_until("a snapshot", |cluster| cluster.info(slow, 2).is_some());
+    cluster.run_ticks(20);
+    assert_eq!((cluster.stored(slow, "a"), snapshots_applied(&cluster, slow)), (None, 0));
+    cluster.stores.get_mut(&slow).unwrap().apply_paused = false;
+    cluster.settle();
+    assert_eq!(snapshots_applied(&cluster, slow), 1, "its peer has waited for it");
+    cluster.put(child_leader, &child, "b", "2");
+    cluster.run_ticks(3);
+    assert_eq!(cluster.stored(slow, "a").as_deref(), Some("1"));
+    assert_eq!(cluster.stored(slow, "b").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_snapshot_that_was_installed_for_another_peer_is_replaced() {
+    let (mut cluster, region, leader) = three();
+    cluster.put(leader, &region, "a", "1");
+    let store_id = others(leader)[0];
+    let peer_id = 10 + store_id;
+    // Another peer's, and this one's at a time when it waited for none.
+    for (snapshots, installed_id) in [(1, 99), (2, peer_id)] {
+        let outcome = Ok(ApplyState { applied_index: 1_000, ..ApplyState::initial() });
+        let message = StoreMessage::Installed { region_id: 1, peer_id: installed_id, outcome };
+        cluster.tell(store_id, message);
+        cluster.run_until("a snapshot of its own", |cluster| {
+            snapshots_applied(cluster, store_id) == snapshots
+        });
+        cluster.put(leader, &region, "b", &snapshots.to_string());
+        cluster.run_ticks(3);
+        assert_eq!(cluster.stored(store_id, "a").as_deref(), Some("1"));
+        assert_eq!(cluster.stored(store_id, "b"), Some(snapshots.to_string()));
+    }
+}
+
+fn snapshots_applied(cluster: &Cluster, store_id: u64) -> u64 {
+    cluster.stores[&store_id].metrics.snapshots_applied.load(Ordering::Relaxed)
 }
 
 #[test]
