@@ -356,6 +356,7 @@ mod tests {
             engine: MemoryEngine::new().snapshot(),
             load: Arc::default(),
             locks: Arc::default(),
+            is_live: false,
         }
     }
 

@@ -100,6 +100,8 @@ pub struct RegionSnapshot {
     pub load: Arc<RegionLoad>,
     /// Locks that are not in the engine.
     pub locks: Arc<LeaderLocks>,
+    /// The engine's view shows the newest state at every call, see [`RaftKv::try_live_view`].
+    pub is_live: bool,
 }
 
 /// Called once a write is in its leader's log, on the Raft thread.
@@ -177,8 +179,8 @@ pub trait RaftKv: Send + Sync {
         self.try_local_snapshot(context)
     }
 
-    /// Whether this store has led the region, unchanged, since the live view was taken; if
-    /// not, its data may have been removed meanwhile.
+    /// Whether this store has led the region, unchanged, since a live view was taken; if
+    /// not, its data may have been removed meanwhile. Other views count whatever comes.
     fn is_current(&self, _view: &RegionSnapshot) -> bool {
         true
     }

@@ -272,7 +272,8 @@ impl Regions {
             && Arc::ptr_eq(&region, &delegate.region.load());
         let (load, locks) = (delegate.load.clone(), delegate.locks.clone());
         let current = unchanged && delegate.has_lease(clock.now());
-        Ok(current.then_some(RegionSnapshot { region, term, engine, load, locks }))
+        let is_live = false;
+        Ok(current.then_some(RegionSnapshot { region, term, engine, load, locks, is_live }))
     }
 
     /// A view for a read that this store's peer may answer by itself, because it holds everything up
@@ -296,7 +297,8 @@ impl Regions {
         let unchanged =
             delegate.closed.covers(read_ts) && Arc::ptr_eq(&region, &delegate.region.load());
         let (load, locks) = (delegate.load.clone(), delegate.locks.clone());
-        Ok(unchanged.then_some(RegionSnapshot { region, term: 0, engine, load, locks }))
+        let (term, is_live) = (0, false);
+        Ok(unchanged.then_some(RegionSnapshot { region, term, engine, load, locks, is_live }))
     }
 
     /// See [`super::RaftKv::is_current`]. A peer stops leading, and its region changes,

@@ -206,11 +206,11 @@ impl RaftKv for RaftRouter {
         let clock = self.clock.as_ref();
         let view = self.regions.try_local_view(context, clock, || self.engine.live())?;
         add(&self.metrics.lease_reads, u64::from(view.is_some()));
-        Ok(view)
+        Ok(view.map(|view| RegionSnapshot { is_live: true, ..view }))
     }
 
     fn is_current(&self, view: &RegionSnapshot) -> bool {
-        self.regions.is_current(view, self.clock.as_ref())
+        !view.is_live || self.regions.is_current(view, self.clock.as_ref())
     }
 
     async fn snapshot(&self, context: &RegionContext) -> Result<RegionSnapshot, RegionError> {

@@ -96,7 +96,8 @@ impl MemoryKv {
             return Err(RegionError::StaleCommand);
         }
         let (load, locks) = (Arc::default(), Arc::clone(&self.locks));
-        Ok(RegionSnapshot { region, term, engine: self.engine.snapshot(), load, locks })
+        let engine = self.engine.snapshot();
+        Ok(RegionSnapshot { region, term, engine, load, locks, is_live: false })
     }
 }
 

@@ -284,28 +284,28 @@ impl Scheduler {
         let latched = keys.iter().filter(|_| !planted(Bug::NoLatches));
         let _latches = self.latches.acquire(latched.map(|key| &key[..])).await;
         self.check_deadline(&context)?;
-        if let Some(view) = self.kv.try_live_view(&context)? {
-            let is_valid = || self.kv.is_current(&view);
-            let done =
-                self.execute_at(&view, is_valid, &context, &keys, command, &mut early).await?;
+        let mut view = match self.kv.try_live_view(&context)? {
+            Some(view) => view,
+            None => self.kv.snapshot(&context).await?,
+        };
+        loop {
+            let done = self.execute_at(&view, &context, &keys, command, &mut early).await?;
             if let Some(done) = done {
                 return Ok(done);
             }
+            // This one counts, as it is not live.
+            view = self.kv.snapshot(&context).await?;
         }
-        let view = self.kv.snapshot(&context).await?;
-        let done = self.execute_at(&view, || true, &context, &keys, command, &mut early).await?;
-        done.ok_or(RegionError::StaleCommand)
     }
 
-    /// Runs a command whose keys are latched. `Ok(None)`: `is_valid` said of the view, once all
-    /// was read, that it does not count; nothing was done.
+    /// Runs a command whose keys are latched. `Ok(None)`: the view turned out not to count once
+    /// all was read, as a live one may; nothing was done.
     ///
     /// A live view serves as well as one of a single moment: with the latches held, nothing that is
     /// applied here changes the keys while this store leads.
     async fn execute_at(
         &self,
         view: &RegionSnapshot,
-        is_valid: impl Fn() -> bool,
         context: &RegionContext,
         keys: &[&Bytes],
         command: &kv_request::Cmd,
@@ -338,7 +338,7 @@ impl Scheduler {
         if let Some(refusal) = self.refuse_if_collected(command) {
             return Ok(Some(refusal));
         }
-        if !is_valid() {
+        if !self.kv.is_current(view) {
             return Ok(None);
         }
         if changes.is_empty() {

@@ -135,8 +135,8 @@ impl StoreCore {
                     let region = peer.region().clone();
                     let load = peer.delegate.load.clone();
                     let locks = peer.delegate.locks.clone();
-                    let engine = engine.clone();
-                    let snapshot = RegionSnapshot { region, term: 0, engine, load, locks };
+                    let (term, engine, is_live) = (0, engine.clone(), false);
+                    let snapshot = RegionSnapshot { region, term, engine, load, locks, is_live };
                     // The caller may have gone away.
                     let _ = read.answer.send(Ok(ReplicaView { snapshot, pending }));
                 }
@@ -152,6 +152,7 @@ impl StoreCore {
                         engine: engine.clone(),
                         load: peer.delegate.load.clone(),
                         locks: peer.delegate.locks.clone(),
+                        is_live: false,
                     };
                     // The caller may have gone away.
                     let _ = read.answer.send(Ok(snapshot));
