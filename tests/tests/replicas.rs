@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use cairn_tests::client::run;
 use cairn_tests::node::cairn_binary;
 use cairn_tests::{HarnessError, Layout, Playground, eventually, tool};
 use mysql_async::Conn;
@@ -63,12 +64,6 @@ fn store_nodes(playground: &Playground) -> Vec<usize> {
 
 fn total(stores: &[Store], name: &str) -> u64 {
     stores.iter().map(|store| store.counter(name)).sum()
-}
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.expect(statement);
-    }
 }
 
 async fn number(conn: &mut Conn, statement: &str) -> u64 {

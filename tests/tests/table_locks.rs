@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_tests::client::{code_of, run};
 use cairn_tests::{HarnessError, Layout, Playground, playground, tool};
 use futures::future::join_all;
 use mysql_async::prelude::Queryable;
@@ -45,25 +46,6 @@ async fn locks_of_tables_hold_over_two_nodes() -> Result<(), HarnessError> {
 
 async fn connect(port: u16) -> Conn {
     playground::connect(port, "d").await.expect("the node serves")
-}
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        let outcome = conn.query_drop(*statement).await;
-        outcome.unwrap_or_else(|error| panic!("{statement}: {error}"));
-    }
-}
-
-fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> u16 {
-    match outcome {
-        Ok(_) => 0,
-        Err(Error::Server(error)) => error.code,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-async fn code_of(conn: &mut Conn, statement: &str) -> u16 {
-    code(conn.query_drop(statement).await)
 }
 
 /// Until a node knows that a table is locked, or that somebody waits for that.

@@ -239,4 +239,15 @@ impl KvError {
                 | KvError::Deadlock { .. }
         )
     }
+
+    /// Whether a COMMIT failed with this because another transaction came between, or may have
+    /// been carried out: whoever reads again sees which, and what is left to do.
+    pub fn asks_for_another_look(&self) -> bool {
+        matches!(
+            self,
+            KvError::WriteConflict { .. }
+                | KvError::TxnAborted { .. }
+                | KvError::UndeterminedCommit { .. }
+        )
+    }
 }

@@ -14,7 +14,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use cairn_proto::kv::{
@@ -60,7 +59,7 @@ pub struct Snapshot {
     reads: Option<Arc<ReadSet>>,
     /// Of one operation: it has met a lock that is gone at the leader. A replica may not know of that
     /// for long, so the leader is asked.
-    met_lock: Arc<AtomicBool>,
+    met_lock: bool,
 }
 
 /// What clones of a view share.
@@ -95,7 +94,7 @@ impl Snapshot {
             from: ReadFrom::default(),
             shared,
             reads: None,
-            met_lock: Arc::default(),
+            met_lock: false,
         }
     }
 
@@ -185,7 +184,7 @@ impl Snapshot {
         if let Some(value) = self.try_get_now(&key) {
             return Ok(value);
         }
-        let view = self.for_operation();
+        let mut view = self.for_operation();
         let mut retrier = self.retrier();
         let build = || Cmd::Get(GetRequest { key: key.clone(), version: self.start_ts.0 });
         loop {
@@ -208,7 +207,7 @@ impl Snapshot {
     /// The values of the keys that exist.
     pub async fn batch_get(&self, keys: &[Bytes]) -> Result<KvMap, KvError> {
         self.note_keys(keys);
-        let view = self.for_operation();
+        let mut view = self.for_operation();
         let mut found = KvMap::default();
         let mut pending: Vec<Bytes> = keys.to_vec();
         let mut retrier = self.retrier();
@@ -217,16 +216,18 @@ impl Snapshot {
             pending.dedup();
             let groups = self.group(&pending, &mut retrier).await?;
             pending.clear();
-            let results = stream::iter(groups)
-                .map(|group| view.batch_get_group(group))
-                .buffer_unordered(self.client.config.concurrency.max(1));
-            futures::pin_mut!(results);
             let mut locks = Vec::new();
-            while let Some(result) = results.next().await {
-                let result = result?;
-                found.extend(result.pairs);
-                pending.extend(result.again);
-                locks.extend(result.locks);
+            {
+                let results = stream::iter(groups)
+                    .map(|group| view.batch_get_group(group))
+                    .buffer_unordered(self.client.config.concurrency.max(1));
+                futures::pin_mut!(results);
+                while let Some(result) = results.next().await {
+                    let result = result?;
+                    found.extend(result.pairs);
+                    pending.extend(result.again);
+                    locks.extend(result.locks);
+                }
             }
             view.clear_locks(&locks, &mut retrier).await?;
         }
@@ -290,7 +291,7 @@ impl Snapshot {
     /// next one if it has committed meanwhile.
     fn for_operation(&self) -> Snapshot {
         let mut view = self.clone();
-        view.met_lock = Arc::default();
+        view.met_lock = false;
         if self.start_ts.is_max() {
             view.shared = Arc::default();
         }
@@ -309,7 +310,7 @@ impl Snapshot {
 
     /// Whom such a request asks.
     fn asks(&self, answer_bytes: u64) -> ReadFrom {
-        match self.start_ts.is_max() || self.met_lock.load(Ordering::Relaxed) {
+        match self.start_ts.is_max() || self.met_lock {
             true => ReadFrom::default(),
             false => self.from.for_answer(answer_bytes),
         }
@@ -328,14 +329,14 @@ impl Snapshot {
 
     /// Gets the locks out of the way; waits once if one of them stays.
     pub(crate) async fn clear_locks(
-        &self,
+        &mut self,
         locks: &[LockInfo],
         retrier: &mut Retrier,
     ) -> Result<(), KvError> {
         let mut alive = None;
         for lock in locks {
             match self.client.resolve_lock(lock, self.start_ts, retrier).await? {
-                LockOutcome::Resolved => self.met_lock.store(true, Ordering::Relaxed),
+                LockOutcome::Resolved => self.met_lock = true,
                 LockOutcome::Bypass => self.remember_resolved(lock.start_ts),
                 LockOutcome::Alive => alive = Some(lock),
             }

@@ -4,7 +4,7 @@
 //! again by what it finds.
 
 use bytes::Bytes;
-use cairn_kv_client::{KvError, Transaction};
+use cairn_kv_client::Transaction;
 use cairn_types::TimeStamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,11 +79,7 @@ pub async fn change<T: Serialize + DeserializeOwned>(
         };
         match txn.commit().await {
             Ok(_) => return Ok(changed),
-            Err(
-                error @ (KvError::WriteConflict { .. }
-                | KvError::TxnAborted { .. }
-                | KvError::UndeterminedCommit { .. }),
-            ) => lost = Some(error),
+            Err(error) if error.asks_for_another_look() => lost = Some(error),
             Err(error) => return Err(error.into()),
         }
     }

@@ -32,7 +32,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cairn_kv_client::{KeyRange, KvError, ScanOptions, Snapshot, SnapshotScan};
+use cairn_kv_client::{KeyRange, ScanOptions, Snapshot, SnapshotScan};
 use cairn_parser::ast::FlashbackTime;
 use cairn_planner::Catalog;
 use cairn_types::{TimeStamp, errno, keys};
@@ -252,11 +252,7 @@ impl Work<'_> {
                     self.renewed_at = clock::monotonic_now();
                     return Ok(batch.changes.len() as u64);
                 }
-                Err(
-                    error @ (KvError::WriteConflict { .. }
-                    | KvError::TxnAborted { .. }
-                    | KvError::UndeterminedCommit { .. }),
-                ) => lost = Some(error),
+                Err(error) if error.asks_for_another_look() => lost = Some(error),
                 Err(error) => return Err(error.into()),
             }
         }

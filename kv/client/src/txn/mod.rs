@@ -5,7 +5,7 @@
 //! | [`membuffer`] | the ordered buffer with statement rollback |
 //! | `commit` | the two phases over regions, and the ways to save one |
 //! | `async_commit` | committed once all locks stand; what became of such a transaction |
-//! | [`pessimistic`], `release` | locks taken before the commit; given back before the end |
+//! | [`pessimistic`], `lock_pass`, `locks`, `release` | locks taken before the commit: asked for, known of, given back before the end |
 //! | [`read_set`], `refresh` | what a SERIALIZABLE transaction has read, and whether it is still so |
 //! | `keep_alive` | heart beats of those who hold locks |
 //! | [`prepare`] | locks that stay until somebody decides: XA |
@@ -25,6 +25,8 @@ mod background;
 mod batches;
 mod commit;
 mod keep_alive;
+mod lock_pass;
+mod locks;
 pub mod membuffer;
 mod mutations;
 mod outcome;
@@ -60,8 +62,8 @@ use crate::replicas::ReadFrom;
 use crate::scope::RequestScope;
 use crate::snapshot::{KvMap, Snapshot};
 use commit::Committer;
+use locks::Locks;
 use membuffer::{BufferLimits, BufferedValue, KeyFlags, MemBuffer};
-use pessimistic::Locks;
 use read_set::ReadSet;
 use refresh::Refresh;
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use cairn_proto::kv::{Assertion, Mutation, MutationOp};
 
+use super::locks::Held;
 use super::membuffer::{BufferedValue, Entry};
-use super::pessimistic::Held;
 
 /// Whether a prewrite of the mutation locks its key.
 pub(super) fn leaves_lock(mutation: &Mutation) -> bool {

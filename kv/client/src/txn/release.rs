@@ -26,7 +26,7 @@ use cairn_types::TimeStamp;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::batches::{Mutations, Run};
-use super::pessimistic::{Held, Locks};
+use super::locks::{Held, Locks};
 use super::{Checkpoint, LocksMark, Transaction};
 use crate::client::KvClient;
 use crate::error::{KvError, ShownKey};
