@@ -231,7 +231,7 @@ fn check_key(
             break;
         }
         if write.is_rollback_of(commit_ts, start_ts) {
-            return Err(write_conflict(request, &mutation.key, commit_ts, &write, true));
+            return Err(write_conflict(request, &mutation.key, commit_ts, write.start_ts, true));
         }
         if write.start_ts == start_ts {
             return Ok(KeyState::Committed(commit_ts));
@@ -244,7 +244,8 @@ fn check_key(
         }
         let is_unseen = write.kind != WriteKind::Rollback && commit_ts > seen_up_to;
         if is_unseen && !is_guarded && conflict.is_none() {
-            conflict = Some(write_conflict(request, &mutation.key, commit_ts, &write, false));
+            let by = write.start_ts;
+            conflict = Some(write_conflict(request, &mutation.key, commit_ts, by, false));
         }
         versions.advance()?;
     }
@@ -297,6 +298,12 @@ fn check_key(
     }
     let exists = newest_data.is_some_and(|data| data.kind == WriteKind::Put);
     if level != AssertionLevel::Off && is_known && exists != (assertion == Assertion::Exist) {
+        if let Some(data) = newest_data.filter(|data| !is_guarded && data.commit_ts > start_ts) {
+            // What the transaction knew was true: a lock that it rests on was lost, perhaps
+            // in another region, and others came between.
+            let (commit_ts, by) = (data.commit_ts, data.start_ts);
+            return Err(write_conflict(request, &mutation.key, commit_ts, by, false));
+        }
         return Err(TxnError::key(key_error::Kind::AssertionFailed(kv::AssertionFailed {
             key: mutation.key.clone(),
             start_ts: start_ts.0,
@@ -327,7 +334,7 @@ fn write_conflict(
     request: &kv::PrewriteRequest,
     key: &Bytes,
     commit_ts: TimeStamp,
-    write: &Write<'_>,
+    by: TimeStamp,
     is_self_rolled_back: bool,
 ) -> TxnError {
     let reason = match is_self_rolled_back {
@@ -338,7 +345,7 @@ fn write_conflict(
         key: key.clone(),
         primary: request.primary.clone(),
         start_ts: request.start_ts,
-        conflict_start_ts: write.start_ts.0,
+        conflict_start_ts: by.0,
         conflict_commit_ts: commit_ts.0,
         reason: reason.into(),
     }))

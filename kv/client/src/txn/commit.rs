@@ -412,14 +412,6 @@ impl Committer {
                 Err(KvError::KeyExists { key: ShownKey(exists.key) })
             }
             Some(key_error::Kind::Abort(reason)) => Err(KvError::TxnAborted { start_ts, reason }),
-            // Its lock on the row was lost, which another region tells: what it knew was true.
-            Some(key_error::Kind::AssertionFailed(failed))
-                if failed.existing_commit_ts > start_ts =>
-            {
-                let key = ShownKey(failed.key);
-                let reason = format!("another transaction has changed {key} since it began");
-                Err(KvError::TxnAborted { start_ts, reason })
-            }
             Some(key_error::Kind::AssertionFailed(failed)) => Err(KvError::AssertionFailed {
                 exists: failed.assertion() == Assertion::NotExist,
                 key: ShownKey(failed.key),
