@@ -8,7 +8,7 @@ use cairn_types::TimeStamp;
 
 use super::*;
 use crate::testing::{Cluster, Fault};
-use crate::{ClientConfig, KvClient, Snapshot};
+use crate::{ClientConfig, KeyRange, KvClient, ScanOptions, Snapshot};
 
 /// A cluster with one pair, led by store 1; store N is in zone zN.
 fn cluster() -> Arc<Cluster> {
@@ -109,6 +109,46 @@ async fn the_leader_answers_what_a_follower_cannot() {
         again.extend(asked(&cluster, &client, follower).await);
     }
     assert!(again.contains(&silent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_met_a_lock_asks_the_leader() {
+    // The lock is gone there; a replica may not know of that for long.
+    let cluster = cluster();
+    let client = cluster.client();
+    for kind in ["get", "batch_get", "scan"] {
+        let dead = cluster.ts();
+        cluster.leave_lock("a", "a", dead, 1_000);
+        cluster.advance_ms(2_000);
+        let view = client.snapshot(cluster.ts()).reading(of(ReplicaRead::Follower));
+        let own_calls = || -> Vec<String> {
+            let calls = cluster.calls().into_iter();
+            calls.filter(|call| call.starts_with(&format!("{kind}@"))).collect()
+        };
+        operate(kind, &view).await;
+        let calls = own_calls();
+        let leader = format!("{kind}@1");
+        assert_ne!(calls[0], leader);
+        assert_eq!(calls[1..], [&leader[..]]);
+        // The view's next operation has met none.
+        operate(kind, &view).await;
+        let calls = own_calls();
+        assert_eq!(calls.len(), 1);
+        assert_ne!(calls[0], leader);
+    }
+}
+
+async fn operate(kind: &str, view: &Snapshot) {
+    match kind {
+        "get" => read(view).await,
+        "batch_get" => {
+            assert_eq!(view.batch_get(&["a".into()]).await.expect("reads").len(), 1);
+        }
+        _ => {
+            let mut scan = view.scan(KeyRange::new("a", "b"), ScanOptions::default());
+            assert_eq!(scan.next_batch().await.expect("reads").len(), 1);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
