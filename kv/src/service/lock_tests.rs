@@ -443,6 +443,38 @@ async fn sharers_do_not_overtake_an_older_claim() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_after_sharers_is_not_overtaken_by_more() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    let unchecked = kv::PessimisticLockRequest { may_deadlock: true, ..patient() };
+    assert_eq!(holders(&store.locking(ts(10), &unchecked).await.unwrap()), [ts(5)]);
+    // While it asks whether it may wait, only older ones come in.
+    let at_once = kv::PessimisticLockRequest { is_shared: true, ..Default::default() };
+    assert_eq!(holders(&store.locking(ts(20), &at_once).await.unwrap()), [ts(5)]);
+    let younger = store.sharing(ts(30));
+    store.until_waiting(1).await;
+    assert_eq!(conflict(&store.locking(ts(7), &at_once).await.unwrap()), 0);
+    let checked = kv::PessimisticLockRequest { checked_holder: ts(5), ..unchecked.clone() };
+    assert_eq!(holders(&store.locking(ts(10), &checked).await.unwrap()), [ts(5), ts(7)]);
+    assert_eq!(holders(&store.locking(ts(20), &at_once).await.unwrap()), [ts(5), ts(7)]);
+    let checked = kv::PessimisticLockRequest { more_checked_holders: vec![ts(7)], ..checked };
+    let writer = store.locking(ts(10), &checked);
+    store.until_waiting(2).await;
+    store.give_back(ts(5)).await;
+    store.give_back(ts(7)).await;
+    assert_eq!(conflict(&writer.await.unwrap()), 0);
+    assert!(!younger.is_finished());
+    store.give_back(ts(10)).await;
+    assert_eq!(conflict(&younger.await.unwrap()), 0);
+    // One that has given up keeps nobody out, also those that queued up meanwhile.
+    assert_eq!(holders(&store.locking(ts(15), &unchecked).await.unwrap()), [ts(30)]);
+    let younger = store.sharing(ts(40));
+    store.until_waiting(1).await;
+    store.give_back(ts(15)).await;
+    assert_eq!(conflict(&younger.await.unwrap()), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_sharer_has_the_key_before_older_ones_that_wait() {
     let store = Asked::new();
     store.sharing(ts(5)).await.unwrap();

@@ -11,8 +11,10 @@
 //!
 //! **Sharers** are woken together, but for those behind an older waiter that wants the key for
 //! itself: it has a claim on the key, and newcomers that are younger do not overtake it either
-//! ([`LockWaits::claimed`]). Clients wait for a while at a time, so the claim outlives its waiter by a
-//! moment ([`LockTicket::linger`]). A sharer that wants the key for itself is woken when it is the last
+//! ([`LockWaits::claimed`]). Clients wait for a while at a time, and those that others may wait for ask after
+//! every new holder before they wait: so the claim goes before its waiter, and outlives it, by a
+//! moment ([`LockWaits::claim`]). Deadlocks are found all the same: those behind a claim say that they
+//! wait for the holders, whom the one with the claim waits for, and for nobody else. A sharer that wants the key for itself is woken when it is the last
 //! one that holds it, before everybody else.
 //!
 //! **Left out.** A newcomer may take a free key before the one that was just woken; that one
@@ -34,7 +36,8 @@ use crate::raftstore::MonotonicTime;
 
 /// Waiters of a store; one more is refused as the store being busy.
 const WAITERS_MAX: usize = 16 << 10;
-/// How long a claim waits for its waiter to come again, which asks after the holders meanwhile.
+/// How long a claim waits for its waiter to come again, which asks after the holders meanwhile. A client
+/// that has died keeps sharers out for so long, and those that queue already for a slice of waiting.
 const CLAIM_LINGERS: Duration = Duration::from_millis(500);
 /// Claims that linger; those above it end with their waiters.
 const LINGERING_MAX: usize = 1_024;
@@ -183,9 +186,29 @@ impl LockWaits {
         claimed
     }
 
-    /// The transaction has come again, or will not: its claims do not linger.
-    pub fn end_claims(&self, start_ts: TimeStamp) {
-        self.lingering.lock().retain(|one| one.start_ts != start_ts);
+    /// The transaction comes in a moment to have the key alone: until then it has a claim. False
+    /// when there are too many of them.
+    pub fn claim(&self, key: &Bytes, start_ts: TimeStamp, now: MonotonicTime) -> bool {
+        let mut lingering = self.lingering.lock();
+        lingering.retain(|one| one.start_ts != start_ts || one.key != *key);
+        let has_room = lingering.len() < LINGERING_MAX;
+        if has_room {
+            let (key, until) = (key.clone(), now.plus(CLAIM_LINGERS));
+            lingering.push_back(Lingering { key, start_ts, until });
+        }
+        has_room
+    }
+
+    /// The transaction queues for the keys, has them, or does not want them any more: its claims
+    /// do not linger.
+    pub fn end_claims(&self, keys: &[Bytes], start_ts: TimeStamp) {
+        let mut ended = Vec::new();
+        self.lingering.lock().retain(|one| {
+            let is_ended = one.start_ts == start_ts && keys.contains(&one.key);
+            ended.extend(is_ended.then(|| one.key.clone()));
+            !is_ended
+        });
+        ended.iter().for_each(|key| self.give_way(key));
     }
 
     /// Who waits for which key, at most `limit` of them.
@@ -200,7 +223,7 @@ impl LockWaits {
     /// The transaction gives the key back: its own waiters end, but for those of statements behind
     /// `up_to` (zero: of none).
     pub fn cancel(&self, key: &Bytes, start_ts: TimeStamp, up_to: TimeStamp) {
-        self.end_claims(start_ts);
+        self.end_claims(std::slice::from_ref(key), start_ts);
         let is_meant = move |wait: &LockWait| {
             wait.start_ts == start_ts && (up_to.is_zero() || wait.for_update_ts <= up_to)
         };
@@ -273,14 +296,9 @@ impl LockTicket {
 
     /// The waiter comes again in a moment: its claim on the key stays until then.
     pub fn linger(mut self, start_ts: TimeStamp, now: MonotonicTime) {
-        let mut lingering = self.waits.lingering.lock();
-        if self.leaves_silently || lingering.len() >= LINGERING_MAX {
-            return;
+        if !self.leaves_silently {
+            self.leaves_silently = self.waits.claim(&self.key, start_ts, now);
         }
-        let (key, until) = (self.key.clone(), now.plus(CLAIM_LINGERS));
-        lingering.push_back(Lingering { key, start_ts, until });
-        drop(lingering);
-        self.leaves_silently = true;
     }
 }
 
@@ -446,10 +464,14 @@ mod tests {
         // One that comes again has it in the queue; one that has ended has none.
         enter(&waits, 30, None).linger(TimeStamp(30), now);
         assert!(is_claimed(now));
-        waits.end_claims(TimeStamp(30));
+        // Once more: it is one claim.
+        assert!(waits.claim(&key(), TimeStamp(30), now));
+        waits.end_claims(&["other".into()], TimeStamp(30));
+        assert!(is_claimed(now));
+        waits.end_claims(&[key()], TimeStamp(30));
         assert!(!is_claimed(now));
-        assert_eq!(woken(&mut behind), None);
-        drop(behind);
+        assert_eq!(woken(&mut behind), Some(Wake::Retry));
+        behind.done();
         assert!(waits.is_empty() && waits.lingering.lock().is_empty());
     }
 

@@ -5,7 +5,8 @@
 //!
 //! **Whom it waits for.** A caller for whom nobody can be waiting waits for anybody, as long as
 //! the holder's time is not over. Others name the holders that they have asked after, and are
-//! answered at once when there is another one.
+//! answered at once when there is another one. Where that one shares the key, they have a claim on it
+//! while they ask: else new sharers could come in for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ impl Scheduler {
         context: RegionContext,
         request: kv::PessimisticLockRequest,
     ) -> Result<kv_response::Cmd, RegionError> {
-        self.waits.end_claims(TimeStamp(request.start_ts));
+        let start_ts = TimeStamp(request.start_ts);
         let until = self.clock.now().plus(Duration::from_millis(request.wait_ms.into()));
         let mut ticket: Option<LockTicket> = None;
         // The ticket whose turn it is.
@@ -33,6 +34,7 @@ impl Scheduler {
             let command = kv_request::Cmd::PessimisticLock(request.clone());
             let response = self.run_once(context.clone(), command).await?;
             let Some(lock) = blocking_lock(&response) else {
+                self.waits.end_claims(&request.keys, start_ts);
                 if is_locked(&response) {
                     turn.into_iter().chain(ticket).for_each(LockTicket::done);
                 }
@@ -43,14 +45,22 @@ impl Scheduler {
             {
                 turn.done();
             }
-            let left = until.since(self.clock.now());
-            if left.is_zero() || !may_wait_for(&request, lock) {
+            let now = self.clock.now();
+            let left = until.since(now);
+            if left.is_zero() {
+                self.waits.end_claims(&request.keys, start_ts);
+                return Ok(response);
+            }
+            if !may_wait_for(&request, lock) {
+                if lock.is_shared && !request.is_shared {
+                    self.waits.claim(&lock.key, start_ts, now);
+                }
                 return Ok(response);
             }
             // In the queue first, then another look: a release in between wakes the ticket.
             let Some(mut entered) = ticket.take().filter(|ticket| *ticket.key() == lock.key) else {
                 let wait = LockWait {
-                    start_ts: TimeStamp(request.start_ts),
+                    start_ts,
                     for_update_ts: TimeStamp(request.for_update_ts),
                     holders: lock.holders().map(|holder| TimeStamp(holder.start_ts)).collect(),
                     is_particular: request.may_deadlock,
@@ -61,6 +71,7 @@ impl Scheduler {
                 if ticket.is_none() {
                     return Err(RegionError::busy("too many transactions wait for locks"));
                 }
+                self.waits.end_claims(&request.keys, start_ts);
                 continue;
             };
             match tokio::time::timeout(left, entered.woken()).await {
@@ -68,7 +79,7 @@ impl Scheduler {
                 Ok(Wake::Cancelled) => return Ok(cancelled()),
                 Err(_) => {
                     if lock.is_shared {
-                        entered.linger(TimeStamp(request.start_ts), self.clock.now());
+                        entered.linger(start_ts, self.clock.now());
                     }
                     return Ok(response);
                 }
