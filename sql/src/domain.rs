@@ -331,16 +331,8 @@ impl Domain {
     /// Tells the other nodes which version is the oldest in use here, and which table locks wait
     /// for sessions of this node.
     pub async fn publish_version(&self) -> Result<()> {
-        loop {
-            if self.schema_lease.is_over() {
-                self.schema.begin_generation();
-                self.schema_lease.give_up();
-                self.reload_schema().await?;
-            }
-            if self.schema_lease.renew(self.tell_version()).await? {
-                return Ok(());
-            }
-        }
+        let reload = || async { self.reload_schema().await.map(drop) };
+        self.schema_lease.keep(&self.schema, reload, || self.tell_version()).await
     }
 
     async fn tell_version(&self) -> Result<()> {
@@ -367,10 +359,7 @@ impl Domain {
 
     /// How much longer other nodes certainly wait for what was held in this generation.
     pub fn schema_lease_left(&self, generation: u64) -> Duration {
-        match generation == self.schema.generation() {
-            true => self.schema_lease.left(),
-            false => Duration::ZERO,
-        }
+        self.schema_lease.left_of(&self.schema, generation)
     }
 
     /// Refuses to write when other nodes may have stopped waiting for this one.

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use cairn_proto::pd::ConfigEntry;
 use parking_lot::Mutex;
 
+use crate::catalog::SchemaCache;
 use crate::clock::since_boot;
 use crate::error::Result;
 
@@ -41,9 +42,42 @@ pub struct SchemaLease {
 }
 
 impl SchemaLease {
+    /// Renews it by `tell`, which tells PD the version in use. One that is over ends first: what is
+    /// held in `schema` under it is of another generation from here on, and `reload` learns what
+    /// nobody told this node meanwhile.
+    pub async fn keep<R, T>(
+        &self,
+        schema: &SchemaCache,
+        reload: impl Fn() -> R,
+        tell: impl Fn() -> T,
+    ) -> Result<()>
+    where
+        R: Future<Output = Result<()>>,
+        T: Future<Output = Result<()>>,
+    {
+        loop {
+            if self.is_over() {
+                schema.begin_generation();
+                self.give_up();
+                reload().await?;
+            }
+            if self.renew(tell()).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How much longer other nodes certainly wait for what was held in this generation of `schema`.
+    pub fn left_of(&self, schema: &SchemaCache, generation: u64) -> Duration {
+        match generation == schema.generation() {
+            true => self.left(),
+            false => Duration::ZERO,
+        }
+    }
+
     /// Renews it by what tells PD the version in use; only if that succeeds. False if it was over
     /// by then: [`SchemaLease::give_up`] goes before another one.
-    pub async fn renew(&self, tell: impl Future<Output = Result<()>>) -> Result<bool> {
+    async fn renew(&self, tell: impl Future<Output = Result<()>>) -> Result<bool> {
         let asked_at = since_boot();
         tell.await?;
         if self.is_over() {
@@ -55,17 +89,17 @@ impl SchemaLease {
     }
 
     /// Whether there was one, and it is over.
-    pub fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         !self.asked_at.lock().is_zero() && self.left().is_zero()
     }
 
     /// There is none from here on, until the next is asked for.
-    pub fn give_up(&self) {
+    fn give_up(&self) {
         *self.asked_at.lock() = Duration::ZERO;
     }
 
     /// How much longer other nodes certainly wait for this one.
-    pub fn left(&self) -> Duration {
+    fn left(&self) -> Duration {
         let asked_at = *self.asked_at.lock();
         if asked_at.is_zero() {
             return Duration::ZERO;
@@ -151,7 +185,11 @@ impl Nodes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::catalog::VersionHold;
 
     fn entry(node: u64, oldest: i64, at_ms: i64) -> ConfigEntry {
         let report = NodeReport { oldest, at_ms, newest: oldest, blocks: Vec::new() };
@@ -224,5 +262,44 @@ mod tests {
         let newest = *lease.asked_at.lock();
         lease.renew(async { Ok(()) }).await.expect("PD keeps it");
         assert_eq!(*lease.asked_at.lock(), newest);
+    }
+
+    #[tokio::test]
+    async fn what_was_held_under_a_lease_that_was_over_is_of_another_generation() {
+        let (lease, schema) = (SchemaLease::default(), Arc::new(SchemaCache::default()));
+        let (done, is_slow) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+        let end = || *lease.asked_at.lock() = Duration::from_nanos(1);
+        let reload = || async {
+            done.lock().push("reload");
+            Ok(())
+        };
+        let tell = || async {
+            done.lock().push("tell");
+            if is_slow.swap(false, Ordering::Relaxed) {
+                end();
+            }
+            Ok(())
+        };
+        let keep = || lease.keep(&schema, reload, tell);
+        let done_now = || std::mem::take(&mut *done.lock());
+        let left_of = |hold: &VersionHold| lease.left_of(&schema, hold.generation());
+
+        keep().await.expect("PD keeps it");
+        let held = schema.hold();
+        keep().await.expect("PD keeps it");
+        assert_eq!(done_now(), ["tell", "tell"]);
+        assert!(!left_of(&held).is_zero());
+        end();
+        assert!(left_of(&held).is_zero());
+        keep().await.expect("PD keeps it");
+        assert_eq!(done_now(), ["reload", "tell"]);
+        let held_anew = schema.hold();
+        assert!(left_of(&held).is_zero(), "others may have changed the schema meanwhile");
+        assert!(!left_of(&held_anew).is_zero());
+        // Over by the time that PD answers: the others may have given the node up before.
+        is_slow.store(true, Ordering::Relaxed);
+        keep().await.expect("PD keeps it");
+        assert_eq!(done_now(), ["tell", "reload", "tell"]);
+        assert!(left_of(&held_anew).is_zero());
     }
 }
