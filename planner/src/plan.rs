@@ -744,6 +744,8 @@ pub struct DeletePlan {
     pub targets: Vec<DeleteTarget>,
     /// IGNORE.
     pub ignore: bool,
+    /// More than one table in the statement: a row may appear several times.
+    pub multi_table: bool,
 }
 
 /// A table a DELETE deletes from.

@@ -23,7 +23,7 @@ use crate::request::{Cmd, RequestOptions, SendError, expect_response};
 use crate::scope::RequestScope;
 use crate::snapshot::Snapshot;
 use crate::transport::StoreConnector;
-use crate::txn::Transaction;
+use crate::txn::{BulkOptions, Transaction};
 use crate::visibility::Visibility;
 
 /// Repeats a client may have saved up: enough to ride out the failure of a store
@@ -154,6 +154,15 @@ impl KvClient {
     /// A transaction that locks what it changes before it commits.
     pub fn begin_pessimistic(self: &Arc<KvClient>, start_ts: TimeStamp) -> Transaction {
         Transaction::new(self.clone(), start_ts, true)
+    }
+
+    /// An optimistic transaction whose writes leave memory as they come.
+    pub fn begin_bulk(
+        self: &Arc<KvClient>,
+        start_ts: TimeStamp,
+        options: BulkOptions,
+    ) -> Transaction {
+        Transaction::new(self.clone(), start_ts, false).in_bulk(options)
     }
 
     /// Runs a plan fragment next to the data of the ranges.

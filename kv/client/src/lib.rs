@@ -58,5 +58,6 @@ pub use txn::membuffer::{BufferedValue, KeyFlags, MemBuffer};
 pub use txn::pessimistic::{LockOptions, LockWait};
 pub use txn::prepare::{Preparation, Prepared};
 pub use txn::{
-    BufferedPair, Checkpoint, CommitInfo, CommitKind, CommitLease, CommitModes, Transaction,
+    BufferedPair, BulkOptions, Checkpoint, CommitInfo, CommitKind, CommitLease, CommitModes,
+    Transaction,
 };

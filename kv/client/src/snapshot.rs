@@ -55,6 +55,8 @@ pub struct Snapshot {
     scope: RequestScope,
     from: ReadFrom,
     shared: Arc<Shared>,
+    /// The reader's own flushed writes count: of a bulk transaction.
+    own_writes: bool,
     /// Where a SERIALIZABLE transaction notes what it reads.
     reads: Option<Arc<ReadSet>>,
     /// Of one operation: it has met a lock that is gone at the leader. A replica may not know of that
@@ -93,6 +95,7 @@ impl Snapshot {
             scope: RequestScope::default(),
             from: ReadFrom::default(),
             shared,
+            own_writes: false,
             reads: None,
             met_lock: false,
         }
@@ -114,6 +117,14 @@ impl Snapshot {
         if let Some(reads) = &self.reads {
             reads.record_keys(keys, self.start_ts);
         }
+    }
+
+    /// The same view for reads of single keys, under what the transaction that began at its timestamp
+    /// has flushed.
+    #[must_use]
+    pub(crate) fn under_own_writes(mut self) -> Snapshot {
+        self.own_writes = true;
+        self.reading(ReadFrom::default())
     }
 
     /// The same view, read for a statement with these bounds.
@@ -159,7 +170,7 @@ impl Snapshot {
     /// in this process and can answer now. `None` means: use [`Snapshot::get`].
     pub fn try_get_now(&self, key: &Bytes) -> Option<Option<Bytes>> {
         self.note_keys([key]);
-        if !self.asks(ROW_BYTES_GUESS).is_leader() {
+        if self.own_writes || !self.asks(ROW_BYTES_GUESS).is_leader() {
             return None;
         }
         let region = self.client.cache.cached(key)?;
@@ -181,6 +192,9 @@ impl Snapshot {
     /// The value of a key, if it exists.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let key = Bytes::copy_from_slice(key);
+        if self.own_writes {
+            return Ok(self.batch_get(std::slice::from_ref(&key)).await?.remove(&key));
+        }
         if let Some(value) = self.try_get_now(&key) {
             return Ok(value);
         }
@@ -251,8 +265,10 @@ impl Snapshot {
     async fn batch_get_group(&self, group: KeyGroup) -> Result<GroupResult, KvError> {
         let KeyGroup { region, keys } = group;
         let mut retrier = self.retrier();
-        let build =
-            || Cmd::BatchGet(BatchGetRequest { keys: keys.clone(), version: self.start_ts.0 });
+        let build = || {
+            let (version, own_writes) = (self.start_ts.0, self.own_writes);
+            Cmd::BatchGet(BatchGetRequest { keys: keys.clone(), version, own_writes })
+        };
         let options = self.options(keys.len() as u64 * ROW_BYTES_GUESS);
         let sent = self.client.cache.send_to_region(region, &options, &mut retrier, &build).await;
         let response = match sent {

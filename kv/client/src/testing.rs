@@ -64,6 +64,7 @@ struct Lock {
     for_update_ts: u64,
     use_async_commit: bool,
     secondaries: Vec<Bytes>,
+    generation: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -185,6 +186,7 @@ impl Cluster {
             for_update_ts: 0,
             use_async_commit: false,
             secondaries: Vec::new(),
+            generation: 0,
         };
         self.inner.lock().locks.insert(&Bytes::copy_from_slice(key.as_bytes()), lock);
     }
@@ -324,7 +326,7 @@ impl Inner {
         let lock = self.locks.holders(key).next()?;
         let is_later = lock.use_async_commit && lock.min_commit_ts > version;
         let past =
-            lock.start_ts > version || is_later || context.resolved_locks.contains(&lock.start_ts);
+            lock.start_ts >= version || is_later || context.resolved_locks.contains(&lock.start_ts);
         let silent = past || lock.op == MutationOp::OpLock;
         (!silent).then(|| locked(key, lock))
     }
@@ -352,6 +354,23 @@ impl Inner {
             })
         };
         keys.filter_map(pair).collect()
+    }
+
+    fn own_pairs(&self, context: &Context, request: &BatchGetRequest) -> Vec<KvPair> {
+        let mut pairs = Vec::new();
+        for key in &request.keys {
+            match self.locks.of(key, request.version) {
+                Some(own) if own.op == MutationOp::OpDelete => {}
+                Some(own) => {
+                    let value = own.value.clone();
+                    pairs.push(KvPair { error: None, key: key.clone(), value });
+                }
+                None => {
+                    pairs.extend(self.pairs(context, std::iter::once(key), request.version));
+                }
+            }
+        }
+        pairs
     }
 
     fn scan(&self, context: &Context, request: &ScanRequest) -> ScanResponse {
@@ -407,15 +426,18 @@ impl Inner {
         }
         let locks = request.mutations.iter().filter(|one| one.op() != MutationOp::OpCheckNotExists);
         for mutation in locks {
-            if self.locks.of(&mutation.key, start_ts).is_some_and(|lock| !lock.is_pessimistic) {
+            let own = self.locks.of(&mutation.key, start_ts);
+            let stays = |lock: &Lock| !lock.is_pessimistic && lock.generation >= request.generation;
+            if own.is_some_and(stays) {
                 continue;
             }
+            let held_ttl_ms = own.map_or(0, |own| own.ttl_ms);
             let is_primary = mutation.key == request.primary;
             let secondaries = request.secondaries.iter().filter(|_| is_primary);
             let lock = Lock {
                 start_ts,
                 primary: request.primary.clone(),
-                ttl_ms: request.lock_ttl_ms,
+                ttl_ms: request.lock_ttl_ms.max(held_ttl_ms),
                 op: mutation.op(),
                 value: mutation.value.clone(),
                 txn_size: request.txn_size,
@@ -425,6 +447,7 @@ impl Inner {
                 for_update_ts: request.for_update_ts,
                 use_async_commit: request.use_async_commit,
                 secondaries: secondaries.cloned().collect(),
+                generation: request.generation,
             };
             self.locks.insert(&mutation.key, lock);
         }
@@ -478,7 +501,12 @@ impl Inner {
             return Some(KeyError { kind: Some(key_error::Kind::Conflict(conflict)) });
         }
         let insert = matches!(mutation.op(), MutationOp::OpInsert | MutationOp::OpCheckNotExists);
-        (insert && self.read(key, seen_up_to).is_some()).then(|| KeyError {
+        let exists = match own.filter(|own| own.generation > 0) {
+            Some(own) if own.generation >= request.generation => false,
+            Some(own) => own.op != MutationOp::OpDelete,
+            None => self.read(key, seen_up_to).is_some(),
+        };
+        (insert && exists).then(|| KeyError {
             kind: Some(key_error::Kind::AlreadyExist(AlreadyExist { key: key.clone() })),
         })
     }
@@ -583,10 +611,16 @@ impl Inner {
         response
     }
 
-    fn resolve_lock(&mut self, request: &ResolveLockRequest) -> ResolveLockResponse {
+    fn resolve_lock(
+        &mut self,
+        context: &Context,
+        request: &ResolveLockRequest,
+    ) -> ResolveLockResponse {
         let mut keys = request.keys.clone();
         if keys.is_empty() {
+            let is_here = |key: &[u8]| self.regions[self.region_of(key)].0.id == context.region_id;
             let ours = self.locks.iter().filter(|(_, lock)| lock.start_ts == request.start_ts);
+            let ours = ours.filter(|(key, _)| is_here(key));
             keys = ours.map(|(key, _)| key.clone()).collect();
         }
         for key in &keys {
@@ -607,7 +641,10 @@ impl Inner {
             }
             Request::BatchGet(get) => {
                 self.check_keys(context, get.keys.iter());
-                let pairs = self.pairs(context, get.keys.iter(), get.version);
+                let pairs = match get.own_writes {
+                    true => self.own_pairs(context, get),
+                    false => self.pairs(context, get.keys.iter(), get.version),
+                };
                 Response::BatchGet(BatchGetResponse { pairs })
             }
             Request::Scan(scan) => Response::Scan(self.scan(context, scan)),
@@ -631,7 +668,9 @@ impl Inner {
                 self.check_keys(context, check.keys.iter());
                 Response::CheckSecondaryLocks(self.check_secondary_locks(check))
             }
-            Request::ResolveLock(resolve) => Response::ResolveLock(self.resolve_lock(resolve)),
+            Request::ResolveLock(resolve) => {
+                Response::ResolveLock(self.resolve_lock(context, resolve))
+            }
             Request::PessimisticRollback(rollback) => {
                 self.check_keys(context, rollback.keys.iter());
                 Response::PessimisticRollback(self.pessimistic_rollback(rollback))

@@ -84,6 +84,7 @@ impl Table {
             secondaries: vec![],
             short_value: None,
             last_change: None,
+            generation: 0,
             is_shared: false,
             others: vec![],
         };

@@ -3,13 +3,16 @@
 //! **Data**, of a lock with one holder: one version byte, kind, flags, `start_ts` (8 bytes), then LEB128
 //! numbers `ttl_ms`, `txn_size`, `for_update_ts`, `min_commit_ts`, then the
 //! primary (length, bytes), then what the flags announce: short value,
-//! last change, secondaries. Unknown versions, kinds and flags are refused, so
+//! last change, secondaries, generation. Unknown versions, kinds and flags are refused, so
 //! that an older store never misreads what a newer one wrote.
 //!
 //! **Shared locks** (`SELECT … FOR SHARE`): a record of another version, with the number of its
 //! holders, then each of them (length, bytes as above), oldest first. A holder has its own primary,
 //! life and fate at the key, and leaves the others behind when it goes. Whoever reads the record sees
 //! one of them, its own if there is one ([`Lock::seen_by`]), with the rest in [`Lock::others`].
+//!
+//! **Bulk transactions** send writes before they know all of them, flush by flush, and may write a key
+//! again: the generation tells of which flush a lock is (`txn/prewrite.rs`).
 //!
 //! **Invariants**: a lock of kind `Put` has its value inline (`short_value`) or
 //! in CF default under `(key, start_ts)`. A shared lock writes nothing and is none of an async
@@ -29,7 +32,8 @@ pub const SHARERS_MAX: usize = 128;
 const FLAG_SHORT_VALUE: u8 = 1;
 const FLAG_ASYNC_COMMIT: u8 = 1 << 1;
 const FLAG_LAST_CHANGE: u8 = 1 << 2;
-const FLAGS_KNOWN: u8 = FLAG_SHORT_VALUE | FLAG_ASYNC_COMMIT | FLAG_LAST_CHANGE;
+const FLAG_GENERATION: u8 = 1 << 3;
+const FLAGS_KNOWN: u8 = FLAG_SHORT_VALUE | FLAG_ASYNC_COMMIT | FLAG_LAST_CHANGE | FLAG_GENERATION;
 
 /// What a transaction is about to do to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +95,8 @@ pub struct Lock {
     /// Commit timestamp of the newest put or delete below this lock
     /// (`Some(ZERO)`: none); `None` when it was not looked for.
     pub last_change: Option<TimeStamp>,
+    /// Which flush of a bulk transaction wrote the lock; zero: none.
+    pub generation: u64,
     /// Others may hold the key beside the transaction.
     pub is_shared: bool,
     /// Those who do, oldest first.
@@ -126,6 +132,9 @@ impl Lock {
         if self.last_change.is_some() {
             flags |= FLAG_LAST_CHANGE;
         }
+        if self.generation > 0 {
+            flags |= FLAG_GENERATION;
+        }
         buf.push(flags);
         buf.extend_from_slice(&self.start_ts.0.to_be_bytes());
         put_varint(&mut buf, self.ttl_ms);
@@ -144,6 +153,9 @@ impl Lock {
             for key in &self.secondaries {
                 put_bytes(&mut buf, key);
             }
+        }
+        if self.generation > 0 {
+            put_varint(&mut buf, self.generation);
         }
         buf
     }
@@ -208,6 +220,10 @@ impl Lock {
                 secondaries.push(Bytes::copy_from_slice(reader.bytes()?));
             }
         }
+        let generation = match flags & FLAG_GENERATION != 0 {
+            true => reader.varint()?,
+            false => 0,
+        };
         reader.finish()?;
         Ok(Lock {
             kind,
@@ -221,6 +237,7 @@ impl Lock {
             secondaries,
             short_value,
             last_change,
+            generation,
             is_shared: false,
             others: Vec::new(),
         })
@@ -283,6 +300,11 @@ impl Lock {
         !(read_ts.is_max() && self.primary == raw_key && !self.use_async_commit)
     }
 
+    /// Whether the lock's value lies in CF default.
+    pub fn has_long_value(&self) -> bool {
+        self.kind == LockKind::Put && self.short_value.is_none()
+    }
+
     /// The lock as its holders' rivals see it.
     pub fn to_info(&self, raw_key: Bytes) -> kv::LockInfo {
         let kind = match self.kind {
@@ -331,7 +353,7 @@ mod tests {
         (
             kind,
             bytes(),
-            any::<[u64; 5]>(),
+            any::<[u64; 6]>(),
             proptest::option::of(bytes()),
             proptest::option::of(any::<u64>()),
             proptest::option::of(proptest::collection::vec(bytes(), 0..4)),
@@ -349,6 +371,8 @@ mod tests {
                     secondaries: secondaries.unwrap_or_default(),
                     short_value,
                     last_change: last_change.map(TimeStamp),
+                    // Mostly none.
+                    generation: numbers[5] % 3,
                     is_shared: false,
                     others: Vec::new(),
                 }

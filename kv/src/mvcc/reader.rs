@@ -15,7 +15,7 @@ use cairn_engine::{Cf, EngineIterator, EngineSnapshot, IterOptions};
 use cairn_types::TimeStamp;
 
 use super::keys::{self, KeyBuf, TS_LEN};
-use super::lock::Lock;
+use super::lock::{Lock, LockKind};
 use super::write::{Write, WriteKind};
 use super::{MvccError, ReadError};
 
@@ -87,6 +87,32 @@ impl MvccReader {
             }
         }
         Ok(self.get_committed(&user_key, read_ts)?)
+    }
+
+    /// As [`MvccReader::get`], for the transaction that began at `start_ts`: where it has prewritten
+    /// the key, what that will make of it.
+    pub fn get_own(
+        &mut self,
+        raw_key: &[u8],
+        start_ts: TimeStamp,
+        resolved: &[u64],
+    ) -> Result<Option<Bytes>, ReadError> {
+        let user_key = keys::user_key(raw_key);
+        if let Some(bytes) = self.snapshot.get(Cf::Lock, &user_key)? {
+            let lock = Lock::decode(&bytes)?;
+            match lock.kind {
+                _ if lock.start_ts != start_ts => {}
+                LockKind::Delete => return Ok(None),
+                LockKind::Put => {
+                    return Ok(Some(match lock.short_value {
+                        Some(value) => value,
+                        None => self.load_value(&user_key, start_ts)?,
+                    }));
+                }
+                LockKind::Lock | LockKind::Pessimistic => {}
+            }
+        }
+        self.get(raw_key, start_ts, resolved)
     }
 
     /// The newest committed value at `read_ts`, whatever locks there are.

@@ -103,6 +103,7 @@ pub fn lock(start_ts: u64, kind: LockKind) -> Lock {
         secondaries: Vec::new(),
         short_value: None,
         last_change: None,
+        generation: 0,
         is_shared: false,
         others: Vec::new(),
     }

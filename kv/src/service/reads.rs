@@ -125,7 +125,9 @@ impl Reads {
             return Err(outside(&view, key));
         }
         let is_inline = keys.len() <= INLINE_KEYS_MAX;
-        let read = move || batch_get_at(&view, keys, ReadAt { read_ts, resolved: &resolved });
+        let own_writes = request.own_writes;
+        let read =
+            move || batch_get_at(&view, keys, ReadAt { read_ts, resolved: &resolved }, own_writes);
         let pairs = if is_inline {
             read()
         } else {
@@ -304,6 +306,7 @@ fn batch_get_at(
     view: &RegionSnapshot,
     keys: Vec<(Bytes, Option<Box<kv::LockInfo>>)>,
     at: ReadAt<'_>,
+    own_writes: bool,
 ) -> Result<Vec<kv::KvPair>, RegionError> {
     let mut reader = MvccReader::new(Arc::clone(&view.engine));
     let mut pairs = Vec::with_capacity(keys.len());
@@ -313,6 +316,7 @@ fn batch_get_at(
     for (key, pending) in keys {
         let outcome = match pending {
             Some(locked) => Err(ReadError::Locked(locked)),
+            None if own_writes => reader.get_own(&key, at.read_ts, at.resolved),
             None => reader.get(&key, at.read_ts, at.resolved),
         };
         refuse_damage(outcome.as_ref().err())?;

@@ -182,7 +182,7 @@ async fn scans_stop_at_a_lock() {
     let Some(kv_response::Cmd::Scan(scan)) = response.cmd else { panic!() };
     assert_eq!(scan.pairs.iter().map(|pair| pair.value.len()).collect::<Vec<_>>(), [0, 300, 600]);
     let keys = ["a", "b", "nothing", "c"].map(Bytes::from).to_vec();
-    let request = kv::BatchGetRequest { keys, version: 40 };
+    let request = kv::BatchGetRequest { keys, version: 40, own_writes: false };
     let response = call(&service, &context, Cmd::BatchGet(request)).await;
     let Some(kv_response::Cmd::BatchGet(batch)) = response.cmd else { panic!() };
     assert_eq!(batch.pairs.iter().map(|pair| pair.value.len()).collect::<Vec<_>>(), [0, 300, 600]);

@@ -98,6 +98,7 @@ fn lock_key(
             secondaries: Vec::new(),
             short_value: None,
             last_change: None,
+            generation: 0,
             is_shared: request.is_shared,
             others: lock.clone().map_or_else(Vec::new, Lock::into_holders),
         },

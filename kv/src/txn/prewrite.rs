@@ -41,6 +41,13 @@
 //! are too many keys) is an ordinary one, and the answer 0: then the whole transaction commits in two
 //! phases, and whoever looks for its locks finds by this one that it does.
 
+//!
+//! **Bulk transactions** prewrite what they have so far, flush by flush, and go on; each flush has a
+//! *generation* above the one before, which its locks keep. A key that is written again replaces the
+//! lock of the earlier flush: its value, nothing else, for what it guards it has guarded since. A lock of
+//! the same or of a later generation stays: the request is a repeat, or a copy that was late. What an insert
+//! demands is then a question to the own lock. Nothing of it commits before its client says so.
+
 use bytes::Bytes;
 use cairn_proto::kv::{self, Assertion, AssertionLevel, MutationOp, key_error};
 use cairn_types::TimeStamp;
@@ -76,7 +83,8 @@ struct FreeKey {
     newest_ts: TimeStamp,
     /// As in [`Lock`].
     last_change: Option<TimeStamp>,
-    /// The transaction's own pessimistic lock, without the holders beside it.
+    /// The transaction's own lock to replace, without the holders beside it: a pessimistic one, or one
+    /// of an earlier flush.
     held: Option<Box<Lock>>,
     /// Those.
     others: Vec<Lock>,
@@ -142,7 +150,8 @@ pub fn run(
             .filter_map(|(_, key)| key.held.as_ref())
             .any(|held| held.min_commit_ts > commit_ts)
     };
-    let chosen_ts = chosen_ts.filter(|_| !free.iter().any(|(_, key)| key.is_shared));
+    let may_choose = request.generation == 0 && !free.iter().any(|(_, key)| key.is_shared);
+    let chosen_ts = chosen_ts.filter(|_| may_choose);
     let one_pc =
         chosen_ts.filter(|ts| request.try_one_pc && locked_before.is_empty() && !is_pushed(*ts));
     let is_async = request.use_async_commit && request.secondaries.len() <= SECONDARIES_MAX;
@@ -154,12 +163,16 @@ pub fn run(
         let is_held = key.held.is_some();
         // Where all records are older, none is to be replaced.
         let replaces = one_pc.is_some_and(|commit_ts| commit_ts <= key.newest_ts);
+        let replaces_value = key.held.as_deref().is_some_and(Lock::has_long_value);
         let Some(lock) = new_lock(request, mutation, key, async_ts) else { continue };
         min_commit_ts.push(if lock.use_async_commit {
             lock.min_commit_ts
         } else {
             TimeStamp::ZERO
         });
+        if replaces_value && !lock.has_long_value() {
+            txn.delete_value(&keys::user_key(&mutation.key), lock.start_ts);
+        }
         apply(reader, txn, mutation, &lock, one_pc, replaces)?;
         if one_pc.is_some() && is_held {
             txn.unlock(&keys::user_key(&mutation.key), &lock);
@@ -197,9 +210,7 @@ fn check_key(
             (None, lock.into_holders())
         }
         Some(lock) if lock.kind != LockKind::Pessimistic => {
-            let min_commit_ts =
-                if lock.use_async_commit { lock.min_commit_ts } else { TimeStamp::ZERO };
-            return Ok(KeyState::Locked { min_commit_ts });
+            return check_prewritten(request, mutation, op, lock);
         }
         Some(mut own) => {
             if let Some(others) = own.left_behind().filter(|_| !may_share) {
@@ -316,6 +327,36 @@ fn check_key(
     Ok(KeyState::Free(FreeKey { newest_ts, last_change, held, others, is_shared }))
 }
 
+/// A key that the transaction has prewritten before.
+fn check_prewritten(
+    request: &kv::PrewriteRequest,
+    mutation: &kv::Mutation,
+    op: MutationOp,
+    own: Lock,
+) -> Result<KeyState, TxnError> {
+    let is_newer = request.generation > own.generation;
+    let must_not_exist = matches!(op, MutationOp::OpInsert | MutationOp::OpCheckNotExists);
+    if is_newer && must_not_exist && own.kind == LockKind::Put {
+        return Err(TxnError::key(key_error::Kind::AlreadyExist(kv::AlreadyExist {
+            key: mutation.key.clone(),
+        })));
+    }
+    let writes = matches!(op, MutationOp::OpPut | MutationOp::OpInsert | MutationOp::OpDelete);
+    if is_newer && writes {
+        let held = Some(Box::new(own));
+        return Ok(KeyState::Free(FreeKey {
+            // The records were not looked at: anything may be among them.
+            newest_ts: TimeStamp::MAX,
+            last_change: None,
+            held,
+            others: Vec::new(),
+            is_shared: false,
+        }));
+    }
+    let min_commit_ts = if own.use_async_commit { own.min_commit_ts } else { TimeStamp::ZERO };
+    Ok(KeyState::Locked { min_commit_ts })
+}
+
 /// A record that puts or deletes.
 #[derive(Clone, Copy)]
 struct Data {
@@ -388,6 +429,7 @@ fn new_lock(
         },
         short_value: is_inline.then(|| mutation.value.clone()),
         last_change: key.last_change.filter(|_| kind == LockKind::Lock),
+        generation: request.generation,
         is_shared: key.is_shared,
         others: key.others,
     })
@@ -403,7 +445,7 @@ fn apply(
     replaces: bool,
 ) -> Result<(), MvccError> {
     let user_key = keys::user_key(&mutation.key);
-    if lock.kind == LockKind::Put && lock.short_value.is_none() {
+    if lock.has_long_value() {
         txn.put_value(&user_key, lock.start_ts, &mutation.value);
     }
     let Some(commit_ts) = one_pc else {

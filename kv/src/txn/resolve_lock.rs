@@ -11,7 +11,7 @@ use crate::mvcc::{LockKind, MvccError, MvccReader, MvccTxn, keys};
 
 /// Locks that one round of a resolve without keys takes on: bounds the latches
 /// it holds and the Raft entry it writes.
-pub const LOCKS_PER_ROUND: usize = 256;
+pub const LOCKS_PER_ROUND: usize = 1024;
 
 /// Commits (`commit_ts` above zero) or rolls back the transaction's locks on
 /// `keys`; keys without its lock were resolved before.

@@ -13,9 +13,7 @@ use cairn_proto::kv;
 use cairn_types::TimeStamp;
 
 use super::TxnError;
-use crate::mvcc::{
-    Lock, LockKind, MvccError, MvccReader, MvccTxn, TxnRecord, Write, WriteKind, keys,
-};
+use crate::mvcc::{Lock, MvccError, MvccReader, MvccTxn, TxnRecord, Write, WriteKind, keys};
 
 /// Rolls `keys` of one transaction back.
 pub fn run(
@@ -84,7 +82,7 @@ pub fn rollback_lock(
     user_key: &[u8],
     lock: &Lock,
 ) -> Result<(), MvccError> {
-    if lock.kind == LockKind::Put && lock.short_value.is_none() {
+    if lock.has_long_value() {
         txn.delete_value(user_key, lock.start_ts);
     }
     txn.unlock(user_key, lock);

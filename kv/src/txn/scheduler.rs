@@ -246,10 +246,12 @@ impl Scheduler {
         context: RegionContext,
         request: &kv::ResolveLockRequest,
     ) -> Result<kv_response::Cmd, RegionError> {
+        // What lies before is done: the next round need not step over what it left.
+        let mut done = Bytes::new();
         loop {
             self.check_deadline(&context)?;
             let view = self.view(&context).await?;
-            let (start, end) = (&view.region.start_key, &view.region.end_key);
+            let (start, end) = ((&view.region.start_key).max(&done), &view.region.end_key);
             let (lower, upper) = range_bounds(start, end);
             let leader_locks = view.locks.of_range(&view, &lower, &upper)?;
             let reader = MvccReader::with_locks(Arc::clone(&view.engine), leader_locks);
@@ -261,6 +263,7 @@ impl Scheduler {
                 return Ok(resolve_response(None));
             }
             let is_last = keys.len() < resolve_lock::LOCKS_PER_ROUND;
+            done = keys.last().cloned().unwrap_or_default();
             let round =
                 kv_request::Cmd::ResolveLock(kv::ResolveLockRequest { keys, ..request.clone() });
             let response = self.execute_on_keys(context.clone(), &round, None).await?;

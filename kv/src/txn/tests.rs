@@ -11,13 +11,14 @@
 //! prewrite held/a=1 primary=a start=10 for_update=15 [locked=12]
 //! prewrite a=1 primary=a start=10 assert=exist|not_exist [level=off|strict]
 //! prewrite held/lock/a primary=a start=10 for_update=15 shared=true
+//! prewrite a=1 primary=a start=10 generation=2
 //! pessimistic_rollback a b start=10 [for_update=15] [locked=12]
 //! commit a b start=10 commit=20
 //! rollback a start=10 | cleanup a start=10 current=0
 //! check_txn_status a lock=10 caller=15 current=1000ms rollback_if_not_exist=true [pessimistic=true]
 //! check_secondary_locks b c start=10 [only_look=true]
 //! resolve_lock start=10 commit=20 [keys] | heart_beat a start=10 ttl=5000
-//! scan_lock max=30 | get a ts=20 [resolved=10] | scan from to ts=20 [desc=true] | dump
+//! scan_lock max=30 | get a ts=20 [resolved=10] [own=true] | scan from to ts=20 [desc=true] | dump
 //! ```
 //!
 //! `UPDATE_GOLDENFILES=1` rewrites the expected output.
@@ -181,6 +182,9 @@ fn show_lock(lock: &Lock) -> String {
     if let Some(value) = &lock.short_value {
         write!(out, " value={}", text(value)).unwrap();
     }
+    if lock.generation > 0 {
+        write!(out, " generation={}", lock.generation).unwrap();
+    }
     if let Some(ts) = lock.last_change {
         write!(out, " last_change={}", show_ts(ts)).unwrap();
     }
@@ -305,6 +309,8 @@ const NAMES: &[&str] = &[
     "shared",
     "claimed",
     "force_sync_commit",
+    "generation",
+    "own",
 ];
 
 impl Args {
@@ -412,6 +418,7 @@ impl Store {
                     try_one_pc: args.named.contains_key("one_pc"),
                     use_async_commit: args.named.contains_key("async"),
                     secondaries: args.secondaries(),
+                    generation: args.ts("generation")?,
                     assertion_level: match args.named.get("level").map(String::as_str) {
                         Some("off") => kv::AssertionLevel::Off.into(),
                         Some("strict") => kv::AssertionLevel::Strict.into(),
@@ -624,7 +631,12 @@ impl goldenscript::Runner for Store {
                     0 => vec![],
                     ts => vec![ts],
                 };
-                Ok(match self.reader().get(&args.key(0), args.ts("ts")?.into(), &resolved) {
+                let (key, read_ts) = (args.key(0), args.ts("ts")?.into());
+                let found = match args.named.contains_key("own") {
+                    true => self.reader().get_own(&key, read_ts, &resolved),
+                    false => self.reader().get(&key, read_ts, &resolved),
+                };
+                Ok(match found {
                     Ok(Some(value)) => text(&value),
                     Ok(None) => "(none)".into(),
                     Err(ReadError::Locked(info)) => format!("Locked: {}", show_info(&info)),

@@ -127,6 +127,7 @@ pub(crate) fn plan_delete<'a>(
     let binder = &mut planner.binder;
     let (mut plan, fields, bases): FromItem = binder.from(&delete.from)?;
     binder.join_hints(&delete.hints, &mut plan);
+    let multi_table = bases.len() > 1 || !matches!(delete.from[..], [ast::TableRef::Table(_)]);
     let mut targets: Vec<BaseTable> = Vec::new();
     if delete.targets.is_empty() {
         targets.extend(bases.first().cloned());
@@ -172,7 +173,7 @@ pub(crate) fn plan_delete<'a>(
         });
     }
     let source = planner.physical(plan, &wanted)?;
-    Ok(DeletePlan { source, targets: result, ignore: delete.ignore })
+    Ok(DeletePlan { source, targets: result, ignore: delete.ignore, multi_table })
 }
 
 fn plan_take(plan: &mut Logical) -> Logical {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use cairn_planner::plan::DeletePlan;
 use cairn_types::{Handle, TableId};
 
+use super::rows::SourceRows;
 use super::writer::TableWriter;
-use super::{Outcome, gather_rows, handle_in_row, old_row};
+use super::{Outcome, handle_in_row, old_row};
 use crate::error::Result;
 use crate::execution::BuildContext;
 use crate::session::Session;
@@ -20,7 +21,7 @@ pub async fn run(
     statement: &StatementTransaction,
     context: &mut BuildContext,
 ) -> Result<Outcome> {
-    let rows = gather_rows(&plan.source, context, "Delete").await?;
+    let mut rows = SourceRows::of(&plan.source, context, statement, "Delete").await?;
     let zone = context.exec.eval.time_zone.clone();
     let writers: Vec<TableWriter> = plan
         .targets
@@ -29,14 +30,16 @@ pub async fn run(
         .collect();
     let mut outcome = Outcome::default();
     let mut seen: HashSet<(TableId, Handle)> = HashSet::new();
-    for row in rows {
-        context.exec.check()?;
+    while let Some(row) = rows.next(context).await? {
         for (target, writer) in plan.targets.iter().zip(&writers) {
             let Some(handle) = handle_in_row(&target.table, &target.handle, &row, &zone)? else {
                 continue;
             };
-            if !seen.insert((target.table.id, handle.clone())) {
-                continue;
+            if plan.multi_table {
+                if !seen.insert((target.table.id, handle.clone())) {
+                    continue;
+                }
+                rows.note_seen(&handle)?;
             }
             let old = old_row(&target.table, &target.columns, &row);
             writer.delete(&handle, &old).await?;

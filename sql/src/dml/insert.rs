@@ -10,8 +10,9 @@ use cairn_planner::plan::{InsertPlan, InsertRows, InsertValue};
 use cairn_types::{Datum, FieldType, Handle, Warning};
 
 use super::assign::{Assigner, eval_row};
+use super::rows::{Pace, SourceRows};
 use super::writer::{Duplicate, TableWriter};
-use super::{Outcome, duplicate_entry, gather_rows};
+use super::{Outcome, duplicate_entry};
 use crate::error::Result;
 use crate::execution::BuildContext;
 use crate::session::Session;
@@ -44,8 +45,9 @@ pub async fn run(
     match &plan.source {
         InsertRows::Values(rows) => {
             inserter.multi_row = rows.len() > 1;
+            let mut pace = Pace::of(statement, context, "Insert");
             for (at, row) in rows.iter().enumerate() {
-                context.exec.check()?;
+                pace.begin_row(context).await?;
                 let number = at as u64 + 1;
                 let values = inserter.row_of_values(session, row, number).await?;
                 inserter.put(session, values, &[], number).await?;
@@ -54,10 +56,10 @@ pub async fn run(
         }
         InsertRows::Select(source) => {
             let types = source.types();
-            let rows = gather_rows(source, context, "Insert").await?;
-            for (at, row) in rows.into_iter().enumerate() {
-                context.exec.check()?;
-                let number = at as u64 + 1;
+            let mut rows = SourceRows::of(source, context, statement, "Insert").await?;
+            let mut number = 0;
+            while let Some(row) = rows.next(context).await? {
+                number += 1;
                 let values = inserter.row_of_select(session, &row, &types, number).await?;
                 inserter.put(session, values, &row, number).await?;
                 session.take_row_warnings(&mut inserter.assigner.warnings);

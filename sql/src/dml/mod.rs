@@ -6,8 +6,8 @@
 //!
 //! **Invariants.**
 //! - A row and its entries in every writable index change together, in one transaction.
-//! - Rows to change are gathered before the first is changed: a statement never meets its
-//!   own writes (the Halloween problem).
+//! - Rows to change are gathered before the first is changed, or, by a bulk statement, read from the
+//!   state of before: a statement never meets its own writes (the Halloween problem).
 //! - Keys that must be new are marked so in the buffer and checked again at prewrite.
 //! - What is written is decoded once more first ([`check`]), and each change says whether its key was
 //!   there before, which is looked at when it commits.
@@ -19,6 +19,7 @@ pub mod check;
 pub mod delete;
 pub mod insert;
 pub mod lock;
+pub mod rows;
 pub mod update;
 pub mod writer;
 
@@ -31,7 +32,7 @@ use crate::catalog::SchemaSnapshot;
 use crate::error::{Result, SqlError};
 use crate::execution::{BuildContext, ReadView, point};
 use crate::record;
-use crate::session::transaction::StatementTransaction;
+use crate::session::transaction::{Alone, StatementTransaction};
 use crate::session::{Diagnostics, Session, UserVariables};
 use crate::sink::{OkInfo, ResultSink};
 
@@ -67,12 +68,19 @@ pub async fn run(
     let mut tries = 0;
     let outcome = loop {
         tries += 1;
-        let mut statement = session.begin_write(tries > 1).await?;
+        let how = if tries == 1 { session.first_write(plan) } else { Alone::Pessimistic };
+        let mut statement = session.begin_write(how).await?;
+        let transaction = Arc::clone(&statement.transaction);
         let alone = !session.transaction.is_open();
         let before = Before::of(session);
         let outcome = change_and_lock(session, plan, parameters, &mut statement, &before).await;
         match session.end_write(statement, outcome).await {
-            Err(error) if alone && tries < AUTOCOMMIT_TRIES && is_conflict(&error) => {
+            Err(error)
+                if alone
+                    && tries < AUTOCOMMIT_TRIES
+                    && is_conflict(&error)
+                    && !transaction.has_flushed() =>
+            {
                 session.check_cancelled()?;
                 before.restore(session);
             }
@@ -167,7 +175,11 @@ async fn change(
     parameters: &[Datum],
     statement: &StatementTransaction,
 ) -> Result<Outcome> {
-    let view = ReadView::Transaction(Arc::clone(&statement.transaction));
+    let transaction = &statement.transaction;
+    let view = match transaction.is_bulk() {
+        true => ReadView::Snapshot(transaction.snapshot()),
+        false => ReadView::Transaction(Arc::clone(transaction)),
+    };
     let mut context =
         crate::execution::build_context(session, plan, view, parameters, None).await?;
     context.exec.eval.strict = context.exec.eval.sql_mode.is_strict();

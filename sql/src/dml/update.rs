@@ -11,8 +11,9 @@ use cairn_types::{Handle, TableId};
 
 use super::assign::{Assigner, eval_row};
 use super::insert::finish_update;
+use super::rows::SourceRows;
 use super::writer::TableWriter;
-use super::{Outcome, gather_rows, handle_in_row, old_row};
+use super::{Outcome, handle_in_row, old_row};
 use crate::error::{Result, SqlError};
 use crate::execution::BuildContext;
 use crate::session::Session;
@@ -30,7 +31,7 @@ pub async fn run(
         // The second would be computed from rows that the first has changed.
         return Err(SqlError::not_supported("UPDATE of one table under two names"));
     }
-    let rows = gather_rows(&plan.source, context, "Update").await?;
+    let mut rows = SourceRows::of(&plan.source, context, statement, "Update").await?;
     let mut eval = context.exec.eval.clone();
     let mut assigner = Assigner::new(&eval, plan.ignore);
     let zone = eval.time_zone.clone();
@@ -44,20 +45,23 @@ pub async fn run(
     }
     let mut outcome = Outcome::default();
     let mut seen: HashSet<(TableId, Handle)> = HashSet::new();
-    for (at, mut row) in rows.into_iter().enumerate() {
-        context.exec.check()?;
+    let mut number = 0;
+    while let Some(mut row) = rows.next(context).await? {
+        number += 1;
         session.take_row_warnings(&mut assigner.warnings);
         for (target, writer) in plan.targets.iter().zip(&mut writers) {
             let Some(handle) = handle_in_row(&target.table, &target.handle, &row, &zone)? else {
                 continue;
             };
             // A join may meet a row several times; it is changed once.
-            if plan.multi_table && !seen.insert((target.table.id, handle.clone())) {
-                continue;
+            if plan.multi_table {
+                if !seen.insert((target.table.id, handle.clone())) {
+                    continue;
+                }
+                rows.note_seen(&handle)?;
             }
             outcome.matched += 1;
             let old = old_row(&target.table, &target.columns, &row);
-            let number = at as u64 + 1;
             let mut assigned = vec![false; target.table.columns.len()];
             for assignment in &target.assignments {
                 let column = &target.table.columns[assignment.column];

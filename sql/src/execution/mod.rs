@@ -27,6 +27,7 @@ use crate::clock;
 use crate::error::{Result, SqlError};
 use crate::session::Session;
 use crate::session::past::lock_in_past;
+use crate::session::transaction::Alone;
 use crate::sink::ResultSink;
 
 pub use builder::BuildContext;
@@ -80,7 +81,7 @@ pub async fn run_query(
         return Err(lock_in_past());
     }
     if root.takes_locks() && (session.transaction.is_open() || !session.settings().autocommit) {
-        let mut statement = session.begin_write(false).await?;
+        let mut statement = session.begin_write(Alone::Optimistic).await?;
         let outcome = if statement.transaction.is_pessimistic() {
             locking::run(session, plan, root, &mut statement, parameters, sink).await
         } else {

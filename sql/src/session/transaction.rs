@@ -10,6 +10,10 @@
 //! ([`Session::restart_write`]). Statements that stand alone are optimistic; one that loses a
 //! conflict tries again pessimistically.
 //!
+//! **Bulk** (`tidb_dml_type`). A statement that stands alone may write without keeping its writes in memory
+//! (`cairn-kv-client`'s bulk transactions). It reads what was there when it began, row by row, is undone
+//! as a whole, and is not run again once something of it has left memory.
+//!
 //! **SERIALIZABLE** is REPEATABLE READ whose COMMIT fails with 1213 when anything that the transaction has
 //! read was changed meanwhile. What only read at one timestamp, an autocommit SELECT for example,
 //! happened at that timestamp and needs no look.
@@ -21,10 +25,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_kv_client::{
-    Checkpoint, CommitModes, KvError, LockOptions, LockWait, ReadFrom, Transaction,
+    BulkOptions, Checkpoint, CommitModes, KvError, LockOptions, LockWait, ReadFrom, Transaction,
 };
 use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode, Xid};
 use cairn_planner::Catalog;
+use cairn_planner::plan::{PhysicalPlan, Plan};
 use cairn_types::{TimeStamp, errno};
 
 use super::last_transaction::LastTransaction;
@@ -37,6 +42,8 @@ use crate::lock_view::{OpenTransaction, Phase, SqlDigest};
 use crate::processes::ShownHere;
 use crate::{table_locks, xa};
 
+/// Bytes of keys and values that one flush of a bulk transaction takes at most, as in TiDB.
+const BULK_FLUSH_BYTES: u64 = 16 << 20;
 /// Savepoints a transaction may have.
 const SAVEPOINTS_MAX: usize = 1_000;
 
@@ -182,6 +189,17 @@ impl TransactionState {
     }
 }
 
+/// How a statement writes that stands alone.
+#[derive(Clone, Copy, Debug)]
+pub enum Alone {
+    /// Into a buffer.
+    Optimistic,
+    /// Under locks: it has lost a conflict before.
+    Pessimistic,
+    /// Past its memory.
+    Bulk(BulkOptions),
+}
+
 /// A statement's transaction: the session's, or its own.
 pub struct StatementTransaction {
     /// Where to read and write.
@@ -196,7 +214,7 @@ pub struct StatementTransaction {
     stands_alone: bool,
     /// Where the statement goes back to when it fails or starts over.
     checkpoint: Option<Checkpoint>,
-    /// How others see a transaction of its own that may wait for locks.
+    /// How others see a transaction of its own that may wait for locks, or write for long.
     _shown: Option<ShownHere>,
 }
 
@@ -214,9 +232,29 @@ impl StatementTransaction {
 }
 
 impl Session {
+    /// How the statement's change of rows is written at first, if it stands alone; warns where the
+    /// session wants it in bulk and that cannot be.
+    pub fn first_write(&mut self, plan: &Plan) -> Alone {
+        let Some(flush_keys) = self.settings().bulk_flush_keys else { return Alone::Optimistic };
+        let obstacle = if self.transaction.is_open() {
+            "Pipelined DML can not be used in transaction. Fallback to standard mode"
+        } else if !self.settings().autocommit {
+            "Pipelined DML can only be used in autocommit mode. Fallback to standard mode"
+        } else if self.settings().isolation == IsolationLevel::Serializable {
+            "Pipelined DML can not be used at isolation level SERIALIZABLE. Fallback to standard mode"
+        } else if plan.source().is_some_and(PhysicalPlan::takes_locks) {
+            // What they guard must be in the buffer.
+            "Pipelined DML can not be used with locking reads. Fallback to standard mode"
+        } else {
+            return Alone::Bulk(BulkOptions { flush_bytes: BULK_FLUSH_BYTES, flush_keys });
+        };
+        self.warn(errno::ER_UNKNOWN_ERROR, obstacle);
+        Alone::Optimistic
+    }
+
     /// The transaction of a statement that writes or locks: the open one, with a
-    /// checkpoint to go back to, or one of its own; `again` after it lost a conflict.
-    pub async fn begin_write(&mut self, again: bool) -> Result<StatementTransaction> {
+    /// checkpoint to go back to, or one of its own, as `alone` says.
+    pub async fn begin_write(&mut self, alone: Alone) -> Result<StatementTransaction> {
         self.branch.check_takes_work()?;
         self.check_present()?;
         self.open_implicitly();
@@ -254,11 +292,17 @@ impl Session {
         let schema = self.schema();
         let start_ts = self.fresh_ts().await?;
         // Whatever the mode of explicit transactions: nobody sees how the statement won.
-        let transaction = self.new_transaction(start_ts, again, self.settings().isolation);
+        let isolation = self.settings().isolation;
+        let transaction = match alone {
+            Alone::Optimistic => self.new_transaction(start_ts, false, isolation),
+            Alone::Pessimistic => self.new_transaction(start_ts, true, isolation),
+            Alone::Bulk(options) => self.new_bulk_transaction(start_ts, options),
+        };
         transaction.enter(self.scope().clone());
         let checkpoint = transaction.is_pessimistic().then(|| transaction.checkpoint());
         let transaction = Arc::new(transaction);
-        let shown = transaction.is_pessimistic().then(|| {
+        let may_take_long = transaction.is_pessimistic() || transaction.is_bulk();
+        let shown = may_take_long.then(|| {
             self.tag_locks(&transaction);
             let open = OpenTransaction::new(Arc::clone(&transaction));
             open.begin_statement(&self.statement_text);
@@ -374,7 +418,7 @@ impl Session {
             if let Err(error) = transaction.rollback().await {
                 tracing::debug!(%error, "rollback of a failed statement");
             }
-            return outcome;
+            return outcome.map_err(|error| self.name_duplicate(error));
         }
         if let Err(error) = self.check_cancelled() {
             transaction.rollback().await?;
@@ -415,13 +459,18 @@ impl Session {
         let domain = Arc::clone(&self.domain);
         transaction.set_commit_lease(Arc::new(move || domain.schema_lease_left(generation)));
         let outcome = transaction.commit().await;
-        self.transaction.last = Some(LastTransaction::new(transaction.start_ts(), &outcome));
-        match outcome {
-            Ok(_) => Ok(()),
-            Err(KvError::KeyExists { key, .. }) => {
-                Err(crate::dml::duplicate_key_error(&self.schema(), &key.0))
+        self.transaction.last =
+            Some(LastTransaction::new(transaction.start_ts(), transaction.is_bulk(), &outcome));
+        outcome.map(drop).map_err(|error| self.name_duplicate(error.into()))
+    }
+
+    /// A store knows the key of a duplicate, and not what it is called.
+    fn name_duplicate(&self, error: SqlError) -> SqlError {
+        match error {
+            SqlError::Kv(KvError::KeyExists { key, .. }) => {
+                crate::dml::duplicate_key_error(&self.schema(), &key.0)
             }
-            Err(error) => Err(error.into()),
+            error => error,
         }
     }
 
@@ -504,6 +553,12 @@ impl Session {
             | IsolationLevel::ReadCommitted
             | IsolationLevel::RepeatableRead => transaction,
         }
+    }
+
+    fn new_bulk_transaction(&self, start_ts: TimeStamp, options: BulkOptions) -> Transaction {
+        let transaction = self.domain.kv.begin_bulk(start_ts, options);
+        transaction.set_assertion_level(self.settings().assertion_level);
+        transaction
     }
 
     /// Gives the open transaction its timestamp and schema when it has none yet.

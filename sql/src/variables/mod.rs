@@ -202,6 +202,8 @@ pub struct Settings {
     pub timestamp_micros: Option<i64>,
     /// `tidb_txn_mode`: transactions lock what they change before they commit.
     pub is_pessimistic: bool,
+    /// `tidb_dml_type` is `bulk`: flushes are of so many keys (`cairn_bulk_flush_keys`).
+    pub bulk_flush_keys: Option<usize>,
     /// `tidb_enable_1pc`.
     pub one_pc: bool,
     /// `tidb_enable_async_commit`.
@@ -258,6 +260,8 @@ impl Settings {
             max_allowed_packet: unsigned("max_allowed_packet"),
             timestamp_micros: (seconds > 0.0).then_some((seconds * 1e6) as i64),
             is_pessimistic: text("tidb_txn_mode") == "pessimistic",
+            bulk_flush_keys: (text("tidb_dml_type") == "bulk")
+                .then(|| unsigned("cairn_bulk_flush_keys") as usize),
             one_pc: text("tidb_enable_1pc") == "ON",
             async_commit: text("tidb_enable_async_commit") == "ON",
             checks_mutations: text("tidb_enable_mutation_checker") == "ON",

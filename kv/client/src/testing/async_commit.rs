@@ -27,6 +27,7 @@ impl Cluster {
                 min_commit_ts: left.min_commit_ts.0,
                 use_async_commit: true,
                 secondaries: left.secondaries.iter().map(bytes).collect(),
+                generation: 0,
                 ..lock.clone()
             };
         }

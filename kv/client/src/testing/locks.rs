@@ -117,6 +117,7 @@ impl Inner {
                 for_update_ts,
                 use_async_commit: false,
                 secondaries: Vec::new(),
+                generation: 0,
             };
             self.locks.insert(key, lock);
         }

@@ -103,6 +103,13 @@ pub(crate) struct Committer {
     /// Position of the primary: the first mutation that leaves a lock, or the one whose
     /// pessimistic lock the others name.
     pub(super) primary: Option<usize>,
+    /// Its key; the first one where there is none. A flush of a bulk transaction names one that
+    /// need not be among its mutations.
+    primary_key: Bytes,
+    /// Which flush of a bulk transaction this is; zero: none.
+    generation: u64,
+    /// Keys of the transaction.
+    txn_size: u64,
     /// Of a pessimistic transaction; zero otherwise.
     for_update_ts: TimeStamp,
     size_bytes: u64,
@@ -117,6 +124,17 @@ pub(crate) struct Committer {
     refresh: Option<Refresh>,
     /// Ends the wait for other transactions' locks; never a request that may have effect.
     scope: RequestScope,
+}
+
+/// A part of a bulk transaction.
+pub(super) struct BulkPart {
+    pub mutations: Mutations,
+    /// Of them.
+    pub size_bytes: u64,
+    pub primary_key: Bytes,
+    pub generation: u64,
+    /// Keys of the transaction so far.
+    pub txn_size: u64,
 }
 
 /// What every prewrite of a transaction says.
@@ -152,6 +170,7 @@ impl Committer {
             Some(found) => found,
             None => mutations.iter().position(leaves_lock),
         };
+        let primary_key = mutations[primary.unwrap_or(0)].key.clone();
         let for_update_ts = locks.map_or(TimeStamp::ZERO, Locks::for_update_ts);
         let refresh = reads.map(|reads| {
             let spans = unguarded(reads, &mutations, start_ts, for_update_ts);
@@ -175,11 +194,43 @@ impl Committer {
             assertion_level,
             refresh,
             for_update_ts,
+            txn_size: mutations.len() as u64,
             mutations: Mutations(Arc::new(mutations)),
             primary,
+            primary_key,
+            generation: 0,
             size_bytes: buffer.size_bytes(),
             scope,
         })
+    }
+
+    /// Of a part of a bulk transaction: what one flush prewrites, or the primary, to be committed.
+    pub(super) fn of_part(
+        client: Arc<KvClient>,
+        start_ts: TimeStamp,
+        part: BulkPart,
+        terms: CommitTerms,
+        scope: RequestScope,
+    ) -> Committer {
+        let BulkPart { mutations, size_bytes, primary_key, generation, txn_size } = part;
+        Committer {
+            client,
+            start_ts,
+            primary: mutations.0.iter().position(|one| one.key == primary_key),
+            mutations,
+            primary_key,
+            generation,
+            txn_size,
+            for_update_ts: TimeStamp::ZERO,
+            size_bytes,
+            one_pc: false,
+            one_pc_tried: AtomicBool::new(false),
+            secondaries: None,
+            lease: terms.lease,
+            assertion_level: terms.assertion_level,
+            refresh: None,
+            scope,
+        }
     }
 
     /// Commits; see [`super::Transaction::commit`] for what the errors mean.
@@ -223,7 +274,7 @@ impl Committer {
     }
 
     pub(super) fn primary_key(&self) -> Bytes {
-        self.mutations.0[self.primary.unwrap_or(0)].key.clone()
+        self.primary_key.clone()
     }
 
     async fn commit(self: Arc<Committer>, terms: PrewriteTerms) -> Result<CommitInfo, KvError> {
@@ -291,6 +342,7 @@ impl Committer {
             kind,
             one_pc_fallback: one_pc_tried && kind != CommitKind::OnePhase,
             async_commit_fallback: self.secondaries.is_some() && kind == CommitKind::TwoPhases,
+            flush_wait: None,
         }
     }
 
@@ -384,7 +436,7 @@ impl Committer {
             primary: self.primary_key(),
             start_ts: self.start_ts.0,
             lock_ttl_ms: terms.lock_ttl_ms,
-            txn_size: self.mutations.0.len() as u64,
+            txn_size: self.txn_size,
             min_commit_ts: terms.min_commit_ts.0,
             for_update_ts: self.for_update_ts.0,
             use_async_commit: self.secondaries.is_some(),
@@ -392,6 +444,7 @@ impl Committer {
             try_one_pc,
             max_commit_ts: terms.max_commit_ts.0,
             assertion_level: self.assertion_level.into(),
+            generation: self.generation,
         })
     }
 
@@ -468,7 +521,7 @@ impl Committer {
 
     /// Commits the primary with its neighbours in the same message. Answers the
     /// commit timestamp and the mutations that are done.
-    async fn commit_primary(
+    pub(super) async fn commit_primary(
         &self,
         primary: usize,
         least: TimeStamp,

@@ -26,20 +26,24 @@ const REPEAT_EVERY: Duration = Duration::from_millis(200);
 /// How long a beat waits for PD's time; behind it, our own clock has to do.
 const CLOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// A transaction that is open for longer is given up, unless it is about to commit.
-const TXN_AGE_MAX_MS: u64 = 3_600_000;
+pub(super) const TXN_AGE_MAX_MS: u64 = 3_600_000;
+/// The same for a bulk transaction, which nobody holds open by mistake: as long as garbage collection
+/// waits for one (`tidb_gc_max_wait_time`).
+pub(super) const BULK_AGE_MAX_MS: u64 = 86_400_000;
 
 /// Heart beats until dropped.
 pub(super) struct KeepAlive(AbortHandle);
 
 impl KeepAlive {
-    /// Keeps the locks of an open transaction alive, as [`keep_alive`] does.
+    /// Keeps the locks of an open transaction alive, as [`keep_alive`] does, until it is too old.
     pub fn start(
         client: Arc<KvClient>,
         start_ts: TimeStamp,
         primary: Bytes,
         open_ms: u64,
+        age_max_ms: u64,
     ) -> KeepAlive {
-        let left_ms = TXN_AGE_MAX_MS.saturating_sub(open_ms);
+        let left_ms = age_max_ms.saturating_sub(open_ms);
         let beating = async move {
             let beating = keep_alive(&client, start_ts, &primary, open_ms, LOCK_TTL_MS);
             if tokio::time::timeout(Duration::from_millis(left_ms), beating).await.is_err() {

@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::Transaction;
 use super::batches::{Mutations, Run};
-use super::keep_alive::{KeepAlive, LOCK_TTL_MS};
+use super::keep_alive::{KeepAlive, LOCK_TTL_MS, TXN_AGE_MAX_MS};
 use super::locks::Locks;
 use super::pessimistic::LockWait;
 use crate::backoff::Deadline;
@@ -65,7 +65,8 @@ impl LockPass<'_> {
             skipped.extend(left_out);
         };
         self.locks.keep_alive(self.txn.start_ts, |open_ms| {
-            KeepAlive::start(self.txn.client.clone(), self.txn.start_ts, primary.clone(), open_ms)
+            let (client, start_ts) = (self.txn.client.clone(), self.txn.start_ts);
+            KeepAlive::start(client, start_ts, primary.clone(), open_ms, TXN_AGE_MAX_MS)
         });
         let rest = Mutations::of_keys(keys);
         let mut retrier = self.txn.client.retrier();

@@ -8,14 +8,15 @@
 //! | [`pessimistic`], `lock_pass`, `locks`, `release` | locks taken before the commit: asked for, known of, given back before the end |
 //! | [`read_set`], `refresh` | what a SERIALIZABLE transaction has read, and whether it is still so |
 //! | `keep_alive` | heart beats of those who hold locks |
+//! | `bulk` | writes that leave memory before the commit |
 //! | [`prepare`] | locks that stay until somebody decides: XA |
 //! | `outcome` | what became of a commit whose answer was lost |
 //! | `background` | secondaries and rollbacks behind the caller's back |
 //! | `mutations` | what the buffer and the locks mean to the stores |
 //! | `batches` | one pass of a command over the regions of a run of keys |
 //!
-//! **Invariants.** No write reaches a store before [`Transaction::commit`]; a pessimistic
-//! transaction's locks do. A transaction ends once: whatever comes later answers
+//! **Invariants.** No write reaches a store before [`Transaction::commit`], but for those of a bulk
+//! transaction; a pessimistic transaction's locks do. A transaction ends once: whatever comes later answers
 //! [`KvError::TxnEnded`].
 
 mod async_commit;
@@ -23,6 +24,9 @@ mod async_commit;
 mod async_tests;
 mod background;
 mod batches;
+mod bulk;
+#[cfg(test)]
+mod bulk_tests;
 mod commit;
 mod keep_alive;
 mod lock_pass;
@@ -61,6 +65,8 @@ use crate::region_cache::KeyRange;
 use crate::replicas::ReadFrom;
 use crate::scope::RequestScope;
 use crate::snapshot::{KvMap, Snapshot};
+use bulk::Bulk;
+pub use bulk::BulkOptions;
 use commit::Committer;
 use locks::Locks;
 use membuffer::{BufferLimits, BufferedValue, KeyFlags, MemBuffer};
@@ -104,6 +110,8 @@ pub struct CommitInfo {
     pub one_pc_fallback: bool,
     /// Async commit was tried, but a store declined.
     pub async_commit_fallback: bool,
+    /// Of a bulk transaction: how long its writer has waited for flushes.
+    pub flush_wait: Option<Duration>,
 }
 
 impl CommitInfo {
@@ -113,6 +121,7 @@ impl CommitInfo {
         kind: CommitKind::TwoPhases,
         one_pc_fallback: false,
         async_commit_fallback: false,
+        flush_wait: None,
     };
 }
 
@@ -152,6 +161,8 @@ pub struct Transaction {
     buffer: RwLock<MemBuffer>,
     /// Of a pessimistic transaction.
     locks: Option<Locks>,
+    /// Of one that flushes.
+    bulk: Option<Bulk>,
     terms: Mutex<CommitTerms>,
     /// Of a SERIALIZABLE transaction.
     reads: Option<Arc<ReadSet>>,
@@ -192,6 +203,7 @@ impl Transaction {
             start_ts,
             buffer: RwLock::new(MemBuffer::new(limits)),
             locks: is_pessimistic.then(|| Locks::new(start_ts)),
+            bulk: None,
             reads: None,
             ended: AtomicBool::new(false),
         }
@@ -265,7 +277,7 @@ impl Transaction {
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         match self.buffered(key) {
             Some(value) => Ok(value),
-            None => self.snapshot().get(key).await,
+            None => self.below().get(key).await,
         }
     }
 
@@ -283,7 +295,7 @@ impl Transaction {
             }
         }
         if !below.is_empty() {
-            found.extend(self.snapshot().batch_get(&below).await?);
+            found.extend(self.below().batch_get(&below).await?);
         }
         Ok(found)
     }
@@ -291,13 +303,14 @@ impl Transaction {
     /// What the transaction's buffer says of a key: `None` when nothing, `Some(None)` when it
     /// removed the key, else the value that it wrote or noted.
     pub fn buffered(&self, key: &[u8]) -> Option<Option<Bytes>> {
-        match &self.buffer.read().get(key)?.value {
+        let own = |buffer: &MemBuffer| match &buffer.get(key)?.value {
             BufferedValue::Untouched => None,
             BufferedValue::Put(value) | BufferedValue::Unchanged(value) => {
                 Some(Some(value.clone()))
             }
             BufferedValue::Delete => Some(None),
-        }
+        };
+        own(&self.buffer.read()).or_else(|| own(&*self.bulk.as_ref()?.frozen()?))
     }
 
     /// What the transaction demands of a key.
@@ -393,12 +406,14 @@ impl Transaction {
 
     /// Whether nothing was written, noted or locked.
     pub fn is_read_only(&self) -> bool {
-        self.buffer.read().is_empty()
+        self.buffer.read().is_empty() && !self.has_flushed()
     }
 
-    /// Number of keys written, noted or locked.
+    /// Number of keys written, noted or locked; those that a bulk transaction has flushed count for
+    /// each time.
     pub fn len(&self) -> usize {
-        self.buffer.read().len()
+        let flushed = self.bulk.as_ref().map_or(0, Bulk::keys_flushed);
+        self.buffer.read().len() + flushed as usize
     }
 
     /// Whether [`Transaction::len`] is zero.
@@ -406,9 +421,10 @@ impl Transaction {
         self.is_read_only()
     }
 
-    /// Bytes of keys written or locked, and of values written.
+    /// Bytes of keys written or locked, and of values written, that are in memory.
     pub fn size_bytes(&self) -> u64 {
-        self.buffer.read().size_bytes()
+        let frozen = self.bulk.as_ref().and_then(Bulk::frozen);
+        self.buffer.read().size_bytes() + frozen.map_or(0, |frozen| frozen.size_bytes())
     }
 
     /// For how long the running statement has been asking for locks, blocked or not.
@@ -435,6 +451,16 @@ impl Transaction {
     /// become visible; after every other one they have not and never will.
     pub async fn commit(&self) -> Result<CommitInfo, KvError> {
         self.end()?;
+        let Some(bulk) = &self.bulk else { return self.commit_buffer().await };
+        let info = match bulk.has_flushed() {
+            true => self.commit_flushed(bulk).await?,
+            false => self.commit_buffer().await?,
+        };
+        Ok(CommitInfo { flush_wait: Some(bulk.waited()), ..info })
+    }
+
+    /// Of a transaction that is in memory as a whole.
+    async fn commit_buffer(&self) -> Result<CommitInfo, KvError> {
         if !self.is_read_only() {
             // Records of conflicting writers may have been collected.
             if let Err(error) = self.snapshot.check_visible() {
@@ -447,7 +473,10 @@ impl Transaction {
         let committer = {
             let buffer = self.buffer.read();
             let locks = self.locks.as_ref();
-            let (terms, reads) = (self.terms.lock().clone(), self.reads.as_deref());
+            let (mut terms, reads) = (self.terms.lock().clone(), self.reads.as_deref());
+            if self.bulk.is_some() {
+                terms.modes = CommitModes::TWO_PHASES;
+            }
             let scope = scope.clone();
             Committer::new(self.client.clone(), self.start_ts, &buffer, locks, terms, reads, scope)
         };
@@ -477,6 +506,9 @@ impl Transaction {
     pub async fn rollback(&self) -> Result<(), KvError> {
         self.end()?;
         self.give_all_back().await;
+        if let Some(bulk) = &self.bulk {
+            self.undo_flushed(bulk).await;
+        }
         Ok(())
     }
 

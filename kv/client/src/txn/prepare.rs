@@ -22,6 +22,8 @@ use cairn_proto::kv::{
     key_error,
 };
 use cairn_types::TimeStamp;
+use futures::StreamExt;
+use futures::stream;
 
 use super::commit::{COMMIT_TS_ATTEMPTS_MAX, Committer};
 use super::keep_alive::{LOCK_TTL_MS, keep_alive};
@@ -36,11 +38,16 @@ use crate::scope::RequestScope;
 /// Life of a prepared transaction's primary lock: a thousand years. The sum with a timestamp's
 /// milliseconds stays far below 64 bits.
 const PREPARED_TTL_MS: u64 = 1_000 * 365 * 24 * 3_600 * 1_000;
-/// Parts of the key space that are kept for a prepared transaction. One of more keys has several
-/// keys in one part.
+/// Parts of the key space that are kept for a prepared or a bulk transaction. One of more keys has
+/// several keys in one part.
 const SPANS_MAX: usize = 256;
+/// How long the locks of one region may take: there may be a million.
+const RESOLVE_REGION_TIMEOUT_MS: u64 = 120_000;
 
-/// What must be known to end a prepared transaction.
+/// First and last key of a part of the key space.
+pub(super) type Span = (Bytes, Bytes);
+
+/// What must be known to end a prepared transaction, or a bulk one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
     /// The transaction.
@@ -84,9 +91,8 @@ impl Transaction {
         {
             prepared.primary = Some(committer.primary_key());
             let mutations = committer.mutations.0.iter();
-            let keys: Vec<&Bytes> =
-                mutations.filter(|one| leaves_lock(one)).map(|one| &one.key).collect();
-            prepared.spans = spans(&keys);
+            let keys = mutations.filter(|one| leaves_lock(one)).map(|one| one.key.clone());
+            prepared.spans = few_spans(keys.map(|key| (key.clone(), key)).collect());
         }
         Ok(Preparation { transaction: self, committer, prepared })
     }
@@ -140,12 +146,38 @@ impl Committer {
     }
 }
 
-/// Neighbouring keys become one part where there are too many.
-fn spans(keys: &[&Bytes]) -> Vec<(Bytes, Bytes)> {
-    let keys_per_span = keys.len().div_ceil(SPANS_MAX).max(1);
-    let parts = keys.chunks(keys_per_span);
-    let ends = parts.filter_map(|part| Some((part.first()?, part.last()?)));
-    ends.map(|(first, last)| ((*first).clone(), (*last).clone())).collect()
+/// Parts that hold all of these, in order and few enough to keep. Where there are too many, neighbours
+/// become one: those whose keys have much in common, as there is little between them.
+pub(super) fn few_spans(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_unstable();
+    spans.dedup_by(|next, last| {
+        let overlap = next.0 <= last.1;
+        if overlap && next.1 > last.1 {
+            last.1 = next.1.clone();
+        }
+        overlap
+    });
+    if spans.len() <= SPANS_MAX {
+        return spans;
+    }
+    let in_common = |one: &Bytes, other: &Bytes| {
+        one.iter().zip(other.iter()).take_while(|(one, other)| one == other).count()
+    };
+    let ends = spans.windows(2).enumerate();
+    let mut gaps: Vec<(usize, usize)> =
+        ends.map(|(at, pair)| (in_common(&pair[0].1, &pair[1].0), at)).collect();
+    gaps.select_nth_unstable(SPANS_MAX - 1);
+    gaps.truncate(SPANS_MAX - 1);
+    let mut lasts: Vec<usize> = gaps.into_iter().map(|(_, at)| at).collect();
+    lasts.sort_unstable();
+    lasts.push(spans.len() - 1);
+    let mut first = 0;
+    let parts = lasts.into_iter().map(|last| {
+        let part = (spans[first].0.clone(), spans[last].1.clone());
+        first = last + 1;
+        part
+    });
+    parts.collect()
 }
 
 impl KvClient {
@@ -253,47 +285,73 @@ impl KvClient {
 
     /// Brings the other locks to the primary's end. What cannot be reached is left to those who
     /// meet it: the primary tells them how.
-    async fn finish_prepared(&self, prepared: &Prepared, commit_ts: TimeStamp) {
+    pub(super) async fn finish_prepared(&self, prepared: &Prepared, commit_ts: TimeStamp) {
         if let Err(error) = self.resolve_spans(prepared, commit_ts).await {
             tracing::warn!(%error, start_ts = prepared.start_ts.0, "locks are left to be resolved");
         }
     }
 
+    /// Several regions at a time; what one of them does not do, the others do all the same.
     async fn resolve_spans(
         &self,
         prepared: &Prepared,
         commit_ts: TimeStamp,
     ) -> Result<(), KvError> {
-        let mut retrier = self.retrier();
-        // Everything before is done.
+        let mut parts = Vec::new();
+        // Everything before is among the parts.
         let mut next = Bytes::new();
-        for (first, last) in &prepared.spans {
+        'spans: for (first, last) in &prepared.spans {
             next = next.max(first.clone());
             while next <= *last {
-                let region = self.cache.locate_patiently(&next, &mut retrier).await?;
+                let region = self.cache.locate_patiently(&next, &mut self.retrier()).await?;
                 let end = region.range().end;
-                let build = || {
-                    Cmd::ResolveLock(ResolveLockRequest {
-                        start_ts: prepared.start_ts.0,
-                        commit_ts: commit_ts.0,
-                        keys: Vec::new(),
-                    })
-                };
-                let options = RequestOptions::default();
-                let sent = self.cache.send_to_region(region, &options, &mut retrier, &build).await;
-                let response = match sent {
-                    Ok(response) => expect_response!(response, ResolveLock)?,
-                    Err(SendError::Regroup) => continue,
-                    Err(SendError::Failed(error)) => return Err(error),
-                };
-                if let Some(kind) = response.error.and_then(|error| error.kind) {
-                    return Err(KvError::Malformed(format!("resolving a lock: {kind:?}")));
-                }
+                parts.push((next, end.clone()));
                 if end.is_empty() {
-                    return Ok(());
+                    break 'spans;
                 }
                 next = end;
             }
+        }
+        let outcomes = stream::iter(parts)
+            .map(|(start, end)| self.resolve_part(prepared.start_ts, commit_ts, start, end))
+            .buffer_unordered(self.config.concurrency.max(1));
+        outcomes.fold(Ok(()), |all, one| std::future::ready(all.and(one))).await
+    }
+
+    /// Of the regions from `start` to `end`: one, unless it was split meanwhile.
+    async fn resolve_part(
+        &self,
+        start_ts: TimeStamp,
+        commit_ts: TimeStamp,
+        start: Bytes,
+        end: Bytes,
+    ) -> Result<(), KvError> {
+        let mut next = start;
+        while end.is_empty() || next < end {
+            let mut retrier = self.retrier_for(RESOLVE_REGION_TIMEOUT_MS);
+            let region = self.cache.locate_patiently(&next, &mut retrier).await?;
+            let region_end = region.range().end;
+            let build = || {
+                Cmd::ResolveLock(ResolveLockRequest {
+                    start_ts: start_ts.0,
+                    commit_ts: commit_ts.0,
+                    keys: Vec::new(),
+                })
+            };
+            let options = RequestOptions::default();
+            let sent = self.cache.send_to_region(region, &options, &mut retrier, &build).await;
+            let response = match sent {
+                Ok(response) => expect_response!(response, ResolveLock)?,
+                Err(SendError::Regroup) => continue,
+                Err(SendError::Failed(error)) => return Err(error),
+            };
+            if let Some(kind) = response.error.and_then(|error| error.kind) {
+                return Err(KvError::Malformed(format!("resolving a lock: {kind:?}")));
+            }
+            if region_end.is_empty() {
+                return Ok(());
+            }
+            next = region_end;
         }
         Ok(())
     }
@@ -369,16 +427,24 @@ mod tests {
 
     #[test]
     fn spans_hold_all_keys_and_are_bounded() {
-        let keys: Vec<Bytes> = (0..3_u32).map(|n| n.to_be_bytes().to_vec().into()).collect();
-        let alone: Vec<(Bytes, Bytes)> =
-            keys.iter().map(|key| (key.clone(), key.clone())).collect();
-        assert_eq!(spans(&keys.iter().collect::<Vec<_>>()), alone);
-        let keys: Vec<Bytes> = (0..10_001_u32).map(|n| n.to_be_bytes().to_vec().into()).collect();
-        let spans = spans(&keys.iter().collect::<Vec<_>>());
-        assert!(spans.len() <= SPANS_MAX);
-        assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0));
-        let holds = |key: &Bytes| spans.iter().any(|(first, last)| first <= key && key <= last);
-        assert!(keys.iter().all(holds));
-        assert_eq!(super::spans(&[]), []);
+        let key = |n: u32| Bytes::from(n.to_be_bytes().to_vec());
+        let alone = |numbers: std::ops::Range<u32>| -> Vec<Span> {
+            numbers.map(|n| (key(n), key(n))).collect()
+        };
+        assert_eq!(few_spans(alone(0..3)), alone(0..3));
+        assert_eq!(few_spans(Vec::new()), []);
+        // Two tables, far from each other, and parts of before.
+        let mut keys = alone(0..10_001);
+        keys.extend(alone(1 << 30..(1 << 30) + 1_000));
+        let mut spans = few_spans(keys.clone());
+        for _ in 0..2 {
+            assert_eq!(spans.len(), SPANS_MAX);
+            assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0));
+            let holds = |key: &Bytes| spans.iter().any(|(first, last)| first <= key && key <= last);
+            assert!(keys.iter().all(|(key, _)| holds(key)));
+            assert!(!holds(&key(1 << 29)));
+            spans.extend(alone(5_000..6_000));
+            spans = few_spans(spans);
+        }
     }
 }

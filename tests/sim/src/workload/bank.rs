@@ -1,12 +1,15 @@
 //! Transfers between accounts: in every view, money is neither made nor lost. Some views are of the past,
-//! which any replica may show.
+//! which any replica may show. Some transfers are bulk transactions that pass the money from account to
+//! account: they flush writes early, and write most accounts twice.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_kv_client::{KeyRange, KvClient, KvError, ReadFrom, ReplicaRead, Snapshot};
+use cairn_kv_client::{
+    BulkOptions, KeyRange, KvClient, KvError, ReadFrom, ReplicaRead, Snapshot, Transaction,
+};
 use cairn_types::TimeStamp;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -101,16 +104,28 @@ impl Bank {
         (from, to): (u32, u32),
         amount: u64,
     ) -> Result<(), KvError> {
-        let txn = client.begin(client.current_ts().await?);
-        let keys = [key_of(from), key_of(to)];
-        let mut balances = [0, 0];
-        for (key, balance) in keys.iter().zip(&mut balances) {
-            *balance = number(world, key, txn.get(key).await?.as_ref());
+        let start_ts = client.current_ts().await?;
+        if amount % 4 != 3 {
+            let txn = client.begin(start_ts);
+            pass_on(world, &txn, (from, to), amount).await?;
+            return txn.commit().await.map(|_| ());
         }
-        let amount = amount.min(balances[0]);
-        let [from_key, to_key] = keys;
-        txn.set(from_key, Bytes::from((balances[0] - amount).to_string()))?;
-        txn.set(to_key, Bytes::from((balances[1] + amount).to_string()))?;
+        let options = BulkOptions { flush_bytes: 1 << 20, flush_keys: 1 + amount as usize % 3 };
+        let txn = client.begin_bulk(start_ts, options);
+        let mut amount = amount;
+        let mut at = from;
+        while at != to {
+            let next = if at < to { at + 1 } else { at - 1 };
+            let passed = async {
+                amount = pass_on(world, &txn, (at, next), amount).await?;
+                txn.flush_if_full().await
+            };
+            if let Err(error) = passed.await {
+                txn.rollback().await?;
+                return Err(error);
+            }
+            at = next;
+        }
         txn.commit().await.map(|_| ())
     }
 
@@ -161,6 +176,25 @@ impl Bank {
         }
         Ok(())
     }
+}
+
+/// Moves as much as there is, at most `amount`; answers how much.
+async fn pass_on(
+    world: &World,
+    txn: &Transaction,
+    (from, to): (u32, u32),
+    amount: u64,
+) -> Result<u64, KvError> {
+    let keys = [key_of(from), key_of(to)];
+    let mut balances = [0, 0];
+    for (key, balance) in keys.iter().zip(&mut balances) {
+        *balance = number(world, key, txn.get(key).await?.as_ref());
+    }
+    let amount = amount.min(balances[0]);
+    let [from_key, to_key] = keys;
+    txn.set(from_key, Bytes::from((balances[0] - amount).to_string()))?;
+    txn.set(to_key, Bytes::from((balances[1] + amount).to_string()))?;
+    Ok(amount)
 }
 
 /// A coin.
