@@ -76,6 +76,12 @@ impl Plan {
         }
     }
 
+    /// Whether what the statement reads is locked, in its source or in a subquery.
+    pub fn takes_locks(&self) -> bool {
+        let subqueries = self.subplans.iter().map(|subplan| &subplan.plan);
+        self.source().into_iter().chain(subqueries).any(PhysicalPlan::takes_locks)
+    }
+
     /// Whether the statement only reads and takes no locks.
     pub fn is_read_only(&self) -> bool {
         matches!(&self.kind, PlanKind::Query(plan) if !plan.takes_locks())

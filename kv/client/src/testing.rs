@@ -419,7 +419,13 @@ impl Inner {
         if let Some(commit_ts) = keys.clone().find_map(|key| self.commit_of(key, start_ts)) {
             let one_pc_commit_ts = if request.try_one_pc { commit_ts } else { 0 };
             let min_commit_ts = if request.use_async_commit { commit_ts } else { 0 };
-            return PrewriteResponse { min_commit_ts, one_pc_commit_ts, ..Default::default() };
+            let generation = request.generation;
+            return PrewriteResponse {
+                min_commit_ts,
+                one_pc_commit_ts,
+                generation,
+                ..Default::default()
+            };
         }
         if !errors.is_empty() {
             return PrewriteResponse { errors, ..Default::default() };
@@ -455,7 +461,8 @@ impl Inner {
         let asynchronous =
             own.map(|lock| if lock.use_async_commit { lock.min_commit_ts } else { 0 });
         let asynchronous: Vec<u64> = asynchronous.collect();
-        let mut response = PrewriteResponse::default();
+        let generation = request.generation;
+        let mut response = PrewriteResponse { generation, ..Default::default() };
         if !asynchronous.contains(&0) {
             response.min_commit_ts = asynchronous.into_iter().max().unwrap_or(0);
         }

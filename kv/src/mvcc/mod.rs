@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! prewrite   lock:    k        -> Put, primary, start_ts 7, ttl, "v"
-//!            default: k/7      -> v            (only values over 255 bytes)
+//!            default: k/7      -> v            (only values over 1 KiB)
 //! commit     write:   k/9      -> Put, start_ts 7, "v"
 //!            lock:    k        deleted
 //! ```

@@ -2,7 +2,7 @@
 //!
 //! One reader keeps one cursor on CF write, so that a batch of keys pays for it
 //! once. **Cost** of a point get: one `get` in CF lock (nearly always empty, its
-//! bloom filter says so), one seek in CF write, and for values over 255 bytes one
+//! bloom filter says so), one seek in CF write, and for values over 1 KiB one
 //! `get` in CF default.
 
 use std::cell::Cell;

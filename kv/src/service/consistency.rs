@@ -155,12 +155,15 @@ impl Checker {
                 tokio::time::sleep(INTERVAL).await;
                 if last_region == 0 {
                     tokio::time::sleep_until(round_end).await;
-                    round_end = tokio::time::Instant::now() + ROUND_MIN;
                 }
                 let id = |info: &kv::RegionPeerInfo| info.region.as_ref().map_or(0, |r| r.id);
                 let infos = self.router.region_infos();
                 let next = infos.iter().find(|info| info.is_leader && id(info) > last_region);
-                last_region = next.map_or(0, id);
+                let next_region = next.map_or(0, id);
+                if last_region == 0 && next_region > 0 {
+                    round_end = tokio::time::Instant::now() + ROUND_MIN;
+                }
+                last_region = next_region;
                 if last_region > 0
                     && let Err(reason) = self.compare(last_region).await
                 {

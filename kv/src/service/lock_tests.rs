@@ -348,6 +348,35 @@ async fn a_shared_lock_that_must_last_is_answered_when_it_is_applied() {
     assert_eq!(store.service.pipelined_locks(), 0);
 }
 
+/// Were it lost with its leader, the share would come back and pass for it.
+#[tokio::test(start_paused = true)]
+async fn a_share_that_becomes_a_lock_is_answered_when_it_is_applied() {
+    let store = Asked::new();
+    store.replicate_locks();
+    store.sharing(ts(5)).await.unwrap();
+    assert!(store.has_lasting_lock());
+    let pipelined = store.service.pipelined_locks();
+    store.hold_back_applying();
+    let alone = store.locking(ts(5), &patient());
+    store.until_running(1).await;
+    assert!(!alone.is_finished());
+    store.kv.applies.add_permits(1);
+    assert_eq!(conflict(&alone.await.unwrap()), 0);
+    assert_eq!(store.service.pipelined_locks(), pipelined);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_does_not_pass_for_a_lock() {
+    let store = Asked::new();
+    store.sharing(ts(5)).await.unwrap();
+    store.sharing(ts(7)).await.unwrap();
+    assert_eq!(store.prewrite_share(ts(7)).await, kv::PrewriteResponse::default());
+    let commit = kv::CommitRequest { keys: vec![key()], start_ts: ts(7), commit_ts: ts(8) };
+    store.ask(kv_request::Cmd::Commit(commit)).await;
+    let lost = store.prewrite(ts(5)).await.errors.into_iter().next().and_then(|error| error.kind);
+    assert!(matches!(lost, Some(key_error::Kind::TxnLockNotFound(_))), "{lost:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn locks_outlive_a_leader_that_hands_over() {
     let store = Asked::new();

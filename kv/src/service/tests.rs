@@ -17,6 +17,7 @@ use tonic::Status;
 
 use super::testing::MemoryKv;
 use super::*;
+use crate::txn::resolve_lock::LOCKS_PER_ROUND;
 
 async fn call(service: &StoreService, context: &kv::Context, cmd: Cmd) -> kv::KvResponse {
     let request = kv::KvRequest { context: Some(context.clone()), cmd: Some(cmd) };
@@ -222,7 +223,8 @@ async fn resolves_a_region_in_rounds() {
     let kv = MemoryKv::new();
     let (service, context) = (kv.service(), kv.context());
     let mut request = put("key0000", "v", 10);
-    request.mutations = (0..600)
+    let locks = 2 * LOCKS_PER_ROUND + 1;
+    request.mutations = (0..locks)
         .map(|n| kv::Mutation {
             op: 0,
             key: format!("key{n:04}").into(),
@@ -236,7 +238,8 @@ async fn resolves_a_region_in_rounds() {
     let response = call(&service, &context, Cmd::ResolveLock(resolve)).await;
     assert_eq!(response.region_error, None);
     assert_eq!(kv.writes.load(Ordering::SeqCst) - writes_before, 3);
-    assert_eq!(get(&service, &context, "key0599", 20).await.value, "v");
+    let last = format!("key{:04}", locks - 1);
+    assert_eq!(get(&service, &context, &last, 20).await.value, "v");
     let delete = kv::DeleteRangeRequest { start_key: "key".into(), end_key: "key0300".into() };
     // A store destroys the range by itself, and never up to an end that was not said.
     let no_region = kv::Context::default();

@@ -190,7 +190,7 @@ impl LockWaits {
     /// when there are too many of them.
     pub fn claim(&self, key: &Bytes, start_ts: TimeStamp, now: MonotonicTime) -> bool {
         let mut lingering = self.lingering.lock();
-        lingering.retain(|one| one.start_ts != start_ts || one.key != *key);
+        lingering.retain(|one| one.until > now && (one.start_ts != start_ts || one.key != *key));
         let has_room = lingering.len() < LINGERING_MAX;
         if has_room {
             let (key, until) = (key.clone(), now.plus(CLAIM_LINGERS));

@@ -100,7 +100,8 @@ pub fn run(
     request: &kv::PrewriteRequest,
     chosen_ts: Option<TimeStamp>,
 ) -> Result<kv::PrewriteResponse, MvccError> {
-    let mut response = kv::PrewriteResponse::default();
+    let generation = request.generation;
+    let mut response = kv::PrewriteResponse { generation, ..Default::default() };
     let mut free = Vec::with_capacity(request.mutations.len());
     let mut locked_before = Vec::new();
     let mut committed_at = None;
@@ -223,8 +224,10 @@ fn check_key(
     // A lock of a later time was taken by a request that came late, after the one that the
     // transaction knows of was gone: what was committed in between was told to nobody.
     let locked_ts = TimeStamp(mutation.locked_ts);
-    let is_guarded =
-        mutation.is_locked && held.as_ref().is_some_and(|lock| lock.for_update_ts <= locked_ts);
+    // And a share is not what guards a row for one alone.
+    let guards =
+        |lock: &Lock| lock.for_update_ts <= locked_ts && (mutation.is_shared || !lock.is_shared);
+    let is_guarded = mutation.is_locked && held.as_deref().is_some_and(guards);
     let is_lost = mutation.is_locked && !is_guarded;
     // What a statement has read at a later time rested on the lock.
     let seen_up_to = start_ts.max(match is_lost {
@@ -340,6 +343,10 @@ fn check_prewritten(
         return Err(TxnError::key(key_error::Kind::AlreadyExist(kv::AlreadyExist {
             key: mutation.key.clone(),
         })));
+    }
+    if is_newer && must_not_exist && own.kind == LockKind::Lock {
+        // It says nothing of what is there, and flushes do not guard keys they go on to insert.
+        return Err(TxnError::abort("a flush inserts a key that an earlier one only guards"));
     }
     let writes = matches!(op, MutationOp::OpPut | MutationOp::OpInsert | MutationOp::OpDelete);
     if is_newer && writes {

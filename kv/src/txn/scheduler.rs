@@ -350,7 +350,7 @@ impl Scheduler {
         self.check_deadline(context)?;
         let must_last = changes.must_last();
         let may_stay = !must_last && !reader.met_lasting_lock();
-        let early = early.take().filter(|_| !must_last);
+        let early = early.take().filter(|_| !must_last && takes_fresh_locks(&response));
         let news = self.news_for_waiters(&changes);
         let (batch, now) = (changes.into_batch(), self.clock.now());
         let settled = view.locks.settle(view, batch, may_stay, &self.lock_memory, now)?;
@@ -468,6 +468,13 @@ impl Scheduler {
         let is_out_of_bounds = request.max_commit_ts != 0 && chosen_ts.0 > request.max_commit_ts;
         (ahead_ms <= CHOSEN_AHEAD_MS_MAX && !is_out_of_bounds).then_some((guard, chosen_ts))
     }
+}
+
+/// Whether a lock command changes no lock that the transaction has already. Were such a change lost
+/// with its leader, what it replaces would come back and pass for it.
+fn takes_fresh_locks(response: &kv_response::Cmd) -> bool {
+    let kv_response::Cmd::PessimisticLock(response) = response else { return false };
+    response.results.iter().all(|result| result.held_ts == 0)
 }
 
 /// What is certain of a write.

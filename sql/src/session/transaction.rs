@@ -29,7 +29,7 @@ use cairn_kv_client::{
 };
 use cairn_parser::ast::{Begin, Completion, IsolationLevel, TransactionMode, Xid};
 use cairn_planner::Catalog;
-use cairn_planner::plan::{PhysicalPlan, Plan};
+use cairn_planner::plan::Plan;
 use cairn_types::{TimeStamp, errno};
 
 use super::last_transaction::LastTransaction;
@@ -242,7 +242,7 @@ impl Session {
             "Pipelined DML can only be used in autocommit mode. Fallback to standard mode"
         } else if self.settings().isolation == IsolationLevel::Serializable {
             "Pipelined DML can not be used at isolation level SERIALIZABLE. Fallback to standard mode"
-        } else if plan.source().is_some_and(PhysicalPlan::takes_locks) {
+        } else if plan.takes_locks() {
             // What they guard must be in the buffer.
             "Pipelined DML can not be used with locking reads. Fallback to standard mode"
         } else {

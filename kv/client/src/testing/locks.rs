@@ -153,10 +153,14 @@ impl Inner {
     }
 
     pub(super) fn heart_beat(&mut self, request: &TxnHeartBeatRequest) -> TxnHeartBeatResponse {
-        if let Some(lock) = self.locks.of_mut(&request.primary, request.start_ts) {
-            lock.ttl_ms = lock.ttl_ms.max(request.advise_ttl_ms);
-        }
-        TxnHeartBeatResponse::default()
+        let Some(lock) = self.locks.of_mut(&request.primary, request.start_ts) else {
+            let (start_ts, primary_key) = (request.start_ts, request.primary.clone());
+            let kind = key_error::Kind::TxnNotFound(TxnNotFound { start_ts, primary_key });
+            let error = Some(KeyError { kind: Some(kind) });
+            return TxnHeartBeatResponse { error, lock_ttl_ms: 0 };
+        };
+        lock.ttl_ms = lock.ttl_ms.max(request.advise_ttl_ms);
+        TxnHeartBeatResponse { error: None, lock_ttl_ms: lock.ttl_ms }
     }
 
     /// Circles of two: enough for the client.

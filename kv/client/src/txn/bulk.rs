@@ -107,7 +107,7 @@ impl Bulk {
     }
 
     /// Waits for the flush under way.
-    async fn settle(&self, scope: &RequestScope) -> Result<(), KvError> {
+    async fn settle(&self, start_ts: TimeStamp, scope: &RequestScope) -> Result<(), KvError> {
         let Some(done) = self.state.lock().flight.as_ref().map(|flight| flight.done.clone()) else {
             return Ok(());
         };
@@ -117,6 +117,11 @@ impl Bulk {
         state.waited += begun.elapsed();
         outcome??;
         state.flight = None;
+        if state.keep_alive.as_ref().is_some_and(KeepAlive::is_over) {
+            // What it would read of its own writes from here on may be gone.
+            let reason = "its locks expired and were removed".into();
+            return Err(KvError::TxnAborted { start_ts: start_ts.0, reason });
+        }
         Ok(())
     }
 
@@ -171,7 +176,7 @@ impl Transaction {
 
     async fn flush(&self, bulk: &Bulk) -> Result<(), KvError> {
         let scope = self.view.read().scope().clone();
-        bulk.settle(&scope).await?;
+        bulk.settle(self.start_ts, &scope).await?;
         let now = self.client.current_ts().await?;
         let fresh = self.fresh_buffer();
         let frozen = Arc::new(std::mem::replace(&mut *self.buffer.write(), fresh));
@@ -248,7 +253,7 @@ impl Transaction {
         self.snapshot.check_visible()?;
         self.flush(bulk).await?;
         let scope = self.view.read().scope().clone();
-        bulk.settle(&scope).await?;
+        bulk.settle(self.start_ts, &scope).await?;
         let part = {
             let state = bulk.state.lock();
             let Some(primary_key) = state.primary.clone() else { return Ok(None) };

@@ -181,12 +181,16 @@ async fn heart_beats_keep_it_and_without_them_others_go_on() {
     write(&txn, &[("a", "1"), ("b", "1")]).await.expect("nothing is in the way");
     for _ in 0..30 {
         cluster.advance_ms(1_000);
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
     }
     let other = cluster.client();
     let read = other.snapshot(cluster.ts());
     assert_eq!(read.get(b"b").await.expect("readers pass"), None);
     write(&txn, &[("b", "2"), ("c", "1")]).await.expect("it lives");
+    // The next flush waits for that one.
+    write(&txn, &[("d", "1"), ("e", "1")]).await.expect("it lives");
+    assert!(["a", "b", "c"].iter().all(|key| cluster.locked_keys().contains(&Bytes::from(*key))));
     // Its node dies.
     drop((txn, client));
     cluster.advance_ms(60_000);
@@ -195,6 +199,25 @@ async fn heart_beats_keep_it_and_without_them_others_go_on() {
     late.set("b".into(), "3".into()).expect("small");
     late.commit().await.expect("it has ended");
     assert_eq!((cluster.value("a"), cluster.value("b")), (None, Some("3".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_locks_are_gone_does_not_go_on() {
+    let cluster = Cluster::new();
+    let client = cluster.client();
+    let txn = begin(&client, 2).await;
+    write(&txn, &[("a", "1"), ("b", "1")]).await.expect("nothing is in the way");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Its node stands still for a minute, and somebody comes.
+    cluster.advance_ms(60_000);
+    let read = cluster.client().snapshot(cluster.ts());
+    assert_eq!(read.get(b"a").await.expect("rolls it back"), None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let more = write(&txn, &[("c", "1"), ("d", "1"), ("e", "1"), ("f", "1")]).await;
+    assert!(matches!(more, Err(KvError::TxnAborted { .. })), "{more:?}");
+    txn.rollback().await.expect("rolls back");
+    settle(&client).await;
+    assert!(cluster.locked_keys().is_empty());
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -415,6 +415,12 @@ impl Committer {
                 }
             }
             if locks.is_empty() {
+                if response.generation != self.generation {
+                    return Err(KvError::TxnAborted {
+                        start_ts: self.start_ts.0,
+                        reason: "a store of a version before knows no bulk transactions".into(),
+                    });
+                }
                 outcome = outcome.and(part);
                 rest.start = answer.piece.end;
             } else {

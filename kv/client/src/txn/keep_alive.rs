@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +33,10 @@ pub(super) const TXN_AGE_MAX_MS: u64 = 3_600_000;
 pub(super) const BULK_AGE_MAX_MS: u64 = 86_400_000;
 
 /// Heart beats until dropped.
-pub(super) struct KeepAlive(AbortHandle);
+pub(super) struct KeepAlive {
+    beating: AbortHandle,
+    is_over: Arc<AtomicBool>,
+}
 
 impl KeepAlive {
     /// Keeps the locks of an open transaction alive, as [`keep_alive`] does, until it is too old.
@@ -44,19 +48,31 @@ impl KeepAlive {
         age_max_ms: u64,
     ) -> KeepAlive {
         let left_ms = age_max_ms.saturating_sub(open_ms);
-        let beating = async move {
-            let beating = keep_alive(&client, start_ts, &primary, open_ms, LOCK_TTL_MS);
-            if tokio::time::timeout(Duration::from_millis(left_ms), beating).await.is_err() {
-                tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let beating = {
+            let is_over = is_over.clone();
+            async move {
+                let beating =
+                    beat(&client, start_ts, &primary, open_ms, LOCK_TTL_MS, Some(&is_over));
+                if tokio::time::timeout(Duration::from_millis(left_ms), beating).await.is_err() {
+                    tracing::warn!(start_ts = start_ts.0, "a transaction is open for too long");
+                    is_over.store(true, Ordering::Release);
+                }
             }
         };
-        KeepAlive(tokio::spawn(beating).abort_handle())
+        KeepAlive { beating: tokio::spawn(beating).abort_handle(), is_over }
+    }
+
+    /// Whether the transaction cannot be committed any more: its primary's lock stood once and is
+    /// gone, or nobody keeps it alive since it is too old.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 }
 
 impl Drop for KeepAlive {
     fn drop(&mut self) {
-        self.0.abort();
+        self.beating.abort();
     }
 }
 
@@ -69,6 +85,19 @@ pub(super) async fn keep_alive(
     open_ms: u64,
     life_ms: u64,
 ) -> Infallible {
+    beat(client, start_ts, primary, open_ms, life_ms, None).await
+}
+
+/// As [`keep_alive`]; `is_over` is told once a lock that stood is gone.
+async fn beat(
+    client: &KvClient,
+    start_ts: TimeStamp,
+    primary: &Bytes,
+    open_ms: u64,
+    life_ms: u64,
+    is_over: Option<&AtomicBool>,
+) -> Infallible {
+    let mut has_stood = false;
     let mut age = Age { start_ts, open_ms, at: Instant::now() };
     let mut pause = HEART_BEAT_EVERY;
     loop {
@@ -76,7 +105,13 @@ pub(super) async fn keep_alive(
         let ttl_ms = age.read(client).await.saturating_add(life_ms);
         let beat = client.extend_lock(primary, start_ts, ttl_ms);
         pause = match beat.await {
-            Ok(()) => HEART_BEAT_EVERY,
+            Ok(stands) => {
+                if let Some(is_over) = is_over.filter(|_| has_stood && !stands) {
+                    is_over.store(true, Ordering::Release);
+                }
+                has_stood |= stands;
+                HEART_BEAT_EVERY
+            }
             Err(error) => {
                 tracing::debug!(%error, "heart beat of a transaction failed");
                 REPEAT_EVERY
@@ -112,14 +147,14 @@ impl Age {
 
 impl KvClient {
     /// One heart beat, tried until the next is due: the primary lock lives at least `ttl_ms`,
-    /// counted from `start_ts`. A lock that is not there may yet come (it is under way), or was
+    /// counted from `start_ts`. `false`: a lock that is not there may yet come (it is under way), or was
     /// removed by others, which the commit will find out.
     async fn extend_lock(
         &self,
         primary: &Bytes,
         start_ts: TimeStamp,
         ttl_ms: u64,
-    ) -> Result<(), KvError> {
+    ) -> Result<bool, KvError> {
         let build = || {
             Cmd::TxnHeartBeat(TxnHeartBeatRequest {
                 primary: primary.clone(),
@@ -130,6 +165,6 @@ impl KvClient {
         let options = RequestOptions::default();
         let mut retrier = self.retrier_until(Deadline::after(HEART_BEAT_EVERY));
         let sent = self.cache.send_to_key(primary, &options, &mut retrier, &build).await?;
-        expect_response!(sent, TxnHeartBeat).map(drop)
+        expect_response!(sent, TxnHeartBeat).map(|response| response.error.is_none())
     }
 }

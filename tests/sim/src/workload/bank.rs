@@ -105,7 +105,7 @@ impl Bank {
         amount: u64,
     ) -> Result<(), KvError> {
         let start_ts = client.current_ts().await?;
-        if amount % 4 != 3 {
+        if amount % 8 != 7 {
             let txn = client.begin(start_ts);
             pass_on(world, &txn, (from, to), amount).await?;
             return txn.commit().await.map(|_| ());
