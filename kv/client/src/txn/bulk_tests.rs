@@ -30,6 +30,14 @@ async fn write(txn: &Transaction, rows: &[(&str, &str)]) -> Result<(), KvError> 
     Ok(())
 }
 
+/// On the clock of heart beats.
+async fn seconds_pass(count: u32) {
+    for _ in 0..count {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn settle(client: &Arc<KvClient>) {
     client.shutdown(Duration::from_secs(60)).await;
 }
@@ -181,8 +189,7 @@ async fn heart_beats_keep_it_and_without_them_others_go_on() {
     write(&txn, &[("a", "1"), ("b", "1")]).await.expect("nothing is in the way");
     for _ in 0..30 {
         cluster.advance_ms(1_000);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        tokio::task::yield_now().await;
+        seconds_pass(1).await;
     }
     let other = cluster.client();
     let read = other.snapshot(cluster.ts());
@@ -207,12 +214,12 @@ async fn one_whose_locks_are_gone_does_not_go_on() {
     let client = cluster.client();
     let txn = begin(&client, 2).await;
     write(&txn, &[("a", "1"), ("b", "1")]).await.expect("nothing is in the way");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    seconds_pass(2).await;
     // Its node stands still for a minute, and somebody comes.
     cluster.advance_ms(60_000);
     let read = cluster.client().snapshot(cluster.ts());
     assert_eq!(read.get(b"a").await.expect("rolls it back"), None);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    seconds_pass(2).await;
     let more = write(&txn, &[("c", "1"), ("d", "1"), ("e", "1"), ("f", "1")]).await;
     assert!(matches!(more, Err(KvError::TxnAborted { .. })), "{more:?}");
     txn.rollback().await.expect("rolls back");
