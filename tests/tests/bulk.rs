@@ -45,8 +45,8 @@ const CHANGES: &[&str] = &[
     "DELETE FROM t WHERE a = 1 OR k < 20",
     "DELETE t FROM t JOIN n ON t.a = n.i % 5 WHERE n.i < 100",
     "UPDATE t JOIN n ON t.a = n.i SET t.a = t.a + n.i, t.k = NULL WHERE n.i < 50",
-    "UPDATE t SET k = id, a = -a",
-    "DELETE FROM t LIMIT 30",
+    "UPDATE t SET k = id, a = -a ORDER BY id",
+    "DELETE FROM t ORDER BY id LIMIT 30",
     "DELETE FROM t WHERE id = 10005",
     "DELETE FROM t",
 ];
