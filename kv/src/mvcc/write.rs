@@ -205,7 +205,9 @@ mod tests {
         fn survives_encoding(
             bits in 1u8..=4,
             start_ts in any::<u64>(),
-            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..=SHORT_VALUE_BYTES_MAX)),
+            value in proptest::option::of(
+                proptest::collection::vec(any::<u8>(), 0..=SHORT_VALUE_BYTES_MAX),
+            ),
             flags in any::<[bool; 2]>(),
             last_change in proptest::option::of(any::<u64>()),
         ) {

@@ -9,10 +9,11 @@
 //! key), a lock command is answered once its locks are proposed, and ends when they are applied: until
 //! then it keeps its latches. If the proposal comes to nothing its transaction believes in a lock that is
 //! not there, as it does when a leader died with its memory, and learns of that in the same way. So
-//! just those changes may be answered for early that might as well have stayed in memory: of a
-//! lock, shared or not, that has no holder but pessimistic ones. Other commands than lock commands are
-//! never: whoever gives locks back or lets them live on wants to know that it happened. The idea
-//! is TiKV's (`pessimistic-txn.pipelined`), which waits for the same.
+//! just those changes may be answered for early that might as well have stayed in memory (of a
+//! lock, shared or not, that has no holder but pessimistic ones), and only if the transaction had no
+//! lock of the keys before: that one would come back and pass for the new one. Other commands than
+//! lock commands are never: whoever gives locks back or lets them live on wants to know that it
+//! happened. The idea is TiKV's (`pessimistic-txn.pipelined`), which waits for the same.
 //!
 //! **Invariants**
 //! - From the view to the end of the write nobody else changes the keys: rivals on
