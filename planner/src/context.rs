@@ -1,10 +1,13 @@
 //! What planning needs to know besides the statement.
 
+use std::sync::Arc;
+
 use cairn_expr::EvalContext;
 use cairn_parser::ast::VariableScope;
 use cairn_types::{Datum, FieldType, MysqlError};
 
 use crate::catalog::{Catalog, TableInfo};
+use crate::statistics::TableStatistics;
 
 /// System variables, as expressions read them.
 pub trait SystemVariables: Send + Sync {
@@ -16,18 +19,11 @@ pub trait SystemVariables: Send + Sync {
     ) -> Result<(Datum, FieldType), MysqlError>;
 }
 
-/// What is known of a table's rows. Absent statistics are replaced by
-/// [`crate::physical::cost`]'s pseudo statistics.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TableStats {
-    /// Rows in the table.
-    pub row_count: f64,
-}
-
 /// Where statistics come from.
 pub trait Statistics: Send + Sync {
-    /// Statistics of a table, if it was analyzed.
-    fn table_stats(&self, _table: &TableInfo) -> Option<TableStats> {
+    /// What is known of a table; `None`: nothing, see [`crate::physical::cost`] for what is
+    /// assumed then.
+    fn table_statistics(&self, _table: &TableInfo) -> Option<Arc<TableStatistics>> {
         None
     }
 }

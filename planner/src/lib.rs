@@ -16,6 +16,7 @@
 //! | [`binder`](self) | names, types, MySQL's scoping rules |
 //! | [`logical`], [`rules`] | algebra and its rewrites |
 //! | [`ranger`] | conditions to key ranges |
+//! | [`statistics`] | what is known of tables' rows |
 //! | [`physical`] | access paths, tasks, costs |
 //! | [`plan`] | what is handed out |
 //! | [`mod@explain`], [`cache`] | plans as text; plans shared |
@@ -40,6 +41,7 @@ pub mod plan;
 pub mod ranger;
 pub mod rules;
 mod statement;
+pub mod statistics;
 
 #[cfg(test)]
 mod tests;

@@ -83,7 +83,7 @@ impl CostParams {
 
 /// Rows of a table, and whether they were counted.
 pub fn table_rows(statistics: &dyn Statistics, table: &TableInfo) -> (f64, bool) {
-    match statistics.table_stats(table) {
+    match statistics.table_statistics(table) {
         Some(stats) => (stats.row_count.max(1.0), true),
         None => (PSEUDO_ROWS, false),
     }
