@@ -533,7 +533,10 @@ fn cop_info(
 ) -> String {
     match op {
         OpDesc::TableScan(_) | OpDesc::IndexScan(_) => scan_info(reader, lookup_keys),
-        OpDesc::IndexLookup(_) => "keep order:false, stats:pseudo".to_string(),
+        OpDesc::IndexLookup(_) => match reader.is_pseudo {
+            true => "keep order:false, stats:pseudo".to_string(),
+            false => "keep order:false".to_string(),
+        },
         OpDesc::Selection(selection) => list(&selection.conditions, below),
         OpDesc::Projection(projection) => list(&projection.exprs, below),
         OpDesc::Aggregation(desc) => aggregation_info(desc, below, &info.schema),
@@ -589,6 +592,8 @@ fn scan_info(reader: &Reader, lookup_keys: &LookupKeys) -> String {
     if reader.desc {
         parts.push("desc".to_string());
     }
-    parts.push("stats:pseudo".to_string());
+    if reader.is_pseudo {
+        parts.push("stats:pseudo".to_string());
+    }
     parts.join(", ")
 }

@@ -438,6 +438,8 @@ pub struct Reader {
     pub limit: Option<RowLimit>,
     /// Whether the operators hold parameters or session functions.
     pub needs_binding: bool,
+    /// Whether its estimates are guesses: the table was never analyzed.
+    pub is_pseudo: bool,
 }
 
 /// What EXPLAIN tells of an operator in a fragment.

@@ -1,9 +1,11 @@
 //! How a table is read: by handle, through an index, all of it, or point by point.
 //!
-//! Every path is priced by `cost.rs`; the cheapest wins. A whole unique key with known
+//! Every path is priced (`pricing.rs`); the cheapest wins. A whole unique key with known
 //! values is no question of price: it is a point read. A path whose order makes a sort
 //! superfluous is compared with that sort added to the others.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cairn_executor::plan::{IndexLookupDesc, IndexScanDesc, OpDesc, ScanColumn, TableScanDesc};
@@ -11,16 +13,15 @@ use cairn_expr::{Expr, Func};
 use cairn_types::{FieldType, TypeCode};
 
 use super::cop::{CopTask, pushable};
-use super::cost::{self, table_rows};
+use super::pricing::Pricing;
 use super::{Physical, Root, Task, WantedOrder};
 use crate::catalog::{IndexInfo, ROW_ID_COLUMN, TableInfo};
 use crate::defaults::origin_default;
 use crate::error::Result;
 use crate::logical::{Col, Logical, LogicalScan, ScanCol};
-use crate::plan::{
-    BatchPointGet, CopInfo, MemTableScan, PhysicalOp, PointAccess, PointColumn, PointGet,
-};
+use crate::plan::{BatchPointGet, MemTableScan, PhysicalOp, PointAccess, PointColumn, PointGet};
 use crate::ranger::{Analysis, RangeColumn, RangeSpec, analyze};
+use crate::statistics::{Estimate, guess};
 
 /// Most keys of one batch of point reads; longer lists are scanned as ranges.
 const POINTS_MAX: usize = 1024;
@@ -28,21 +29,29 @@ const POINTS_MAX: usize = 1024;
 /// One way to read a table.
 pub(super) struct Path {
     /// Offset of the index in the table; `None`: rows by handle.
-    index: Option<usize>,
+    pub(super) index: Option<usize>,
     /// The key's columns.
-    key: Vec<KeyColumn>,
+    pub(super) key: Vec<KeyColumn>,
     /// What the conditions are worth on the key.
-    analysis: Analysis,
+    pub(super) analysis: Analysis,
     /// Conditions over the key, by position, that the ranges use.
     pub(super) access: Vec<Expr>,
+    /// The same conditions over the scan's columns.
+    pub(super) ranged: Vec<Expr>,
     /// Conditions that are checked on the entries or rows.
-    filters: Vec<Expr>,
+    pub(super) filters: Vec<Expr>,
     /// The index holds all that is asked.
-    covering: bool,
+    pub(super) covering: bool,
     /// Rows come in the wanted order.
-    ordered: bool,
+    pub(super) ordered: bool,
     /// Estimated rows of the scan.
     pub(super) rows: f64,
+    /// Those of which rows are looked up, after filters on index entries.
+    pub(super) entries: f64,
+    /// What is expected after all filters.
+    pub(super) result: Estimate,
+    /// Whether the table was never analyzed.
+    pub(super) is_pseudo: bool,
     /// Estimated cost.
     pub(super) cost: f64,
 }
@@ -52,28 +61,45 @@ impl Path {
     pub(super) fn is_empty(&self) -> bool {
         self.analysis.ranges.is_empty()
     }
+
+    /// The same path taken again and again.
+    pub(super) fn repeat(&mut self, times: f64) {
+        self.rows *= times;
+        self.entries *= times;
+        self.result.rows *= times;
+    }
 }
 
-struct KeyColumn {
-    offset: Option<usize>,
-    range: RangeColumn,
+/// A column of a key.
+pub(super) struct KeyColumn {
+    /// Its offset in the table; `None`: the hidden row id.
+    pub(super) offset: Option<usize>,
+    pub(super) range: RangeColumn,
 }
 
 impl Physical<'_> {
-    pub(super) fn scan(&mut self, scan: &LogicalScan, order: WantedOrder<'_>) -> Result<Task> {
-        let conditions: Vec<Expr> =
-            scan.conditions.iter().map(|condition| self.bind_correlated(condition)).collect();
+    /// `row_goal`: how many rows a LIMIT above asks for.
+    pub(super) fn scan(
+        &mut self,
+        scan: &LogicalScan,
+        order: WantedOrder<'_>,
+        row_goal: Option<f64>,
+    ) -> Result<Task> {
+        let scan = &*self.bound(scan);
         if scan.table.is_virtual {
-            return self.mem_table(scan, &conditions);
+            return self.mem_table(scan);
         }
-        let paths = self.paths(scan, &conditions, &[], order);
+        let mut paths = self.paths(scan, &[], order);
         if paths.iter().any(Path::is_empty) {
             let columns: Vec<Col> = scan.columns.iter().map(|column| column.col).collect();
             return self.task(&Logical::Dual { rows: 0, columns }, None);
         }
-        if let Some(task) = self.point(scan, &paths, &conditions)? {
+        // Statistics are no business of point reads.
+        if let Some(task) = self.point(scan, &paths)? {
             return Ok(task);
         }
+        let order_wanted = order.is_some();
+        self.price(scan, &mut paths, &Pricing { order_wanted, row_goal, has_lookups: false });
         let best = paths
             .into_iter()
             .min_by(|a, b| a.cost.total_cmp(&b.cost))
@@ -83,7 +109,17 @@ impl Physical<'_> {
         self.cop_task(scan, best, keep_order, desc)
     }
 
-    fn mem_table(&mut self, scan: &LogicalScan, conditions: &[Expr]) -> Result<Task> {
+    /// A table in FROM with the columns of enclosing queries as slots.
+    pub(super) fn bound<'s>(&self, scan: &'s LogicalScan) -> Cow<'s, LogicalScan> {
+        if self.correlated.is_empty() {
+            return Cow::Borrowed(scan);
+        }
+        let conditions = scan.conditions.iter().map(|c| self.bind_correlated(c)).collect();
+        Cow::Owned(LogicalScan { conditions, ..scan.clone() })
+    }
+
+    fn mem_table(&mut self, scan: &LogicalScan) -> Result<Task> {
+        let conditions = &scan.conditions;
         let layout: Vec<Col> = scan.columns.iter().map(|column| column.col).collect();
         let op = PhysicalOp::MemTableScan(Box::new(MemTableScan {
             db: scan.db.clone(),
@@ -93,8 +129,9 @@ impl Physical<'_> {
             conditions: self.resolve_all(conditions, &layout)?,
         }));
         let schema = self.schema(&layout);
-        let plan = self.node(op, Vec::new(), cost::PSEUDO_ROWS, schema);
-        let root = Root { plan, layout, ordered: false };
+        let estimate = Box::new(Estimate::of_rows(guess::PSEUDO_ROWS));
+        let plan = self.node(op, Vec::new(), estimate.rows, schema);
+        let root = Root { plan, layout, ordered: false, estimate };
         Ok(Task::Root(self.root_filter(root, conditions)?))
     }
 
@@ -103,7 +140,6 @@ impl Physical<'_> {
     pub(super) fn paths(
         &self,
         scan: &LogicalScan,
-        conditions: &[Expr],
         lookups: &[Expr],
         order: WantedOrder<'_>,
     ) -> Vec<Path> {
@@ -118,7 +154,7 @@ impl Physical<'_> {
             let ty = FieldType::bigint().with_not_null();
             vec![KeyColumn { offset: None, range: RangeColumn { ty, prefix_length: None } }]
         };
-        paths.push(self.path(scan, None, handle, conditions, lookups, order));
+        paths.push(self.path(scan, None, handle, lookups, order));
         let hints = &scan.hints;
         for (at, index) in table.indices.iter().enumerate() {
             let usable = index.state.is_public()
@@ -131,7 +167,7 @@ impl Physical<'_> {
             }
             let key = index.columns.iter();
             let key = key.map(|part| key_column(table, part.offset, part.prefix_length)).collect();
-            paths.push(self.path(scan, Some(at), key, conditions, lookups, order));
+            paths.push(self.path(scan, Some(at), key, lookups, order));
         }
         // USE and FORCE: the table only if no named index is of any use.
         let forced = hints.only.is_some() && !hints.allow_table && paths.len() > 1;
@@ -146,10 +182,10 @@ impl Physical<'_> {
         scan: &LogicalScan,
         index: Option<usize>,
         key: Vec<KeyColumn>,
-        conditions: &[Expr],
         lookups: &[Expr],
         order: WantedOrder<'_>,
     ) -> Path {
+        let conditions = &scan.conditions;
         let positions: Vec<Option<Col>> = key.iter().map(|k| scan.col_of(k.offset)).collect();
         let columns: Vec<RangeColumn> = key.iter().map(|k| k.range.clone()).collect();
         let all = conditions.iter().chain(lookups);
@@ -158,6 +194,7 @@ impl Physical<'_> {
         let candidates: Vec<Expr> = on_key.iter().flatten().cloned().collect();
         let analysis = analyze(&columns, &candidates);
         let mut access = Vec::new();
+        let mut ranged = Vec::new();
         let mut filters = Vec::new();
         let mut number = 0;
         for (at, (condition, on_key)) in all.zip(on_key).enumerate() {
@@ -166,6 +203,7 @@ impl Physical<'_> {
                 Some(on_key) => {
                     if analysis.used[number] {
                         access.push(on_key);
+                        ranged.push(condition.clone());
                     }
                     number += 1;
                     analysis.exact[number - 1]
@@ -184,72 +222,25 @@ impl Physical<'_> {
             && key.first().is_some_and(|k| k.range.ty.unsigned && k.offset.is_some());
         // Rows come through a look-up as their stores answer: no order.
         let ordered = ordered && (index.is_none() || covering) && !unsigned_handle;
-        let rows = self.scan_rows(scan, index, &analysis, key.len());
-        let mut path =
-            Path { index, key, analysis, access, filters, covering, ordered, rows, cost: 0.0 };
-        path.cost = self.path_cost(scan, &path, order.is_some());
-        path
-    }
-
-    /// Rows the ranges of a key hold.
-    fn scan_rows(
-        &self,
-        scan: &LogicalScan,
-        index: Option<usize>,
-        analysis: &Analysis,
-        width: usize,
-    ) -> f64 {
-        let (rows, _) = table_rows(self.statistics, &scan.table);
-        let unique = index.is_none_or(|at| scan.table.indices[at].unique);
-        if unique && analysis.equal_columns == width {
-            return (analysis.equal_values as f64).min(rows);
+        Path {
+            index,
+            key,
+            analysis,
+            access,
+            ranged,
+            filters,
+            covering,
+            ordered,
+            rows: 0.0,
+            entries: 0.0,
+            result: Estimate::default(),
+            is_pseudo: true,
+            cost: 0.0,
         }
-        if analysis.ranges.is_empty() {
-            return 0.0;
-        }
-        let mut fraction = 1.0;
-        for _ in 0..analysis.equal_columns {
-            fraction *= cost::EQUAL_FRACTION;
-        }
-        // Values of all columns together: each combination is one equality.
-        fraction *= analysis.equal_values as f64;
-        fraction *= match analysis.range_sides {
-            0 => 1.0,
-            1 => cost::LESS_FRACTION,
-            _ => cost::BETWEEN_FRACTION,
-        };
-        (rows * fraction.min(1.0)).max(1.0).min(rows)
-    }
-
-    pub(super) fn path_cost(&self, scan: &LogicalScan, path: &Path, order_wanted: bool) -> f64 {
-        let unit = &self.cost;
-        let after = |rows: f64, filters: &[Expr]| rows * cost::selectivity_of_all(filters);
-        let filter = |rows: f64, filters: &[Expr]| rows * filters.len() as f64 * unit.filter_row;
-        let ranges = path.analysis.ranges.len() as f64 * unit.seek_range;
-        let result = after(path.rows, &path.filters);
-        let mut total = ranges + filter(path.rows, &path.filters) + result * unit.send_row;
-        total += match (path.index, path.covering) {
-            (None, _) => path.rows * unit.scan_row,
-            (Some(_), true) => path.rows * unit.scan_entry,
-            (Some(at), false) => {
-                let index = &scan.table.indices[at];
-                let (on_entry, _) = split_filters(scan, index, &path.filters);
-                path.rows * unit.scan_entry + after(path.rows, &on_entry) * unit.lookup_row
-            }
-        };
-        if order_wanted && !path.ordered {
-            total += unit.sort(result.max(1.0));
-        }
-        total
     }
 
     /// A point read, if some unique key is given as a whole.
-    fn point(
-        &mut self,
-        scan: &LogicalScan,
-        paths: &[Path],
-        conditions: &[Expr],
-    ) -> Result<Option<Task>> {
+    fn point(&mut self, scan: &LogicalScan, paths: &[Path]) -> Result<Option<Task>> {
         for path in paths {
             let unique = path.index.is_none_or(|at| scan.table.indices[at].unique);
             let whole = path.analysis.point_columns == path.key.len();
@@ -271,8 +262,7 @@ impl Physical<'_> {
                 columns: columns.collect(),
                 conditions: self.resolve_all(&path.filters, &layout)?,
             };
-            debug_assert!(path.filters.len() <= conditions.len());
-            let rows = keys.len() as f64;
+            let mut estimate = Box::new(Estimate::of_rows(keys.len() as f64));
             let op = if keys.len() == 1 {
                 let key = keys.into_iter().next().unwrap_or_default();
                 PhysicalOp::PointGet(Box::new(PointGet { access, key, lock: None }))
@@ -280,9 +270,12 @@ impl Physical<'_> {
                 PhysicalOp::BatchPointGet(Box::new(BatchPointGet { access, keys, lock: None }))
             };
             let ordered = matches!(op, PhysicalOp::PointGet(_));
+            if ordered {
+                estimate.unique.push(BTreeSet::new());
+            }
             let schema = self.schema(&layout);
-            let plan = self.node(op, Vec::new(), rows, schema);
-            return Ok(Some(Task::Root(Root { plan, layout, ordered })));
+            let plan = self.node(op, Vec::new(), estimate.rows, schema);
+            return Ok(Some(Task::Root(Root { plan, layout, ordered, estimate })));
         }
         Ok(None)
     }
@@ -311,7 +304,8 @@ impl Physical<'_> {
             desc,
             limit: None,
             layout: Vec::new(),
-            row_count: path.rows,
+            estimate: Estimate { rows: path.rows, ..path.result.clone() },
+            is_pseudo: path.is_pseudo,
             lookup: index.is_some() && !path.covering,
         };
         let (pushed, kept): (Vec<Expr>, Vec<Expr>) = path
@@ -319,22 +313,28 @@ impl Physical<'_> {
             .iter()
             .cloned()
             .partition(|filter| pushable(filter) && self.options.push_down);
+        let result = match kept.is_empty() {
+            true => path.result.clone(),
+            false => self.estimator().filter(&cop.estimate, &pushed),
+        };
         match index {
             None => {
                 self.push_table_scan(scan, &mut cop, path.access.is_empty());
-                self.push_selection(&mut cop, &pushed)?;
+                self.push_filter(&mut cop, &pushed, result)?;
             }
             Some(index) => {
                 let full = path.access.is_empty();
                 let needed = path.covering.then_some(&scan.columns[..]);
                 self.push_index_scan(scan, &index, &mut cop, needed, full);
                 if path.covering {
-                    self.push_selection(&mut cop, &pushed)?;
+                    self.push_filter(&mut cop, &pushed, result)?;
                 } else {
                     let (on_entry, on_row) = split_filters(scan, &index, &pushed);
-                    self.push_selection(&mut cop, &on_entry)?;
+                    let rows = if on_row.is_empty() { result.rows } else { path.entries };
+                    let entries = Estimate { rows, ..result.clone() };
+                    self.push_filter(&mut cop, &on_entry, entries)?;
                     self.push_lookup(scan, &mut cop);
-                    self.push_selection(&mut cop, &on_row)?;
+                    self.push_filter(&mut cop, &on_row, result)?;
                 }
             }
         }
@@ -366,10 +366,7 @@ impl Physical<'_> {
         name: &'static str,
     ) {
         cop.layout = scan.columns.iter().map(|column| column.col).collect();
-        let schema = self.schema(&cop.layout);
-        let id = self.new_id();
-        cop.operators.push(op);
-        cop.info.push(CopInfo { id, name, row_count: cop.row_count, schema });
+        self.push(cop, op, name);
     }
 
     fn push_index_scan(
@@ -426,11 +423,7 @@ impl Physical<'_> {
             handle_types: handle_types(table),
         });
         cop.layout = layout;
-        let schema = self.schema(&cop.layout);
-        let id = self.new_id();
-        let name = if full { "IndexFullScan" } else { "IndexRangeScan" };
-        cop.operators.push(op);
-        cop.info.push(CopInfo { id, name, row_count: cop.row_count, schema });
+        self.push(cop, op, if full { "IndexFullScan" } else { "IndexRangeScan" });
     }
 
     fn push_lookup(&mut self, scan: &LogicalScan, cop: &mut CopTask) {
@@ -507,7 +500,7 @@ fn on_entry(scan: &LogicalScan, index: &IndexInfo, offset: Option<usize>) -> boo
 }
 
 /// Filters that index entries can answer, and the others.
-fn split_filters(
+pub(super) fn split_filters(
     scan: &LogicalScan,
     index: &IndexInfo,
     filters: &[Expr],

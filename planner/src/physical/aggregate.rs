@@ -13,11 +13,11 @@ use cairn_expr::Expr;
 use cairn_expr::agg::{AggDesc, partial_types};
 
 use super::cop::pushable;
-use super::cost::DISTINCT_FRACTION;
 use super::{Physical, Root, Task};
 use crate::error::Result;
 use crate::logical::{Col, LogicalAggregate};
 use crate::plan::PhysicalOp;
+use crate::statistics::Estimate;
 
 impl Physical<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &LogicalAggregate) -> Result<Task> {
@@ -46,11 +46,6 @@ impl Physical<'_> {
             && aggregate.groups.iter().all(|(_, group)| pushable(group))
     }
 
-    /// Estimated groups.
-    fn groups(&self, aggregate: &LogicalAggregate, rows: f64) -> f64 {
-        if aggregate.groups.is_empty() { 1.0 } else { (rows * DISTINCT_FRACTION).max(1.0) }
-    }
-
     /// Adds the partial aggregation; tells how many columns its states take.
     fn push_partial(
         &mut self,
@@ -65,8 +60,8 @@ impl Physical<'_> {
             }
         }
         layout.extend(aggregate.groups.iter().map(|(col, _)| *col));
-        let rows = self.groups(aggregate, cop.row_count);
-        self.push_aggregation(cop, desc.clone(), layout, rows);
+        let estimate = self.estimator().aggregate(&cop.estimate, aggregate);
+        self.push_aggregation(cop, desc.clone(), layout, estimate);
         Ok(desc)
     }
 
@@ -82,12 +77,18 @@ impl Physical<'_> {
             groups.map(|(at, (_, group))| Expr::column(states + at, group.ty().clone())).collect();
         let desc =
             AggregationDesc { group_by, aggs: partial.aggs, mode: AggMode::Final, stream: false };
-        self.aggregation(aggregate, desc, root)
+        // The stores' groups were estimated as those of the whole.
+        let estimate = match root.estimate.is_counted() {
+            true => Estimate::clone(&root.estimate),
+            false => self.estimator().aggregate(&root.estimate, aggregate),
+        };
+        self.aggregation(aggregate, desc, root, estimate)
     }
 
     fn complete(&mut self, aggregate: &LogicalAggregate, root: Root) -> Result<Root> {
         let desc = self.desc(aggregate, AggMode::Complete, &root.layout)?;
-        self.aggregation(aggregate, desc, root)
+        let estimate = self.estimator().aggregate(&root.estimate, aggregate);
+        self.aggregation(aggregate, desc, root, estimate)
     }
 
     fn aggregation(
@@ -95,17 +96,17 @@ impl Physical<'_> {
         aggregate: &LogicalAggregate,
         desc: AggregationDesc,
         root: Root,
+        estimate: Estimate,
     ) -> Result<Root> {
         let aggs = aggregate.aggs.iter().map(|(col, _)| *col);
         let layout: Vec<Col> = aggs.chain(aggregate.groups.iter().map(|(col, _)| *col)).collect();
-        let rows = self.groups(aggregate, root.plan.row_count);
         let schema = self.schema(&layout);
         let op = match desc.stream {
             true => PhysicalOp::StreamAgg(desc),
             false => PhysicalOp::HashAgg(desc),
         };
-        let plan = self.node(op, vec![root.plan], rows, schema);
-        Ok(Root { plan, layout, ordered: false })
+        let plan = self.node(op, vec![root.plan], estimate.rows, schema);
+        Ok(Root { plan, layout, ordered: false, estimate: Box::new(estimate) })
     }
 
     fn desc(

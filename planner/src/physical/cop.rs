@@ -5,12 +5,13 @@ use std::sync::Arc;
 use cairn_executor::plan::{AggregationDesc, LimitDesc, OpDesc, SelectionDesc, SortItem, TopNDesc};
 use cairn_expr::Expr;
 
-use super::{Physical, Root, Task, cost};
+use super::{Physical, Root, Task};
 use crate::catalog::{IndexInfo, TableInfo};
 use crate::error::Result;
 use crate::logical::Col;
 use crate::plan::{CopInfo, PhysicalOp, Reader, RowLimit};
 use crate::ranger::RangeSpec;
+use crate::statistics::{Estimate, guess};
 
 /// A fragment in the making.
 pub(crate) struct CopTask {
@@ -26,8 +27,10 @@ pub(crate) struct CopTask {
     pub limit: Option<RowLimit>,
     /// Which column is at each offset.
     pub layout: Vec<Col>,
-    /// Estimated rows.
-    pub row_count: f64,
+    /// What is expected of the rows.
+    pub estimate: Estimate,
+    /// Whether the table was never analyzed.
+    pub is_pseudo: bool,
     /// Rows are looked up for index entries.
     pub lookup: bool,
 }
@@ -86,50 +89,66 @@ impl Physical<'_> {
             desc: cop.desc,
             limit: cop.limit,
             needs_binding,
+            is_pseudo: cop.is_pseudo,
         });
         let op = match (&reader.index, cop.lookup) {
             (None, _) => PhysicalOp::TableReader(reader),
             (Some(_), false) => PhysicalOp::IndexReader(reader),
             (Some(_), true) => PhysicalOp::IndexLookUp(reader),
         };
-        let plan = self.node(op, Vec::new(), cop.row_count, schema);
-        Ok(Root { plan, layout: cop.layout, ordered: cop.keep_order })
+        let plan = self.node(op, Vec::new(), cop.estimate.rows, schema);
+        let (layout, ordered) = (cop.layout, cop.keep_order);
+        Ok(Root { plan, layout, ordered, estimate: Box::new(cop.estimate) })
     }
 
-    /// Adds an operator that keeps the columns.
-    fn push(&mut self, cop: &mut CopTask, op: OpDesc, name: &'static str, row_count: f64) {
+    /// Adds an operator whose output is `cop.layout`.
+    pub(super) fn push(&mut self, cop: &mut CopTask, op: OpDesc, name: &'static str) {
         let schema = self.schema(&cop.layout);
         let id = self.new_id();
         cop.operators.push(op);
-        cop.info.push(CopInfo { id, name, row_count, schema });
-        cop.row_count = row_count;
+        cop.info.push(CopInfo { id, name, row_count: cop.estimate.rows, schema });
     }
 
     /// Adds a filter.
     pub(crate) fn push_selection(&mut self, cop: &mut CopTask, conditions: &[Expr]) -> Result<()> {
+        let filtered = self.estimator().filter(&cop.estimate, conditions);
+        let rows = match cop.is_pseudo {
+            // Less than a row shows how much is guessed.
+            true => cop.estimate.rows * guess::selectivity_of_all(conditions),
+            false => filtered.rows,
+        };
+        self.push_filter(cop, conditions, Estimate { rows, ..filtered })
+    }
+
+    /// Adds a filter that leaves so much.
+    pub(super) fn push_filter(
+        &mut self,
+        cop: &mut CopTask,
+        conditions: &[Expr],
+        estimate: Estimate,
+    ) -> Result<()> {
         if conditions.is_empty() {
             return Ok(());
         }
-        let rows = cop.row_count * cost::selectivity_of_all(conditions);
         let conditions = self.resolve_all(conditions, &cop.layout)?;
-        let op = OpDesc::Selection(SelectionDesc { conditions });
-        self.push(cop, op, "Selection", rows);
+        cop.estimate = estimate;
+        self.push(cop, OpDesc::Selection(SelectionDesc { conditions }), "Selection");
         Ok(())
     }
 
     /// Adds a limit of offset + count rows.
     pub(crate) fn push_limit(&mut self, cop: &mut CopTask, limit: RowLimit) {
-        let rows = cop.row_count.min(limit.total_estimate());
+        cop.estimate.rows = cop.estimate.rows.min(limit.total_estimate());
         let op = OpDesc::Limit(LimitDesc { offset: 0, limit: limit.total(&[]) });
-        self.push(cop, op, "Limit", rows);
+        self.push(cop, op, "Limit");
         cop.limit = Some(limit);
     }
 
     /// Adds a TopN of offset + count rows.
     pub(crate) fn push_top_n(&mut self, cop: &mut CopTask, by: Vec<SortItem>, limit: RowLimit) {
-        let rows = cop.row_count.min(limit.total_estimate());
+        cop.estimate.rows = cop.estimate.rows.min(limit.total_estimate());
         let op = OpDesc::TopN(TopNDesc { order_by: by, offset: 0, limit: limit.total(&[]) });
-        self.push(cop, op, "TopN", rows);
+        self.push(cop, op, "TopN");
         cop.limit = Some(limit);
     }
 
@@ -139,11 +158,12 @@ impl Physical<'_> {
         cop: &mut CopTask,
         desc: AggregationDesc,
         layout: Vec<Col>,
-        row_count: f64,
+        estimate: Estimate,
     ) {
         cop.layout = layout;
+        cop.estimate = estimate;
         let name = if desc.stream { "StreamAgg" } else { "HashAgg" };
-        self.push(cop, OpDesc::Aggregation(desc), name, row_count);
+        self.push(cop, OpDesc::Aggregation(desc), name);
     }
 }
 

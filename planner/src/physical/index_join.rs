@@ -37,18 +37,20 @@ use super::access::Path;
 use super::join::{Keys, layouts};
 use super::join_choice::gives;
 use super::plan_cost::plan_cost;
+use super::pricing::Pricing;
 use super::{Physical, Root, Task, WantedOrder};
 use crate::error::Result;
 use crate::logical::tree::covered;
 use crate::logical::{Col, Logical, LogicalJoin, LogicalScan};
 use crate::plan::{IndexJoin, PhysicalOp};
+use crate::statistics::Estimate;
 
 /// An index join that could be.
 pub(super) struct Candidate {
     /// The side that is looked up.
     inner: JoinSide,
     lookups: Vec<Lookup>,
-    path: Path,
+    path: Box<Path>,
     /// Cost without that of the outer side.
     cost: f64,
 }
@@ -81,24 +83,26 @@ impl Physical<'_> {
         if !lookups.iter().any(|lookup| lookup.is_equality) {
             return None;
         }
-        let own: Vec<Expr> = scan.conditions.iter().map(|c| self.bind_correlated(c)).collect();
+        let scan = &*self.bound(scan);
         let conditions: Vec<Expr> = lookups.iter().map(|lookup| lookup.condition.clone()).collect();
         let unit = &self.cost;
         let mut best: Option<Candidate> = None;
-        for mut path in self.paths(scan, &own, &conditions, None) {
-            if path.is_empty() {
-                return None;
-            }
+        let mut paths = self.paths(scan, &conditions, None);
+        if paths.iter().any(Path::is_empty) {
+            return None;
+        }
+        self.price(scan, &mut paths, &Pricing { has_lookups: true, ..Pricing::default() });
+        for mut path in paths {
             let used = |lookup: &Lookup| path.access.iter().any(|c| has_slot(c, lookup.slot));
             if !lookups.iter().any(|lookup| lookup.is_equality && used(lookup)) {
                 continue;
             }
             let inner_rows = outer_rows * path.rows;
-            let one_key = unit.lookup_key + self.path_cost(scan, &path, false);
+            let one_key = unit.lookup_key + path.cost;
             let cost = outer_rows * one_key + (outer_rows + inner_rows) * unit.hash_row;
             if best.as_ref().is_none_or(|best| cost < best.cost) {
-                path.rows = inner_rows;
-                best = Some(Candidate { inner, lookups: Vec::new(), path, cost });
+                path.repeat(outer_rows);
+                best = Some(Candidate { inner, lookups: Vec::new(), path: Box::new(path), cost });
             }
         }
         let mut best = best?;
@@ -149,7 +153,7 @@ impl Physical<'_> {
         candidate: Candidate,
         outer: Root,
         keys: Keys,
-        rows: f64,
+        estimate: Box<Estimate>,
     ) -> Result<Root> {
         let Candidate { inner: build_side, lookups, path, .. } = candidate;
         let (_, inner_side) = sides(join, build_side);
@@ -193,12 +197,13 @@ impl Physical<'_> {
         desc.desc.join.other_conditions = self.resolve_all(&keys.others, &both)?;
         let schema = self.join_schema(join, &layout);
         let children = vec![left.plan, right.plan];
-        let plan = self.node(PhysicalOp::IndexJoin(Box::new(desc)), children, rows, schema);
-        Ok(Root { plan, layout, ordered })
+        let plan =
+            self.node(PhysicalOp::IndexJoin(Box::new(desc)), children, estimate.rows, schema);
+        Ok(Root { plan, layout, ordered, estimate })
     }
 
     /// The inner side, its table read by a path.
-    fn inner_task(&mut self, logical: &Logical, path: Path) -> Result<Task> {
+    fn inner_task(&mut self, logical: &Logical, path: Box<Path>) -> Result<Task> {
         match logical {
             Logical::Filter { conditions, input } => {
                 let task = self.inner_task(input, path)?;
@@ -209,7 +214,10 @@ impl Physical<'_> {
                 let root = self.finish(below)?;
                 Ok(Task::Root(self.project(root, exprs)?))
             }
-            Logical::Scan(scan) => self.cop_task(scan, path, false, false),
+            Logical::Scan(scan) => {
+                let scan = self.bound(scan).into_owned();
+                self.cop_task(&scan, *path, false, false)
+            }
             _ => unreachable!("a candidate's inner side is one table"),
         }
     }

@@ -8,7 +8,6 @@ use cairn_executor::plan::{ApplyDesc, HashJoinDesc, JoinKind, JoinSide};
 use cairn_expr::{Expr, Func};
 use cairn_types::{FieldType, PhysicalKind};
 
-use super::estimate::join_rows;
 use super::join_choice::Wanted;
 use super::plan_cost::plan_cost;
 use super::{Physical, Root};
@@ -16,6 +15,7 @@ use crate::error::Result;
 use crate::logical::tree::covered;
 use crate::logical::{Col, LogicalJoin};
 use crate::plan::{Apply, PhysicalOp};
+use crate::statistics::{Estimate, JoinTerms};
 
 /// Keys of a join, taken from its conditions.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Physical<'_> {
         left: Root,
         right: Root,
         keys: Keys,
-        rows: f64,
+        estimate: Box<Estimate>,
     ) -> Result<Root> {
         let (layout, both) = layouts(join, &left.layout, &right.layout);
         let build_side = build_side(join, &left, &right);
@@ -55,8 +55,8 @@ impl Physical<'_> {
         };
         let schema = self.join_schema(join, &layout);
         let children = vec![left.plan, right.plan];
-        let plan = self.node(PhysicalOp::HashJoin(desc), children, rows, schema);
-        Ok(Root { plan, layout, ordered: false })
+        let plan = self.node(PhysicalOp::HashJoin(desc), children, estimate.rows, schema);
+        Ok(Root { plan, layout, ordered: false, estimate })
     }
 
     /// Cost of a join by hash with its inputs, and of sorting it where that is wanted.
@@ -100,7 +100,8 @@ impl Physical<'_> {
             self.correlated.remove(col);
         }
         let right = right?;
-        let rows = join_rows(join, left.plan.row_count, right.plan.row_count);
+        let terms = JoinTerms::of(join);
+        let estimate = Box::new(self.estimator().join(&terms, &left.estimate, &right.estimate));
         let (layout, both) = layouts(join, &left.layout, &right.layout);
         let mut conditions = join.conditions.clone();
         for (l, r) in &join.in_keys {
@@ -115,8 +116,8 @@ impl Physical<'_> {
         let schema = self.join_schema(join, &layout);
         let children = vec![left.plan, right.plan];
         let op = PhysicalOp::Apply(Apply { desc, slots });
-        let plan = self.node(op, children, rows, schema);
-        Ok(Root { plan, layout, ordered: false })
+        let plan = self.node(op, children, estimate.rows, schema);
+        Ok(Root { plan, layout, ordered: false, estimate })
     }
 
     pub(super) fn join_schema(

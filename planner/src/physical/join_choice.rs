@@ -18,12 +18,12 @@
 
 use cairn_executor::plan::JoinSide;
 
-use super::estimate::join_rows;
 use super::index_join::{Candidate, inner_scan, sides};
 use super::{Physical, Root, WantedOrder};
 use crate::error::Result;
 use crate::logical::tree::covered;
 use crate::logical::{JoinHints, Logical, LogicalJoin};
+use crate::statistics::JoinTerms;
 
 /// An index join with its cost.
 struct Choice {
@@ -77,9 +77,10 @@ impl Physical<'_> {
         // One row is in every order, but not what it is joined with.
         left.ordered &= gives(&join.left, order);
         right.ordered &= gives(&join.right, order);
-        let rows = join_rows(join, left.plan.row_count, right.plan.row_count);
+        let terms = JoinTerms::of(join);
+        let estimate = Box::new(self.estimator().join(&terms, &left.estimate, &right.estimate));
         let keys = self.keys(join)?;
-        let wanted = Wanted { order, rows, row_goal };
+        let wanted = Wanted { order, rows: estimate.rows, row_goal };
         let mut choices = self.index_joins(join, [&left, &right], &wanted)?;
         let (by_hash, by_index) = self.allowed(join, &mut choices);
         let hash_cost = self.hash_join_cost(join, &left, &right, &wanted);
@@ -87,13 +88,13 @@ impl Physical<'_> {
         let best = best.min_by(|a, b| a.cost.total_cmp(&b.cost));
         let best = best.filter(|best| !by_hash || best.cost < hash_cost);
         let Some(Choice { candidate, ordered, .. }) = best else {
-            return self.hash_join(join, left, right, keys, rows);
+            return self.hash_join(join, left, right, keys, estimate);
         };
         let outer = match candidate.inner() {
             JoinSide::Right => left,
             JoinSide::Left => right,
         };
-        self.build_index_join(join, candidate, ordered.unwrap_or(outer), keys, rows)
+        self.build_index_join(join, candidate, ordered.unwrap_or(outer), keys, estimate)
     }
 
     /// All index joins, each with the better of its outer sides.

@@ -17,19 +17,19 @@
 //! | `aggregate.rs`, `join.rs`, `order.rs` | those nodes |
 //! | `join_choice.rs`, `index_join.rs` | by hash or by index; joins that look inner rows up |
 //! | `narrow.rs` | projections that vanish into the access below |
-//! | `cost.rs`, `plan_cost.rs`, `estimate.rs` | costs and row counts |
+//! | `pricing.rs`, `cost.rs`, `plan_cost.rs` | what access paths and plans cost |
 
 mod access;
 mod aggregate;
 mod cop;
 pub mod cost;
-pub mod estimate;
 mod index_join;
 mod join;
 mod join_choice;
 mod narrow;
 mod order;
 mod plan_cost;
+mod pricing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,6 +39,7 @@ use crate::logical::{Col, Columns, Logical, LogicalLock, SortKey};
 use crate::plan::{
     HandleSource, LockedTable, PhysicalOp, PhysicalPlan, PlanColumn, RowLimit, SelectLock,
 };
+use crate::statistics::{Estimate, Estimator};
 use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
 use cairn_expr::{EvalContext, Expr};
 use cairn_parser::ast::LockWait;
@@ -84,6 +85,17 @@ pub(crate) struct Root {
     pub layout: Vec<Col>,
     /// Rows come in the order that was asked for.
     pub ordered: bool,
+    /// What is expected of the rows.
+    pub estimate: Box<Estimate>,
+}
+
+impl Root {
+    /// An operator above this one that keeps its columns and their order.
+    fn above(self, planner: &mut Physical<'_>, op: PhysicalOp, estimate: Estimate) -> Root {
+        let schema = self.plan.schema.clone();
+        let plan = planner.node(op, vec![self.plan], estimate.rows, schema);
+        Root { plan, layout: self.layout, ordered: self.ordered, estimate: Box::new(estimate) }
+    }
 }
 
 /// Columns the rows are wanted to be sorted by; all in one direction.
@@ -113,8 +125,17 @@ impl<'p> Physical<'p> {
 
     /// The plan whose output is exactly `wanted`, in this order.
     pub(crate) fn plan(&mut self, logical: &Logical, wanted: &[Col]) -> Result<PhysicalPlan> {
+        Ok(self.arranged(logical, wanted)?.plan)
+    }
+
+    fn arranged(&mut self, logical: &Logical, wanted: &[Col]) -> Result<Root> {
         let root = self.root(logical)?;
-        Ok(self.arrange(root, wanted)?.plan)
+        self.arrange(root, wanted)
+    }
+
+    /// Estimates rows.
+    pub(crate) fn estimator(&self) -> Estimator<'_> {
+        Estimator::new(self.statistics, &self.eval.time_zone)
     }
 
     /// Projects to `wanted` unless the layout is just that.
@@ -138,26 +159,13 @@ impl<'p> Physical<'p> {
     pub(crate) fn task(&mut self, logical: &Logical, order: WantedOrder<'_>) -> Result<Task> {
         let row_goal = self.row_goal.take();
         match logical {
-            Logical::Scan(scan) => self.scan(scan, order),
+            Logical::Scan(scan) => self.scan(scan, order, row_goal),
             Logical::Dual { rows, columns } => {
-                let schema = self.schema(columns);
-                let op = PhysicalOp::Dual { rows: *rows };
-                let plan = self.node(op, Vec::new(), *rows as f64, schema);
-                Ok(Task::Root(Root { plan, layout: columns.clone(), ordered: false }))
+                Ok(self.source(PhysicalOp::Dual { rows: *rows }, *rows, columns))
             }
-            Logical::Values { columns, rows } => {
-                let mut bound = Vec::with_capacity(rows.len());
-                for row in rows {
-                    bound.push(self.resolve_all(row, &[])?);
-                }
-                let schema = self.schema(columns);
-                let count = rows.len() as f64;
-                let plan = self.node(PhysicalOp::Values { rows: bound }, Vec::new(), count, schema);
-                Ok(Task::Root(Root { plan, layout: columns.clone(), ordered: false }))
-            }
+            Logical::Values { columns, rows } => self.values(columns, rows),
             Logical::Filter { conditions, input } => {
-                let fraction = cost::selectivity_of_all(conditions);
-                self.row_goal = row_goal.map(|goal| goal / fraction.max(f64::EPSILON));
+                self.row_goal = row_goal.map(|goal| self.goal_below(goal, conditions, input));
                 let task = self.task(input, order)?;
                 self.filter(task, conditions)
             }
@@ -175,9 +183,7 @@ impl<'p> Physical<'p> {
             Logical::Union { columns, inputs } => Ok(Task::Root(self.union(columns, inputs)?)),
             Logical::MaxOneRow { input } => {
                 let root = self.root(input)?;
-                let schema = root.plan.schema.clone();
-                let plan = self.node(PhysicalOp::MaxOneRow, vec![root.plan], 1.0, schema);
-                Ok(Task::Root(Root { plan, layout: root.layout, ordered: root.ordered }))
+                Ok(Task::Root(self.max_one_row(root)))
             }
             Logical::Lock { lock, input } => {
                 self.row_goal = row_goal;
@@ -186,6 +192,26 @@ impl<'p> Physical<'p> {
                 Ok(Task::Root(self.lock(lock, root)?))
             }
         }
+    }
+
+    /// An operator without inputs.
+    fn source(&mut self, op: PhysicalOp, rows: usize, columns: &[Col]) -> Task {
+        let estimate = Box::new(Estimate::of_rows(rows as f64));
+        let schema = self.schema(columns);
+        let plan = self.node(op, Vec::new(), estimate.rows, schema);
+        Task::Root(Root { plan, layout: columns.to_vec(), ordered: false, estimate })
+    }
+
+    fn values(&mut self, columns: &[Col], rows: &[Vec<Expr>]) -> Result<Task> {
+        let bound: Result<_> = rows.iter().map(|row| self.resolve_all(row, &[])).collect();
+        Ok(self.source(PhysicalOp::Values { rows: bound? }, rows.len(), columns))
+    }
+
+    /// How many rows a filter must be given for `goal` rows.
+    fn goal_below(&self, goal: f64, conditions: &[Expr], input: &Logical) -> f64 {
+        let estimator = self.estimator();
+        let fraction = estimator.fraction(&estimator.derive(input), conditions);
+        goal / fraction.max(f64::EPSILON)
     }
 
     /// A new operator.
@@ -284,12 +310,10 @@ impl<'p> Physical<'p> {
         if conditions.is_empty() {
             return Ok(root);
         }
-        let rows = (root.plan.row_count * cost::selectivity_of_all(conditions)).max(1.0);
+        let estimate = self.estimator().filter(&root.estimate, conditions);
         let conditions = self.resolve_all(conditions, &root.layout)?;
         let op = PhysicalOp::Selection(SelectionDesc { conditions });
-        let schema = root.plan.schema.clone();
-        let plan = self.node(op, vec![root.plan], rows, schema);
-        Ok(Root { plan, layout: root.layout, ordered: root.ordered })
+        Ok(root.above(self, op, estimate))
     }
 
     /// A projection on the SQL node.
@@ -304,10 +328,10 @@ impl<'p> Physical<'p> {
             resolved.push(self.resolve(expr, &root.layout)?);
         }
         let schema = self.schema(&layout);
-        let (rows, ordered) = (root.plan.row_count, root.ordered);
+        let estimate = Box::new(self.estimator().project(&root.estimate, exprs));
         let op = PhysicalOp::Projection(ProjectionDesc { exprs: resolved });
-        let plan = self.node(op, vec![root.plan], rows, schema);
-        Ok(Root { plan, layout, ordered })
+        let plan = self.node(op, vec![root.plan], estimate.rows, schema);
+        Ok(Root { plan, layout, ordered: root.ordered, estimate })
     }
 
     /// LIMIT: in the stores too, where every task needs no more rows than that.
@@ -328,21 +352,27 @@ impl<'p> Physical<'p> {
         if let PhysicalOp::SelectLock(lock) = &mut root.plan.op {
             lock.limit = Some(limit);
         }
-        let rows = root.plan.row_count.min(limit.estimate());
-        let schema = root.plan.schema.clone();
-        let plan = self.node(PhysicalOp::Limit(limit), vec![root.plan], rows, schema);
-        Root { plan, layout: root.layout, ordered: root.ordered }
+        let estimate = self.estimator().limit(Estimate::clone(&root.estimate), limit);
+        root.above(self, PhysicalOp::Limit(limit), estimate)
+    }
+
+    fn max_one_row(&mut self, root: Root) -> Root {
+        let estimate = Estimate::clone(&root.estimate).with_rows(1.0);
+        root.above(self, PhysicalOp::MaxOneRow, estimate)
     }
 
     fn union(&mut self, columns: &[Col], inputs: &[(Logical, Vec<Col>)]) -> Result<Root> {
         let mut children = Vec::with_capacity(inputs.len());
+        let mut estimates = Vec::with_capacity(inputs.len());
         for (input, wanted) in inputs {
-            children.push(self.plan(input, wanted)?);
+            let root = self.arranged(input, wanted)?;
+            estimates.push((*root.estimate, &wanted[..]));
+            children.push(root.plan);
         }
-        let rows = children.iter().map(|child| child.row_count).sum();
+        let estimate = Box::new(self.estimator().union(columns, &estimates));
         let schema = self.schema(columns);
-        let plan = self.node(PhysicalOp::UnionAll, children, rows, schema);
-        Ok(Root { plan, layout: columns.to_vec(), ordered: false })
+        let plan = self.node(PhysicalOp::UnionAll, children, estimate.rows, schema);
+        Ok(Root { plan, layout: columns.to_vec(), ordered: false, estimate })
     }
 
     fn lock(&mut self, lock: &LogicalLock, root: Root) -> Result<Root> {
@@ -368,10 +398,8 @@ impl<'p> Physical<'p> {
             tables.push(LockedTable { table: table.clone(), handle });
         }
         let op = PhysicalOp::SelectLock(SelectLock { how: lock.how, tables, limit: None });
-        let rows = root.plan.row_count;
-        let schema = root.plan.schema.clone();
-        let plan = self.node(op, vec![root.plan], rows, schema);
-        Ok(Root { plan, layout: root.layout, ordered: root.ordered })
+        let estimate = Estimate::clone(&root.estimate);
+        Ok(root.above(self, op, estimate))
     }
 
     /// Where a handle is in a row.

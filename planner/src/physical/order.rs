@@ -1,8 +1,8 @@
 //! ORDER BY: an ordered access path where that is cheaper, TopN, Sort.
 //!
 //! A scan in key order makes a sort superfluous if the key, after columns fixed to one
-//! value, begins with the sort columns. With a limit it also stops early: then the
-//! ordered path is always taken.
+//! value, begins with the sort columns. With a limit it also stops early; how early is
+//! known where the table was analyzed.
 
 use cairn_executor::plan::SortDesc;
 
@@ -10,6 +10,7 @@ use super::{Physical, Root, Task, cop};
 use crate::error::Result;
 use crate::logical::{Logical, SortKey};
 use crate::plan::{PhysicalOp, RowLimit};
+use crate::statistics::Estimate;
 
 impl Physical<'_> {
     /// Whether the rows of a task come in the order its scan was asked for.
@@ -29,11 +30,9 @@ impl Physical<'_> {
             return Ok(Root { ordered: false, ..root });
         }
         let order_by = self.sort_items(by, &root.layout)?;
-        let rows = root.plan.row_count;
-        let schema = root.plan.schema.clone();
-        let op = PhysicalOp::Sort(SortDesc { order_by });
-        let plan = self.node(op, vec![root.plan], rows, schema);
-        Ok(Root { plan, layout: root.layout, ordered: false })
+        let estimate = Estimate::clone(&root.estimate);
+        let root = Root { ordered: false, ..root };
+        Ok(root.above(self, PhysicalOp::Sort(SortDesc { order_by }), estimate))
     }
 
     pub(super) fn top_n(
@@ -64,11 +63,9 @@ impl Physical<'_> {
         }
         let root = self.finish(task)?;
         let order_by = self.sort_items(by, &root.layout)?;
-        let rows = root.plan.row_count.min(limit.estimate());
-        let schema = root.plan.schema.clone();
-        let op = PhysicalOp::TopN { order_by, limit };
-        let plan = self.node(op, vec![root.plan], rows, schema);
-        Ok(Root { plan, layout: root.layout, ordered: false })
+        let estimate = self.estimator().limit(Estimate::clone(&root.estimate), limit);
+        let root = Root { ordered: false, ..root };
+        Ok(root.above(self, PhysicalOp::TopN { order_by, limit }, estimate))
     }
 }
 

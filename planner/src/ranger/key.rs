@@ -134,17 +134,7 @@ fn column_range(
 ) -> KeyRange {
     let encode = |bounds: &[Bound]| {
         let mut key = prefix.to_vec();
-        for (bound, column) in bounds.iter().zip(columns) {
-            match bound {
-                Bound::Min | Bound::Unknown => key.push(flag::NOT_NULL_MIN),
-                Bound::Max => key.push(flag::MAX),
-                Bound::Value(Datum::Time(time)) if column.ty.code == TypeCode::Timestamp => {
-                    let utc = time.to_zone(zone, &TimeZone::utc()).unwrap_or(*time);
-                    encode_datum_key(&mut key, &DatumRef::Time(utc), &column.ty);
-                }
-                Bound::Value(value) => encode_datum_key(&mut key, &value.as_ref(), &column.ty),
-            }
-        }
+        encode_bounds(&mut key, bounds, columns, zone);
         key
     };
     let low = encode(&range.low);
@@ -152,6 +142,26 @@ fn column_range(
     let start = if range.low_exclusive { prefix_next(&low) } else { low };
     let end = if range.high_exclusive { high } else { prefix_next(&high) };
     KeyRange::new(start, end)
+}
+
+/// Appends one end of a range over memcomparable columns.
+pub(crate) fn encode_bounds(
+    key: &mut Vec<u8>,
+    bounds: &[Bound],
+    columns: &[RangeColumn],
+    zone: &TimeZone,
+) {
+    for (bound, column) in bounds.iter().zip(columns) {
+        match bound {
+            Bound::Min | Bound::Unknown => key.push(flag::NOT_NULL_MIN),
+            Bound::Max => key.push(flag::MAX),
+            Bound::Value(Datum::Time(time)) if column.ty.code == TypeCode::Timestamp => {
+                let utc = time.to_zone(zone, &TimeZone::utc()).unwrap_or(*time);
+                encode_datum_key(key, &DatumRef::Time(utc), &column.ty);
+            }
+            Bound::Value(value) => encode_datum_key(key, &value.as_ref(), &column.ty),
+        }
+    }
 }
 
 /// A range over an integer handle; two if it is unsigned and holds both halves.

@@ -25,6 +25,7 @@ use cairn_types::{Datum, FieldType};
 
 pub use interval::RANGES_MAX;
 use interval::{Intervals, column_intervals};
+pub(crate) use key::encode_bounds;
 pub use key::{PointKey, build_key_ranges, point_key};
 pub use lookup::LookupRanges;
 

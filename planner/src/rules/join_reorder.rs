@@ -1,4 +1,4 @@
-//! Inner joins are put in order of size, greedily.
+//! Inner joins are put in the order that makes the fewest rows on the way.
 //!
 //! ```text
 //! Join b.k = c.k            Join a.k = b.k
@@ -8,8 +8,11 @@
 //! └─Scan c: 1               └─Scan a: 10000
 //! ```
 //!
-//! The smallest input comes first; then, again and again, the one whose join with what
-//! is there gives the fewest rows, those with a join condition before all others.
+//! Where tables were analyzed, all orders of up to [`EXHAUSTIVE_MAX`] inputs are compared, bushy ones
+//! too (`join_search.rs`). Above that, and where every number would be a guess, it goes greedily:
+//! the smallest input comes first; then, again and again, the one whose join with what is there
+//! gives the fewest rows, those with a join condition before all others.
+//!
 //! Conditions stand at the first join that has all their columns.
 //!
 //! **Must not fire** for STRAIGHT_JOIN and inputs that depend on each other's rows;
@@ -21,10 +24,18 @@ use cairn_executor::plan::JoinKind;
 use cairn_expr::Expr;
 
 use super::RuleContext;
+use super::join_search::{self, EXHAUSTIVE_MAX};
 use crate::error::Result;
 use crate::logical::tree::covered;
 use crate::logical::{Col, Logical, LogicalJoin};
-use crate::physical::estimate::{estimate, is_unique_side, join_rows};
+use crate::statistics::{Estimate, Estimator, JoinTerms};
+
+/// A part of the joins in the making.
+pub(super) struct Part {
+    pub plan: Logical,
+    pub columns: BTreeSet<Col>,
+    pub estimate: Estimate,
+}
 
 pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
     if !is_reorderable(&plan) {
@@ -33,22 +44,28 @@ pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
     let mut inputs = Vec::new();
     let mut conditions = Vec::new();
     flatten(plan, &mut inputs, &mut conditions);
-    let mut ready = Vec::with_capacity(inputs.len());
+    let used: BTreeSet<Col> = conditions.iter().flat_map(Expr::columns).collect();
+    let mut parts = Vec::with_capacity(inputs.len());
     for input in inputs {
-        let input = run(input, ctx)?;
-        let rows = estimate(&input, ctx.statistics);
-        ready.push((input, rows));
+        let plan = run(input, ctx)?;
+        let estimator = Estimator::new(ctx.statistics, &ctx.eval.time_zone);
+        let columns = plan.output_set();
+        parts.push(Part { columns, estimate: estimator.derive(&plan).only(&used), plan });
     }
-    Ok(order(ready, conditions))
+    let estimator = Estimator::new(ctx.statistics, &ctx.eval.time_zone);
+    let is_counted = parts.iter().any(|part| part.estimate.is_counted());
+    if is_counted && (3..=EXHAUSTIVE_MAX).contains(&parts.len()) {
+        parts = join_search::best(parts, &mut conditions, estimator);
+    }
+    Ok(greedy(parts, conditions, estimator))
 }
 
 fn is_reorderable(plan: &Logical) -> bool {
-    match plan {
-        Logical::Join(join) => {
-            join.kind == JoinKind::Inner && !join.straight && join.correlated().is_empty()
-        }
-        _ => false,
-    }
+    matches!(plan, Logical::Join(join) if is_reorderable_join(join))
+}
+
+fn is_reorderable_join(join: &LogicalJoin) -> bool {
+    join.kind == JoinKind::Inner && !join.straight && join.correlated().is_empty()
 }
 
 fn flatten(plan: Logical, inputs: &mut Vec<Logical>, conditions: &mut Vec<Expr>) {
@@ -63,32 +80,15 @@ fn flatten(plan: Logical, inputs: &mut Vec<Logical>, conditions: &mut Vec<Expr>)
     }
 }
 
-fn is_reorderable_join(join: &LogicalJoin) -> bool {
-    join.kind == JoinKind::Inner && !join.straight && join.correlated().is_empty()
-}
-
-fn order(mut inputs: Vec<(Logical, f64)>, mut conditions: Vec<Expr>) -> Logical {
-    let first = smallest(&inputs);
-    let (mut plan, mut rows) = inputs.remove(first);
-    while !inputs.is_empty() {
-        let there = plan.output_set();
+fn greedy(mut parts: Vec<Part>, mut conditions: Vec<Expr>, estimator: Estimator<'_>) -> Logical {
+    let mut there = parts.remove(smallest(&parts));
+    while !parts.is_empty() {
         let mut best: Option<(usize, bool, f64)> = None;
-        for (at, (input, input_rows)) in inputs.iter().enumerate() {
-            let usable = usable(&conditions, &there, &input.output_set());
+        for (at, part) in parts.iter().enumerate() {
+            let usable = usable(&conditions, &there.columns, &part.columns);
             let connected = !usable.is_empty();
-            let trial = LogicalJoin {
-                kind: JoinKind::Inner,
-                conditions: usable,
-                in_keys: Vec::new(),
-                mark: None,
-                straight: false,
-                left: Logical::Dual { rows: 0, columns: plan.outputs() },
-                right: Logical::Dual { rows: 0, columns: input.outputs() },
-            };
-            let mut result = join_rows(&trial, rows, *input_rows);
-            if is_unique_side(input, &trial.conditions) {
-                result = result.min(rows);
-            }
+            let terms = JoinTerms::new(JoinKind::Inner, &usable, [&there.columns, &part.columns]);
+            let result = estimator.join_rows(&terms, &there.estimate, &part.estimate);
             let better = match best {
                 None => true,
                 Some((_, was_connected, was)) => {
@@ -99,37 +99,54 @@ fn order(mut inputs: Vec<(Logical, f64)>, mut conditions: Vec<Expr>) -> Logical 
                 best = Some((at, connected, result));
             }
         }
-        let Some((at, _, result)) = best else { break };
-        let (input, _) = inputs.remove(at);
-        let own = usable(&conditions, &there, &input.output_set());
-        conditions.retain(|condition| !own.contains(condition));
-        plan = Logical::Join(Box::new(LogicalJoin {
-            kind: JoinKind::Inner,
-            conditions: own,
-            in_keys: Vec::new(),
-            mark: None,
-            straight: false,
-            left: plan,
-            right: input,
-        }));
-        rows = result;
+        let Some((at, _, _)) = best else { break };
+        let part = parts.remove(at);
+        there = join(there, part, &mut conditions, estimator);
     }
     // Conditions on columns of enclosing queries alone.
-    plan.filter(conditions)
+    there.plan.filter(conditions)
 }
 
-fn smallest(inputs: &[(Logical, f64)]) -> usize {
+fn smallest(parts: &[Part]) -> usize {
     let mut best = 0;
-    for (at, (_, rows)) in inputs.iter().enumerate() {
-        if *rows < inputs[best].1 {
+    for (at, part) in parts.iter().enumerate() {
+        if part.estimate.rows < parts[best].estimate.rows {
             best = at;
         }
     }
     best
 }
 
+/// Both parts joined, under the conditions that become usable.
+pub(super) fn join(
+    left: Part,
+    right: Part,
+    conditions: &mut Vec<Expr>,
+    estimator: Estimator<'_>,
+) -> Part {
+    let own = usable(conditions, &left.columns, &right.columns);
+    conditions.retain(|condition| !own.contains(condition));
+    let terms = JoinTerms::new(JoinKind::Inner, &own, [&left.columns, &right.columns]);
+    let estimate = estimator.join(&terms, &left.estimate, &right.estimate);
+    let columns = left.columns.union(&right.columns).copied().collect();
+    let plan = Logical::Join(Box::new(LogicalJoin {
+        kind: JoinKind::Inner,
+        conditions: own,
+        in_keys: Vec::new(),
+        mark: None,
+        straight: false,
+        left: left.plan,
+        right: right.plan,
+    }));
+    Part { plan, columns, estimate }
+}
+
 /// Conditions that need both sides and nothing else of this statement's inputs.
-fn usable(conditions: &[Expr], left: &BTreeSet<Col>, right: &BTreeSet<Col>) -> Vec<Expr> {
+pub(super) fn usable(
+    conditions: &[Expr],
+    left: &BTreeSet<Col>,
+    right: &BTreeSet<Col>,
+) -> Vec<Expr> {
     let both: BTreeSet<Col> = left.union(right).copied().collect();
     let fits = |condition: &&Expr| {
         covered(condition, &both) && !covered(condition, left) && !covered(condition, right)

@@ -8,6 +8,7 @@
 
 mod decorrelate;
 mod join_reorder;
+mod join_search;
 mod max_min;
 mod nulls;
 mod project_merge;

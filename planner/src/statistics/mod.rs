@@ -16,12 +16,34 @@
 //!
 //! **Sources.** Equi-depth histograms with the counts of upper bounds and a list of the most
 //! frequent values: Ioannidis, "The History of Histograms", and TiDB's statistics version 2.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `values.rs` | rows that have a value, or one between two |
+//! | `conditions.rs` | fractions of rows for which conditions are true |
+//! | `keys.rs` | the same of keys of several columns |
+//! | `estimate.rs` | what is expected of a plan's rows |
+//! | `derive.rs`, `join.rs` | from node to node |
+//! | `guess.rs` | what is assumed where nobody counted |
+
+mod conditions;
+mod derive;
+mod estimate;
+pub mod guess;
+mod join;
+mod keys;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use cairn_types::{ColumnId, IndexId, TableId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub(crate) use derive::Estimator;
+pub(crate) use estimate::Estimate;
+pub(crate) use join::JoinTerms;
+pub use values::{KeyBound, Values};
 
 /// What is known of a table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

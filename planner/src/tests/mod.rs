@@ -5,6 +5,7 @@
 //! | line | answer |
 //! |---|---|
 //! | `> CREATE TABLE ..` | nothing; the table exists from here on |
+//! | `> STATS t ..` | nothing; the table has these statistics from here on (`statistics.rs`) |
 //! | `> any statement` | its EXPLAIN and warnings, or MySQL's error |
 //! | `[columns]> SELECT ..` | the result columns as the protocol tells of them |
 //! | `[RULE]> SELECT ..` | the plan without and with the rule, which must differ |
@@ -14,20 +15,24 @@
 
 mod point;
 mod schema;
+mod statistics;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use cairn_expr::EvalContext;
 use cairn_parser::ast::{ExplainTarget, Statement, VariableScope};
-use cairn_types::{Datum, FieldType, MysqlError, errno};
+use cairn_types::{Datum, FieldType, MysqlError, TableId, errno};
 use goldenscript::{Command, Context, Runner};
 
 use crate::plan::PhysicalOp;
 use crate::rules::Rule;
+use crate::statistics::TableStatistics;
 use crate::{
-    PhysicalPlan, Plan, PlanContext, PlanOptions, PseudoStatistics, SystemVariables, explain_text,
-    plan_statement,
+    Catalog, PhysicalPlan, Plan, PlanContext, PlanOptions, Statistics, SystemVariables, TableInfo,
+    explain_text, plan_statement,
 };
 
 use schema::TestCatalog;
@@ -52,11 +57,23 @@ impl SystemVariables for Variables {
 #[derive(Default)]
 pub(super) struct Session {
     pub catalog: TestCatalog,
+    statistics: BTreeMap<TableId, Arc<TableStatistics>>,
+}
+
+impl Statistics for Session {
+    fn table_statistics(&self, table: &TableInfo) -> Option<Arc<TableStatistics>> {
+        self.statistics.get(&table.id).cloned()
+    }
 }
 
 impl Session {
-    /// Runs DDL of the test schema; `false` if the statement is something else.
+    /// Runs DDL of the test schema, and statistics; `false` if the statement is something else.
     fn define(&mut self, sql: &str) -> Result<bool, String> {
+        if let Some((name, line)) = statistics::table_name(sql) {
+            let table = self.catalog.table("test", name).ok_or("no such table")?;
+            self.statistics.insert(table.id, statistics::parse(&table, line)?);
+            return Ok(true);
+        }
         let parsed = parse(sql)?;
         match parsed {
             Statement::CreateTable(create) => {
@@ -95,7 +112,7 @@ impl Session {
             current_db: Some("test"),
             eval: &mut eval,
             variables: &Variables,
-            statistics: &PseudoStatistics,
+            statistics: self,
             param_types: &param_types,
             options,
         };
@@ -204,4 +221,5 @@ macro_rules! scripts {
 
 scripts! {
     founding select names aggregate joins index_join subqueries rules ranges access dml
+    statistics index_choice join_order tpch
 }
