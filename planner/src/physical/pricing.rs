@@ -14,16 +14,19 @@
 //! rows that are asked for. That counts only where the table was analyzed: how many rows must be
 //! read for one that is wanted is not to be guessed.
 
+use std::collections::BTreeSet;
+
 use cairn_expr::Expr;
 
 use super::Physical;
 use super::access::{Path, split_filters};
 use crate::logical::LogicalScan;
+use crate::logical::tree::covered;
 use crate::ranger::RangeColumn;
 use crate::statistics::guess::{
     BETWEEN_FRACTION, EQUAL_FRACTION, LESS_FRACTION, selectivity_of_all,
 };
-use crate::statistics::{Estimate, Estimator, TableStatistics};
+use crate::statistics::{Estimate, Estimator, TableStatistics, equal_columns};
 
 /// What paths are compared for.
 #[derive(Clone, Copy, Default)]
@@ -97,7 +100,15 @@ impl Known<'_> {
     /// Rows by statistics.
     fn count(&self, path: &mut Path, statistics: &TableStatistics, has_lookups: bool) {
         let rows = self.range_rows(path, statistics);
-        let fraction = |filters: &[Expr]| self.estimator.fraction(&self.table, filters);
+        // What the value that a row is looked up by must fulfil is said of both sides.
+        let given = match has_lookups {
+            true => equal_columns(&path.ranged, &Expr::is_constant).into_iter().collect(),
+            false => BTreeSet::new(),
+        };
+        let fraction = |filters: &[Expr]| {
+            let filters = filters.iter().filter(|filter| !covered(filter, &given)).cloned();
+            self.estimator.fraction(&self.table, &filters.collect::<Vec<_>>())
+        };
         let result = match has_lookups {
             true => rows * fraction(&path.filters),
             false => self.result.rows,

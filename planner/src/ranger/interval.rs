@@ -17,6 +17,8 @@ pub(super) struct Interval {
     pub high: Bound,
     pub low_exclusive: bool,
     pub high_exclusive: bool,
+    /// Both bounds are the same value that is not known yet, not two of them.
+    pub one_unknown: bool,
 }
 
 /// Where a condition can be true.
@@ -103,6 +105,7 @@ impl Intervals {
                     low_exclusive: low.low_exclusive,
                     high: high.high.clone(),
                     high_exclusive: high.high_exclusive,
+                    one_unknown: false,
                 };
                 let exact = self.exact && other.exact;
                 let mut result = Intervals::of(vec![interval]);
@@ -135,14 +138,15 @@ impl Intervals {
 
 impl Interval {
     fn point(bound: Bound) -> Interval {
-        Interval { low: bound.clone(), high: bound, low_exclusive: false, high_exclusive: false }
+        let one_unknown = bound == Bound::Unknown;
+        Interval { low: bound.clone(), high: bound, one_unknown, ..not_null() }
     }
 
     fn is_point(&self) -> bool {
         !self.low_exclusive
             && !self.high_exclusive
             && self.low == self.high
-            && matches!(self.low, Bound::Value(_) | Bound::Unknown)
+            && (self.one_unknown || matches!(self.low, Bound::Value(_)))
     }
 
     fn intersect(&self, other: &Interval, column: &RangeColumn) -> Option<Interval> {
@@ -163,6 +167,7 @@ impl Interval {
             low_exclusive: low.low_exclusive,
             high: high.high.clone(),
             high_exclusive: high.high_exclusive,
+            one_unknown: false,
         };
         let order = compare_bounds(&interval.low, &interval.high, column);
         let empty = match order {
@@ -314,7 +319,13 @@ fn comparable_text(column: &RangeColumn, comparison: &FieldType) -> bool {
 }
 
 pub(super) fn not_null() -> Interval {
-    Interval { low: Bound::Min, high: Bound::Max, low_exclusive: false, high_exclusive: false }
+    Interval {
+        low: Bound::Min,
+        high: Bound::Max,
+        low_exclusive: false,
+        high_exclusive: false,
+        one_unknown: false,
+    }
 }
 
 /// A constant beside a column.
@@ -379,12 +390,11 @@ fn same_kind(from: &FieldType, to: &FieldType) -> bool {
 
 fn comparison(func: Func, other: &Expr, column: &RangeColumn) -> Option<Intervals> {
     let operand = operand(other, column)?;
-    let (low_all, high_all) = (Bound::Min, Bound::Max);
     let below = |high: Bound, high_exclusive: bool| {
-        Intervals::of(vec![Interval { low: low_all, high, low_exclusive: false, high_exclusive }])
+        Intervals::of(vec![Interval { high, high_exclusive, ..not_null() }])
     };
     let above = |low: Bound, low_exclusive: bool| {
-        Intervals::of(vec![Interval { low, high: high_all, low_exclusive, high_exclusive: false }])
+        Intervals::of(vec![Interval { low, low_exclusive, ..not_null() }])
     };
     let nothing = || Intervals::of(Vec::new());
     let bound = match operand {
@@ -420,18 +430,8 @@ fn comparison(func: Func, other: &Expr, column: &RangeColumn) -> Option<Interval
         Func::Gt => above(bound, true),
         Func::Ge => above(bound, false),
         Func::Ne => {
-            let low = Interval {
-                low: Bound::Min,
-                high: bound.clone(),
-                low_exclusive: false,
-                high_exclusive: true,
-            };
-            let high = Interval {
-                low: bound,
-                high: Bound::Max,
-                low_exclusive: true,
-                high_exclusive: false,
-            };
+            let low = Interval { high: bound.clone(), high_exclusive: true, ..not_null() };
+            let high = Interval { low: bound, low_exclusive: true, ..not_null() };
             Intervals::of(vec![low, high])
         }
         _ => return None,
@@ -481,7 +481,7 @@ fn like(args: &[Expr], column: &RangeColumn) -> Option<Intervals> {
         return Some(Intervals::of(vec![interval]).inexact());
     }
     let high = successor(&prefix);
-    let interval = Interval { low, high_exclusive: high != Bound::Max, high, low_exclusive: false };
+    let interval = Interval { low, high_exclusive: high != Bound::Max, high, ..not_null() };
     let exact = wild
         && column.prefix_length.is_none()
         && pattern[at..] == *b"%"

@@ -77,12 +77,12 @@ pub struct Range {
 }
 
 impl Range {
-    /// Whether it holds one tuple only.
+    /// Whether it holds one tuple only, if its bounds are known.
     pub fn is_point(&self) -> bool {
         !self.low_exclusive
             && !self.high_exclusive
             && self.low == self.high
-            && self.low.iter().all(|bound| matches!(bound, Bound::Value(_) | Bound::Unknown))
+            && self.low.iter().all(|bound| matches!(bound, Bound::Value(_)))
     }
 }
 

@@ -36,11 +36,13 @@ pub(super) fn comparison(
     length: u32,
     column: &RangeColumn,
 ) -> Vec<Interval> {
-    let Bound::Value(Datum::Bytes(value)) = &bound else {
-        // Only a run knows; for estimates the prefix is as good as the value.
-        return vec![interval(func, bound.clone(), bound)];
-    };
     let collation = column.ty.collation;
+    let Bound::Value(Datum::Bytes(value)) = &bound else {
+        // Only a run knows; for estimates the prefix is as good as the value. It will be one key
+        // only if each character has one weight.
+        let one_unknown = matches!(func, Func::Eq | Func::NullEq) && !collation.is_uca();
+        return vec![Interval { one_unknown, ..interval(func, bound.clone(), bound) }];
+    };
     let cut = Bound::Value(Datum::Bytes(cut_prefix(value, length, &column.ty).to_vec()));
     if !collation.is_uca() {
         return vec![interval(func, cut.clone(), cut)];

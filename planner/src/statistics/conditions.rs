@@ -238,7 +238,6 @@ impl Estimator<'_> {
         if !expr.has_columns() {
             return expr.is_constant().then(|| ColumnEstimate::computed(1.0, 0.0));
         }
-        let Expr::Function { func, .. } = expr else { return None };
         let mut valued = 1.0;
         let mut counts = Vec::new();
         for col in expr.columns() {
@@ -246,7 +245,7 @@ impl Estimator<'_> {
             valued *= column.valued();
             counts.push(column.domain);
         }
-        let values = results_max(*func, combinations(counts));
+        let values = results_max(expr, combinations(counts));
         let distinct = values.min(input.rows).max(1.0);
         Some(ColumnEstimate { domain: values, ..ColumnEstimate::computed(distinct, 1.0 - valued) })
     }
@@ -311,8 +310,15 @@ fn column_type(expr: &Expr, col: Col) -> Option<FieldType> {
 }
 
 /// Results of a function of arguments with so many values.
-fn results_max(func: Func, values: f64) -> f64 {
+fn results_max(expr: &Expr, values: f64) -> f64 {
+    let Some((func, args)) = expr.as_function() else { return values };
+    let unit = |name: &str| match args.first().and_then(Expr::as_constant) {
+        Some(Datum::Bytes(unit)) => unit.eq_ignore_ascii_case(name.as_bytes()),
+        _ => false,
+    };
     match func {
+        Func::Extract if unit("YEAR") => (values / 365.0).max(1.0),
+        Func::Extract if unit("MONTH") => values.min(12.0),
         Func::Year => (values / 365.0).max(1.0),
         Func::Month => values.min(12.0),
         Func::DayOfWeek | Func::Weekday => values.min(7.0),

@@ -67,8 +67,10 @@ impl<'s> Estimator<'s> {
         };
         let rows = rows.max(1.0);
         let mut columns = BTreeMap::new();
+        let first = scan.columns.first().map_or(0, |column| column.col);
         for column in &scan.columns {
-            if let Some(estimate) = column_estimate(table, &known, column.offset, rows) {
+            let place = (first, column.offset);
+            if let Some(estimate) = column_estimate(table, &known, place, rows) {
                 columns.insert(column.col, estimate);
             }
         }
@@ -194,10 +196,13 @@ impl<'s> Estimator<'s> {
             counts.push(group.domain);
             cols.retain(|col| !group.columns.contains(col));
         }
+        let mut by_table: BTreeMap<Option<Col>, Vec<f64>> = BTreeMap::new();
         for col in cols {
             let column = &input.columns[&col];
-            counts.push(column.distinct + column.null_fraction.ceil());
+            let scan = column.source.as_ref().map(|source| source.scan);
+            by_table.entry(scan).or_default().push(column.distinct + column.null_fraction.ceil());
         }
+        counts.extend(by_table.into_values().map(combinations));
         combinations(counts).min(input.rows)
     }
 
@@ -233,7 +238,7 @@ impl<'s> Estimator<'s> {
 fn column_estimate(
     table: &TableInfo,
     known: &Arc<TableStatistics>,
-    offset: Option<usize>,
+    (scan, offset): (Col, Option<usize>),
     rows: f64,
 ) -> Option<ColumnEstimate> {
     let is_key = match offset {
@@ -247,7 +252,7 @@ fn column_estimate(
         }),
     };
     let column = offset.map(|offset| table.columns[offset].id);
-    let source = column.map(|column| ColumnSource { table: known.clone(), column });
+    let source = column.map(|column| ColumnSource { table: known.clone(), column, scan });
     let Some(values) = source.as_ref().and_then(ColumnSource::values) else {
         return is_key.then(|| ColumnEstimate::computed(rows, 0.0));
     };
@@ -270,7 +275,7 @@ fn unique_keys(scan: &LogicalScan) -> Vec<BTreeSet<Col>> {
 }
 
 /// Columns that conditions set equal to something that is `known`.
-pub(super) fn equal_columns(conditions: &[Expr], known: &dyn Fn(&Expr) -> bool) -> Vec<Col> {
+pub(crate) fn equal_columns(conditions: &[Expr], known: &dyn Fn(&Expr) -> bool) -> Vec<Col> {
     let equal = |condition: &Expr| match condition.as_function() {
         Some((Func::Eq, [left, right])) if known(right) => left.as_column(),
         Some((Func::Eq, [left, right])) if known(left) => right.as_column(),

@@ -49,6 +49,8 @@ pub(crate) struct ColumnEstimate {
 pub(crate) struct ColumnSource {
     pub table: Arc<TableStatistics>,
     pub column: ColumnId,
+    /// Which table in FROM it is of: the number of its first column.
+    pub scan: Col,
 }
 
 impl ColumnSource {

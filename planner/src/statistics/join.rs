@@ -16,7 +16,7 @@
 //!
 //! Where nothing was counted four rows of five have a key of their own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_executor::plan::JoinKind;
 use cairn_expr::{Expr, Func};
@@ -27,6 +27,9 @@ use super::guess::SEMI_FRACTION;
 use super::keys::known_group;
 use crate::logical::tree::{covered, touches};
 use crate::logical::{Col, LogicalJoin};
+
+/// Share of the rows that have a value of their own, from which on a column counts as a key.
+const UNIQUE_SHARE: f64 = 0.9;
 
 /// What a join compares.
 pub(crate) struct JoinTerms {
@@ -97,6 +100,35 @@ struct Key {
     is_known: bool,
 }
 
+/// The columns of a key that are of one table.
+#[derive(Default)]
+struct KeyPart {
+    cols: Vec<Col>,
+    /// Values of each.
+    counts: Vec<f64>,
+    /// Rows of the table.
+    rows: f64,
+}
+
+impl KeyPart {
+    /// Values of all together, and whether that is known rather than computed.
+    fn domain(self, side: &Estimate) -> (f64, bool) {
+        if let [count] = self.counts[..] {
+            return (count, true);
+        }
+        let whole = known_group(side, &self.cols);
+        if let Some(group) = whole.filter(|group| group.columns.len() == self.counts.len()) {
+            return (group.domain, true);
+        }
+        // A column that has a value of its own in each row says it all.
+        let most = self.counts.iter().copied().fold(1.0, f64::max);
+        match most >= self.rows * UNIQUE_SHARE {
+            true => (most, true),
+            false => (combinations(self.counts).min(self.rows), false),
+        }
+    }
+}
+
 impl Estimator<'_> {
     /// Rows of a join, without what is in their columns.
     pub fn join_rows(&self, terms: &JoinTerms, left: &Estimate, right: &Estimate) -> f64 {
@@ -148,9 +180,9 @@ impl Estimator<'_> {
     fn key<'e>(&self, side: &Estimate, exprs: impl Iterator<Item = &'e Expr> + Clone) -> Key {
         let unknown = side.unknown_distinct();
         let mut key = Key { domain: unknown, distinct: unknown, valued: 1.0, is_known: false };
-        let mut counts = Vec::new();
-        let mut cols: Vec<Col> = Vec::new();
         let mut is_counted = side.is_counted();
+        let mut cols: Vec<Col> = Vec::new();
+        let mut parts: BTreeMap<Option<Col>, KeyPart> = BTreeMap::new();
         for expr in exprs.clone() {
             let Some(column) = self.column_of(side, expr).filter(|_| is_counted) else {
                 is_counted = false;
@@ -158,21 +190,23 @@ impl Estimator<'_> {
             };
             key.valued *= column.valued();
             cols.extend(expr.as_column());
-            counts.push(column.domain);
+            let part = parts.entry(column.source.as_ref().map(|source| source.scan)).or_default();
+            part.counts.push(column.domain);
+            let table = column.source.as_ref().map(|source| source.table.row_count);
+            part.rows = table.unwrap_or(f64::INFINITY);
+            part.cols.extend(expr.as_column());
         }
         if !is_counted {
             return Key { is_known: true, ..key };
         }
         key.distinct = self.distinct(side, exprs);
-        let whole = known_group(side, &cols).filter(|group| group.columns.len() == counts.len());
-        (key.domain, key.is_known) = match whole {
-            Some(group) => (group.domain, true),
-            None => {
-                let is_known = counts.len() == 1;
-                let most = if is_known { f64::INFINITY } else { side.rows };
-                (combinations(counts).min(most), is_known)
-            }
-        };
+        // Columns of one table have to do with each other, those of several mostly not.
+        (key.domain, key.is_known) = (1.0, true);
+        for part in parts.into_values() {
+            let (domain, is_known) = part.domain(side);
+            key.domain *= domain;
+            key.is_known &= is_known;
+        }
         key
     }
 

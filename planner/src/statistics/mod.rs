@@ -40,7 +40,7 @@ use std::fmt;
 use cairn_types::{ColumnId, IndexId, TableId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub(crate) use derive::Estimator;
+pub(crate) use derive::{Estimator, equal_columns};
 pub(crate) use estimate::Estimate;
 pub(crate) use join::JoinTerms;
 pub use values::{KeyBound, Values};
