@@ -13,7 +13,9 @@
 //! the smallest input comes first; then, again and again, the one whose join with what is there
 //! gives the fewest rows, those with a join condition before all others.
 //!
-//! Conditions stand at the first join that has all their columns.
+//! Conditions stand at the first join that has all their columns. Those that follow from others may
+//! take their place (`join_conditions.rs`); semi joins above go to the one input they ask about
+//! first (`semi_sink.rs`).
 //!
 //! **Must not fire** for STRAIGHT_JOIN and inputs that depend on each other's rows;
 //! outer and semi joins are inputs as a whole.
@@ -24,9 +26,9 @@ use cairn_executor::plan::JoinKind;
 use cairn_expr::Expr;
 
 use super::RuleContext;
+use super::join_conditions::Conditions;
 use super::join_search::{self, EXHAUSTIVE_MAX};
 use crate::error::Result;
-use crate::logical::tree::covered;
 use crate::logical::{Col, Logical, LogicalJoin};
 use crate::statistics::{Estimate, Estimator, JoinTerms};
 
@@ -55,12 +57,15 @@ pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
     let estimator = Estimator::new(ctx.statistics, &ctx.eval.time_zone);
     let is_counted = parts.iter().any(|part| part.estimate.is_counted());
     if is_counted && (3..=EXHAUSTIVE_MAX).contains(&parts.len()) {
+        let inputs: Vec<&BTreeSet<Col>> = parts.iter().map(|part| &part.columns).collect();
+        let mut conditions = Conditions::closed(conditions, &inputs);
         parts = join_search::best(parts, &mut conditions, estimator);
+        return Ok(greedy(parts, conditions, estimator));
     }
-    Ok(greedy(parts, conditions, estimator))
+    Ok(greedy(parts, Conditions::new(conditions), estimator))
 }
 
-fn is_reorderable(plan: &Logical) -> bool {
+pub(super) fn is_reorderable(plan: &Logical) -> bool {
     matches!(plan, Logical::Join(join) if is_reorderable_join(join))
 }
 
@@ -80,12 +85,12 @@ fn flatten(plan: Logical, inputs: &mut Vec<Logical>, conditions: &mut Vec<Expr>)
     }
 }
 
-fn greedy(mut parts: Vec<Part>, mut conditions: Vec<Expr>, estimator: Estimator<'_>) -> Logical {
+fn greedy(mut parts: Vec<Part>, mut conditions: Conditions, estimator: Estimator<'_>) -> Logical {
     let mut there = parts.remove(smallest(&parts));
     while !parts.is_empty() {
         let mut best: Option<(usize, bool, f64)> = None;
         for (at, part) in parts.iter().enumerate() {
-            let usable = usable(&conditions, &there.columns, &part.columns);
+            let usable = conditions.usable(&there.columns, &part.columns);
             let connected = !usable.is_empty();
             let terms = JoinTerms::new(JoinKind::Inner, &usable, [&there.columns, &part.columns]);
             let result = estimator.join_rows(&terms, &there.estimate, &part.estimate);
@@ -104,7 +109,7 @@ fn greedy(mut parts: Vec<Part>, mut conditions: Vec<Expr>, estimator: Estimator<
         there = join(there, part, &mut conditions, estimator);
     }
     // Conditions on columns of enclosing queries alone.
-    there.plan.filter(conditions)
+    there.plan.filter(conditions.rest())
 }
 
 fn smallest(parts: &[Part]) -> usize {
@@ -121,11 +126,10 @@ fn smallest(parts: &[Part]) -> usize {
 pub(super) fn join(
     left: Part,
     right: Part,
-    conditions: &mut Vec<Expr>,
+    conditions: &mut Conditions,
     estimator: Estimator<'_>,
 ) -> Part {
-    let own = usable(conditions, &left.columns, &right.columns);
-    conditions.retain(|condition| !own.contains(condition));
+    let own = conditions.take(&left.columns, &right.columns);
     let terms = JoinTerms::new(JoinKind::Inner, &own, [&left.columns, &right.columns]);
     let estimate = estimator.join(&terms, &left.estimate, &right.estimate);
     let columns = left.columns.union(&right.columns).copied().collect();
@@ -139,17 +143,4 @@ pub(super) fn join(
         right: right.plan,
     }));
     Part { plan, columns, estimate }
-}
-
-/// Conditions that need both sides and nothing else of this statement's inputs.
-pub(super) fn usable(
-    conditions: &[Expr],
-    left: &BTreeSet<Col>,
-    right: &BTreeSet<Col>,
-) -> Vec<Expr> {
-    let both: BTreeSet<Col> = left.union(right).copied().collect();
-    let fits = |condition: &&Expr| {
-        covered(condition, &both) && !covered(condition, left) && !covered(condition, right)
-    };
-    conditions.iter().filter(fits).cloned().collect()
 }

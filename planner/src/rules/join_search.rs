@@ -23,9 +23,9 @@
 use std::collections::BTreeSet;
 
 use cairn_executor::plan::JoinKind;
-use cairn_expr::Expr;
 
-use super::join_reorder::{Part, join, usable};
+use super::join_conditions::Conditions;
+use super::join_reorder::{Part, join};
 use crate::statistics::{Estimate, Estimator, JoinTerms};
 
 /// Inputs of which all orders are compared.
@@ -47,7 +47,7 @@ struct Best {
 /// that are used.
 pub(super) fn best(
     parts: Vec<Part>,
-    conditions: &mut Vec<Expr>,
+    conditions: &mut Conditions,
     estimator: Estimator<'_>,
 ) -> Vec<Part> {
     let search = Search::new(&parts, conditions, estimator);
@@ -61,16 +61,16 @@ pub(super) fn best(
 
 struct Search<'p> {
     parts: &'p [Part],
-    conditions: &'p [Expr],
+    conditions: &'p Conditions,
     estimator: Estimator<'p>,
     /// By input: those that a condition connects with it.
     neighbours: Vec<Set>,
 }
 
 impl<'p> Search<'p> {
-    fn new(parts: &'p [Part], conditions: &'p [Expr], estimator: Estimator<'p>) -> Search<'p> {
+    fn new(parts: &'p [Part], conditions: &'p Conditions, estimator: Estimator<'p>) -> Search<'p> {
         let mut neighbours = vec![0; parts.len()];
-        for condition in conditions {
+        for condition in conditions.iter() {
             let columns = condition.columns();
             let touched = parts.iter().enumerate();
             let touched = touched.filter(|(_, part)| !part.columns.is_disjoint(&columns));
@@ -159,7 +159,7 @@ impl<'p> Search<'p> {
         let columns: BTreeSet<_> =
             members(rest).flat_map(|at| self.parts[at].columns.iter().copied()).collect();
         let own = &self.parts[at].columns;
-        let usable = usable(self.conditions, &columns, own);
+        let usable = self.conditions.usable(&columns, own);
         JoinTerms::new(JoinKind::Inner, &usable, [&columns, own])
     }
 }
@@ -194,7 +194,7 @@ fn build(
     set: Set,
     table: &[Option<Best>],
     parts: &mut [Option<Part>],
-    conditions: &mut Vec<Expr>,
+    conditions: &mut Conditions,
     estimator: Estimator<'_>,
 ) -> Option<Part> {
     if set.is_power_of_two() {

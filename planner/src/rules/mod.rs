@@ -7,6 +7,7 @@
 //! show what it is good for.
 
 mod decorrelate;
+mod join_conditions;
 mod join_reorder;
 mod join_search;
 mod max_min;
@@ -14,6 +15,7 @@ mod nulls;
 mod project_merge;
 mod prune_columns;
 mod push_down;
+mod semi_sink;
 mod top_n;
 
 use std::collections::BTreeSet;
@@ -96,7 +98,7 @@ pub(crate) fn optimize(
         plan = match rule {
             Rule::Decorrelate => decorrelate::run(plan, ctx)?,
             Rule::PushDown => push_down::run(plan, ctx)?,
-            Rule::JoinReorder => join_reorder::run(plan, ctx)?,
+            Rule::JoinReorder => join_reorder::run(semi_sink::run(plan, ctx)?, ctx)?,
             Rule::MaxMin => max_min::run(plan, ctx)?,
             Rule::TopN => top_n::run(plan)?,
             Rule::PruneColumns => prune_columns::run(plan, &wanted)?,

@@ -89,11 +89,29 @@ impl Session {
         self.plan_with_warnings(sql, options).map(|(plan, _)| plan)
     }
 
+    /// The plan of a statement by other statistics.
+    pub fn plan_with_statistics(
+        &self,
+        sql: &str,
+        statistics: &dyn Statistics,
+    ) -> Result<Plan, String> {
+        self.planned(sql, PlanOptions::default(), statistics).map(|(plan, _)| plan)
+    }
+
     /// The plan of a statement, and what it was warned of.
     fn plan_with_warnings(
         &self,
         sql: &str,
         options: PlanOptions,
+    ) -> Result<(Plan, Vec<String>), String> {
+        self.planned(sql, options, self)
+    }
+
+    fn planned(
+        &self,
+        sql: &str,
+        options: PlanOptions,
+        statistics: &dyn Statistics,
     ) -> Result<(Plan, Vec<String>), String> {
         let mode = crate::parse::parser_mode(cairn_expr::SqlMode::DEFAULT);
         let parsed = cairn_parser::parse_one(sql, &mode).map_err(|e| e.to_string())?;
@@ -112,7 +130,7 @@ impl Session {
             current_db: Some("test"),
             eval: &mut eval,
             variables: &Variables,
-            statistics: self,
+            statistics,
             param_types: &param_types,
             options,
         };

@@ -1,8 +1,11 @@
 //! What golden text does not show well: slots, caching, bounds.
 
+use std::sync::Arc;
+
 use super::Session;
 use crate::plan::{PhysicalOp, PlanKind};
-use crate::{PlanOptions, explain_text};
+use crate::statistics::TableStatistics;
+use crate::{PlanOptions, Statistics, TableInfo, explain_text};
 
 fn session(ddl: &[&str]) -> Session {
     let mut session = Session::default();
@@ -22,6 +25,56 @@ fn prepared_point_reads_are_point_plans_with_slots() {
     let PhysicalOp::PointGet(get) = &root.op else { panic!("{}", explain_text(&plan)) };
     assert!(get.key.len() == 1 && get.key[0].has_params());
     assert_eq!(get.access.columns.len(), 1, "only what is asked for is read");
+}
+
+/// Nobody may be asked for statistics.
+struct NoQuestions;
+
+impl Statistics for NoQuestions {
+    fn table_statistics(&self, table: &TableInfo) -> Option<Arc<TableStatistics>> {
+        panic!("statistics of {} were asked for", table.name)
+    }
+}
+
+#[test]
+fn point_reads_ask_for_no_statistics() {
+    let session = session(&[
+        "CREATE TABLE t (id INT PRIMARY KEY, v INT, u INT, UNIQUE KEY uu (u), KEY iv (v))",
+        "CREATE TABLE p (x INT, y INT, z INT, PRIMARY KEY (x, y))",
+    ]);
+    for sql in [
+        "SELECT * FROM t WHERE id = 5 AND v > 3",
+        "SELECT v FROM t WHERE u = ? ORDER BY v LIMIT 1",
+        "SELECT v FROM t WHERE id IN (1, 2, 3)",
+        "UPDATE t SET v = v + 1 WHERE id = ?",
+        "DELETE FROM p WHERE x = 1 AND y = ?",
+        "SELECT v FROM t WHERE id = NULL",
+        "INSERT INTO t VALUES (1, 2, 3)",
+    ] {
+        let plan = session.plan_with_statistics(sql, &NoQuestions);
+        assert!(plan.is_ok(), "{plan:?}");
+    }
+}
+
+/// Ten tables that are all compared with each other: nothing is left out of the search.
+#[test]
+fn a_clique_of_joins_is_planned() {
+    let mut session = session(&[]);
+    let mut sql = "SELECT t0.id FROM t0".to_string();
+    for at in 0..10 {
+        let name = format!("t{at}");
+        session.define(&format!("CREATE TABLE {name} (id INT PRIMARY KEY, a INT)")).unwrap();
+        let rows = 1000 * (at + 1);
+        session
+            .define(&format!("STATS {name} rows={rows}; id ndv={rows}; a ndv=100 range=1..100"))
+            .unwrap();
+        if at > 0 {
+            sql += &format!(" JOIN {name} ON {name}.a = t{}.a", at - 1);
+        }
+    }
+    let plan = session.plan(&sql, PlanOptions::default()).unwrap();
+    let text = explain_text(&plan);
+    assert_eq!(text.matches("Join").count(), 9, "{text}");
 }
 
 #[test]
