@@ -21,8 +21,9 @@ pub trait SystemVariables: Send + Sync {
 
 /// Where statistics come from.
 pub trait Statistics: Send + Sync {
-    /// What is known of a table; `None`: nothing, see [`crate::physical::cost`] for what is
-    /// assumed then.
+    /// What is known of a table; `None`: nothing, see [`crate::statistics::guess`] for what is
+    /// assumed then. Asked for each table of a statement that is no point read, each time it is
+    /// planned: it must be quick.
     fn table_statistics(&self, _table: &TableInfo) -> Option<Arc<TableStatistics>> {
         None
     }

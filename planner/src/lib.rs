@@ -25,7 +25,7 @@
 //! sessions: whatever differs from run to run is a parameter slot.
 //!
 //! **Left out.** Window functions, recursive WITH, LATERAL, ROLLUP, views, partitions,
-//! histograms, index merge, merge joins: statements that need them answer 1235.
+//! index merge, merge joins: statements that need them answer 1235.
 
 mod binder;
 pub mod cache;

@@ -14,8 +14,7 @@
 //! gives the fewest rows, those with a join condition before all others.
 //!
 //! Conditions stand at the first join that has all their columns. Those that follow from others may
-//! take their place (`join_conditions.rs`); semi joins above go to the one input they ask about
-//! first (`semi_sink.rs`).
+//! take their place (`join_conditions.rs`).
 //!
 //! **Must not fire** for STRAIGHT_JOIN and inputs that depend on each other's rows;
 //! outer and semi joins are inputs as a whole.

@@ -33,7 +33,9 @@ pub enum Rule {
     Decorrelate,
     /// Filters move towards the tables.
     PushDown,
-    /// Inner joins are put in order of size.
+    /// Semi joins over inner joins go to the one input they ask about.
+    SemiSink,
+    /// Inner joins are put in the best order.
     JoinReorder,
     /// MIN and MAX read one end of an index.
     MaxMin,
@@ -47,9 +49,10 @@ pub enum Rule {
 
 impl Rule {
     /// All rules in the order they run.
-    pub const ALL: [Rule; 7] = [
+    pub const ALL: [Rule; 8] = [
         Rule::Decorrelate,
         Rule::PushDown,
+        Rule::SemiSink,
         Rule::JoinReorder,
         Rule::MaxMin,
         Rule::TopN,
@@ -62,6 +65,7 @@ impl Rule {
         match self {
             Rule::Decorrelate => "decorrelate",
             Rule::PushDown => "push_down",
+            Rule::SemiSink => "semi_sink",
             Rule::JoinReorder => "join_reorder",
             Rule::MaxMin => "max_min",
             Rule::TopN => "top_n",
@@ -98,7 +102,8 @@ pub(crate) fn optimize(
         plan = match rule {
             Rule::Decorrelate => decorrelate::run(plan, ctx)?,
             Rule::PushDown => push_down::run(plan, ctx)?,
-            Rule::JoinReorder => join_reorder::run(semi_sink::run(plan, ctx)?, ctx)?,
+            Rule::SemiSink => semi_sink::run(plan, ctx)?,
+            Rule::JoinReorder => join_reorder::run(plan, ctx)?,
             Rule::MaxMin => max_min::run(plan, ctx)?,
             Rule::TopN => top_n::run(plan)?,
             Rule::PruneColumns => prune_columns::run(plan, &wanted)?,

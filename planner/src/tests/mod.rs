@@ -68,7 +68,7 @@ impl Statistics for Session {
 
 impl Session {
     /// Runs DDL of the test schema, and statistics; `false` if the statement is something else.
-    fn define(&mut self, sql: &str) -> Result<bool, String> {
+    pub fn define(&mut self, sql: &str) -> Result<bool, String> {
         if let Some((name, line)) = statistics::table_name(sql) {
             let table = self.catalog.table("test", name).ok_or("no such table")?;
             self.statistics.insert(table.id, statistics::parse(&table, line)?);

@@ -92,7 +92,14 @@ fn deep_nesting_is_refused() {
 /// multiply along a chain.
 #[test]
 fn long_chains_of_joins_are_planned() {
-    let session = session(&["CREATE TABLE t (id INT PRIMARY KEY, a INT, INDEX ia (a))"]);
+    let mut session = session(&["CREATE TABLE t (id INT PRIMARY KEY, a INT, INDEX ia (a))"]);
+    plan_chains(&session);
+    let line = "STATS t rows=10000; id ndv=10000 range=1..10000; a ndv=5000 range=1..10000";
+    session.define(line).unwrap();
+    plan_chains(&session);
+}
+
+fn plan_chains(session: &Session) {
     for join in ["JOIN", "LEFT JOIN"] {
         let mut sql = "SELECT t0.id FROM t t0".to_string();
         for at in 1..crate::binder::TABLES_MAX {
