@@ -440,6 +440,8 @@ pub struct Reader {
     pub needs_binding: bool,
     /// Whether its estimates are guesses: the table was never analyzed.
     pub is_pseudo: bool,
+    /// What reading one row for an index entry costs, in the units of [`crate::physical::cost`].
+    pub lookup_cost: f64,
 }
 
 /// What EXPLAIN tells of an operator in a fragment.

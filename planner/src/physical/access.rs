@@ -52,6 +52,8 @@ pub(super) struct Path {
     pub(super) result: Estimate,
     /// Whether the table was never analyzed.
     pub(super) is_pseudo: bool,
+    /// What reading one row for an index entry costs.
+    pub(super) lookup_cost: f64,
     /// Estimated cost.
     pub(super) cost: f64,
 }
@@ -235,6 +237,7 @@ impl Physical<'_> {
             entries: 0.0,
             result: Estimate::default(),
             is_pseudo: true,
+            lookup_cost: 0.0,
             cost: 0.0,
         }
     }
@@ -306,6 +309,7 @@ impl Physical<'_> {
             layout: Vec::new(),
             estimate: Estimate { rows: path.rows, ..path.result.clone() },
             is_pseudo: path.is_pseudo,
+            lookup_cost: path.lookup_cost,
             lookup: index.is_some() && !path.covering,
         };
         let (pushed, kept): (Vec<Expr>, Vec<Expr>) = path

@@ -31,6 +31,8 @@ pub(crate) struct CopTask {
     pub estimate: Estimate,
     /// Whether the table was never analyzed.
     pub is_pseudo: bool,
+    /// What reading one row for an index entry costs.
+    pub lookup_cost: f64,
     /// Rows are looked up for index entries.
     pub lookup: bool,
 }
@@ -90,6 +92,7 @@ impl Physical<'_> {
             limit: cop.limit,
             needs_binding,
             is_pseudo: cop.is_pseudo,
+            lookup_cost: cop.lookup_cost,
         });
         let op = match (&reader.index, cop.lookup) {
             (None, _) => PhysicalOp::TableReader(reader),

@@ -70,7 +70,7 @@ fn reader_cost(reader: &Reader, fraction: f64, unit: &CostParams) -> f64 {
         cost += match op {
             OpDesc::TableScan(_) => info.row_count * unit.scan_row,
             OpDesc::IndexScan(_) => info.row_count * unit.scan_entry,
-            OpDesc::IndexLookup(_) => info.row_count * unit.lookup_row,
+            OpDesc::IndexLookup(_) => info.row_count * reader.lookup_cost,
             OpDesc::Selection(filter) => rows * filter.conditions.len() as f64 * unit.filter_row,
             OpDesc::Projection(_) | OpDesc::Limit(_) => rows * unit.filter_row,
             OpDesc::Aggregation(_) | OpDesc::TopN(_) => {

@@ -3,7 +3,7 @@
 //! ```text
 //! t: 1000000 rows, index ia (a)              a = 5: 20 rows        a > 5: 900000 rows
 //!   table: 1000000 × scan_row                1000000               1000000
-//!   ia:    n × (scan_entry + lookup_row)     48         ← taken    2160000
+//!   ia:    n × (scan_entry + lookup_row)     148        ← taken    6660000
 //! ```
 //!
 //! Rows in the ranges of a key are those that its conditions keep: by the index's own statistics
@@ -17,12 +17,13 @@
 use std::collections::BTreeSet;
 
 use cairn_expr::Expr;
+use cairn_types::Datum;
 
 use super::Physical;
 use super::access::{Path, split_filters};
 use crate::logical::LogicalScan;
 use crate::logical::tree::covered;
-use crate::ranger::RangeColumn;
+use crate::ranger::{Bound, RangeColumn};
 use crate::statistics::guess::{
     BETWEEN_FRACTION, EQUAL_FRACTION, LESS_FRACTION, selectivity_of_all,
 };
@@ -68,11 +69,17 @@ impl Physical<'_> {
                 Some(statistics) => known.count(path, statistics, pricing.has_lookups),
                 None => known.guess(path),
             }
-            path.cost = self.path_cost(&known, path, pricing);
+            if let Some(at) = path.index {
+                path.lookup_cost = match known.correlation(at) {
+                    Some(correlation) => self.cost.lookup(correlation),
+                    None => self.cost.lookup_guessed_row,
+                };
+            }
+            path.cost = self.path_cost(path, pricing);
         }
     }
 
-    fn path_cost(&self, known: &Known<'_>, path: &Path, pricing: &Pricing) -> f64 {
+    fn path_cost(&self, path: &Path, pricing: &Pricing) -> f64 {
         let unit = &self.cost;
         let result = path.result.rows;
         let mut total = path.rows * path.filters.len() as f64 * unit.filter_row;
@@ -80,10 +87,7 @@ impl Physical<'_> {
         total += match (path.index, path.covering) {
             (None, _) => path.rows * unit.scan_row,
             (Some(_), true) => path.rows * unit.scan_entry,
-            (Some(at), false) => {
-                let lookup = unit.lookup(known.correlation(at));
-                path.rows * unit.scan_entry + path.entries * lookup
-            }
+            (Some(_), false) => path.rows * unit.scan_entry + path.entries * path.lookup_cost,
         };
         let in_order = path.ordered || !pricing.order_wanted;
         if let Some(goal) = pricing.row_goal.filter(|_| in_order && !path.is_pseudo) {
@@ -147,7 +151,11 @@ impl Known<'_> {
     /// Whether the path names rows by a whole unique key.
     fn is_whole_key(&self, path: &Path) -> bool {
         let unique = path.index.is_none_or(|at| self.scan.table.indices[at].unique);
-        unique && path.analysis.equal_columns == path.key.len()
+        let is_null = |bound: &Bound| *bound == Bound::Value(Datum::Null);
+        // NULLs are as many as they like.
+        let has_nulls = || path.analysis.ranges.iter().any(|range| range.low.iter().any(is_null));
+        let counted = self.statistics.is_some();
+        unique && path.analysis.equal_columns == path.key.len() && !(counted && has_nulls())
     }
 
     fn on_entry(&self, path: &Path) -> Vec<Expr> {
@@ -180,15 +188,15 @@ impl Known<'_> {
         path.result = Estimate { rows: after(&path.filters), ..self.result.clone() };
     }
 
-    /// How far the order of an index's entries is that of the rows.
-    fn correlation(&self, index: usize) -> f64 {
+    /// How far the order of an index's entries is that of the rows, if the table was analyzed.
+    fn correlation(&self, index: usize) -> Option<f64> {
         let index = &self.scan.table.indices[index];
-        let Some(statistics) = self.statistics else { return 0.0 };
+        let statistics = self.statistics?;
         if let Some(keys) = statistics.indexes.get(&index.id) {
-            return keys.keys.correlation;
+            return Some(keys.keys.correlation);
         }
         let first = index.columns.first().map(|part| self.scan.table.columns[part.offset].id);
         let first = first.and_then(|column| statistics.columns.get(&column));
-        first.map_or(0.0, |distribution| distribution.correlation)
+        Some(first.map_or(0.0, |distribution| distribution.correlation))
     }
 }
