@@ -6,6 +6,8 @@
 //! | `HASH_JOIN(t, …)`, `TIDB_HJ` | join `t` by hash |
 //! | `NO_INDEX_JOIN(t, …)` | do not look rows of `t` up |
 //! | `NO_HASH_JOIN(t, …)` | do not join `t` by hash |
+//! | `LEADING(t, u, …)`, `JOIN_PREFIX`, `JOIN_ORDER` | join `t` and `u` first, in this order (the first such hint counts) |
+//! | `STRAIGHT_JOIN()`, `JOIN_FIXED_ORDER()` | join in the order of FROM, as `SELECT STRAIGHT_JOIN` |
 //!
 //! Tables go by their aliases in the FROM that the hint belongs to. A hint that cannot be followed
 //! gives a warning, and so does a name that FROM lacks; the statement then is planned each time, or
@@ -14,6 +16,7 @@
 //!
 //! Source: MySQL 8.0 manual, section 8.9.3 "Optimizer Hints", and TiDB's manual of the same name.
 
+use cairn_executor::plan::JoinKind;
 use cairn_types::MysqlError;
 
 use super::Binder;
@@ -27,12 +30,33 @@ struct JoinHint {
     name: String,
     tables: Vec<String>,
     says: JoinHints,
+    order: Order,
+}
+
+/// What a hint says of the order of joins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Any,
+    /// Its tables come first.
+    Leading,
+    /// That of FROM.
+    Fixed,
 }
 
 impl Binder<'_> {
     /// Notes in the tables of a FROM what hints say of them.
     pub(crate) fn join_hints(&mut self, texts: &[String], from: &mut Logical) {
-        for hint in texts.iter().flat_map(|text| parse(text)) {
+        let mut hints: Vec<JoinHint> = texts.iter().flat_map(|text| parse(text)).collect();
+        let first = hints.iter().position(|hint| hint.order == Order::Leading);
+        let mut at = 0;
+        hints.retain(|hint| {
+            at += 1;
+            hint.order != Order::Leading || first == Some(at - 1)
+        });
+        for hint in hints {
+            if hint.order == Order::Fixed {
+                fix_order(from);
+            }
             let mut unknown = hint.tables.clone();
             mark(from, &hint, &mut unknown);
             if !unknown.is_empty() {
@@ -53,6 +77,15 @@ impl Binder<'_> {
     }
 }
 
+/// The inner joins of this FROM itself keep their order.
+pub(super) fn fix_order(plan: &mut Logical) {
+    if let Logical::Join(join) = plan {
+        join.straight |= join.kind == JoinKind::Inner;
+        fix_order(&mut join.left);
+        fix_order(&mut join.right);
+    }
+}
+
 /// Tables of this FROM itself, not of queries in it.
 fn mark(plan: &mut Logical, hint: &JoinHint, unknown: &mut Vec<String>) {
     match plan {
@@ -62,8 +95,9 @@ fn mark(plan: &mut Logical, hint: &JoinHint, unknown: &mut Vec<String>) {
         }
         Logical::Scan(scan) => {
             let is_named = |table: &String| table.eq_ignore_ascii_case(&scan.alias);
-            if hint.tables.iter().any(is_named) {
-                scan.join_hints.add(hint.says);
+            if let Some(place) = hint.tables.iter().position(is_named) {
+                let leading = (hint.order == Order::Leading).then_some(place);
+                scan.join_hints.add(JoinHints { leading, ..hint.says });
                 unknown.retain(|table| !is_named(table));
             }
         }
@@ -80,22 +114,25 @@ fn parse(text: &str) -> Vec<JoinHint> {
         rest = after;
         let name = before.rsplit([',', ' ', '\t', '\n', '\r']).find(|word| !word.is_empty());
         let Some(name) = name.map(str::to_ascii_uppercase) else { continue };
-        let Some(says) = meaning(&name) else { continue };
+        let Some((says, order)) = meaning(&name) else { continue };
         let tables = arguments.split(',').map(table_name).filter(|table| !table.is_empty());
-        hints.push(JoinHint { tables: tables.collect(), name, says });
+        hints.push(JoinHint { tables: tables.collect(), name, says, order });
     }
     hints
 }
 
-fn meaning(name: &str) -> Option<JoinHints> {
+fn meaning(name: &str) -> Option<(JoinHints, Order)> {
     let none = JoinHints::default();
-    Some(match name {
+    let says = match name {
+        "LEADING" | "JOIN_PREFIX" | "JOIN_ORDER" => return Some((none, Order::Leading)),
+        "STRAIGHT_JOIN" | "JOIN_FIXED_ORDER" => return Some((none, Order::Fixed)),
         "INL_JOIN" | "INL_HASH_JOIN" | "TIDB_INLJ" => JoinHints { index: true, ..none },
         "HASH_JOIN" | "TIDB_HJ" => JoinHints { hash: true, ..none },
         "NO_INDEX_JOIN" => JoinHints { no_index: true, ..none },
         "NO_HASH_JOIN" => JoinHints { no_hash: true, ..none },
         _ => return None,
-    })
+    };
+    Some((says, Order::Any))
 }
 
 /// A table as a hint names it: without quotes and database.

@@ -66,6 +66,9 @@ impl<'a> Binder<'a> {
         }
         let (mut plan, fields, bases) = self.from(&select.from)?;
         self.join_hints(&select.hints, &mut plan);
+        if select.modifiers.straight_join {
+            super::hints::fix_order(&mut plan);
+        }
         let scope = Scope::of(fields.clone());
         self.with_scope(scope, |binder| {
             let body = SelectBody { select, order_by, limit, locks, fields, bases };

@@ -235,6 +235,8 @@ pub struct JoinHints {
     pub no_index: bool,
     /// Not by hash.
     pub no_hash: bool,
+    /// It is among the first to be joined, at this place.
+    pub leading: Option<usize>,
 }
 
 impl JoinHints {
@@ -244,6 +246,7 @@ impl JoinHints {
         self.hash |= other.hash;
         self.no_index |= other.no_index;
         self.no_hash |= other.no_hash;
+        self.leading = self.leading.or(other.leading);
     }
 }
 

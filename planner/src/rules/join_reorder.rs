@@ -16,6 +16,9 @@
 //! Conditions stand at the first join that has all their columns. Those that follow from others may
 //! take their place (`join_conditions.rs`).
 //!
+//! Tables that a hint wants first (`LEADING`) are joined first, in its order; the rest follows
+//! greedily.
+//!
 //! **Must not fire** for STRAIGHT_JOIN and inputs that depend on each other's rows;
 //! outer and semi joins are inputs as a whole.
 
@@ -54,14 +57,15 @@ pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
         parts.push(Part { columns, estimate: estimator.derive(&plan).only(&used), plan });
     }
     let estimator = Estimator::new(ctx.statistics, &ctx.eval.time_zone);
+    let leading = take_leading(&mut parts);
     let is_counted = parts.iter().any(|part| part.estimate.is_counted());
-    if is_counted && (3..=EXHAUSTIVE_MAX).contains(&parts.len()) {
+    if leading.is_empty() && is_counted && (3..=EXHAUSTIVE_MAX).contains(&parts.len()) {
         let inputs: Vec<&BTreeSet<Col>> = parts.iter().map(|part| &part.columns).collect();
         let mut conditions = Conditions::closed(conditions, &inputs);
         parts = join_search::best(parts, &mut conditions, estimator);
-        return Ok(greedy(parts, conditions, estimator));
+        return Ok(greedy(parts, leading, conditions, estimator));
     }
-    Ok(greedy(parts, Conditions::new(conditions), estimator))
+    Ok(greedy(parts, leading, Conditions::new(conditions), estimator))
 }
 
 pub(super) fn is_reorderable(plan: &Logical) -> bool {
@@ -84,8 +88,37 @@ fn flatten(plan: Logical, inputs: &mut Vec<Logical>, conditions: &mut Vec<Expr>)
     }
 }
 
-fn greedy(mut parts: Vec<Part>, mut conditions: Conditions, estimator: Estimator<'_>) -> Logical {
-    let mut there = parts.remove(smallest(&parts));
+/// Takes out the inputs that a hint wants first, in its order.
+fn take_leading(parts: &mut Vec<Part>) -> Vec<Part> {
+    let (mut leading, others): (Vec<Part>, Vec<Part>) =
+        parts.drain(..).partition(|part| place(&part.plan).is_some());
+    *parts = others;
+    leading.sort_by_key(|part| place(&part.plan));
+    leading
+}
+
+fn place(input: &Logical) -> Option<usize> {
+    match input {
+        Logical::Scan(scan) => scan.join_hints.leading,
+        Logical::Filter { input, .. } | Logical::Project { input, .. } => place(input),
+        _ => None,
+    }
+}
+
+/// `leading` first, then always the part that gives the fewest rows.
+fn greedy(
+    mut parts: Vec<Part>,
+    mut leading: Vec<Part>,
+    mut conditions: Conditions,
+    estimator: Estimator<'_>,
+) -> Logical {
+    let mut there = match leading.is_empty() {
+        true => parts.remove(smallest(&parts)),
+        false => leading.remove(0),
+    };
+    for part in leading {
+        there = join(there, part, &mut conditions, estimator);
+    }
     while !parts.is_empty() {
         let mut best: Option<(usize, bool, f64)> = None;
         for (at, part) in parts.iter().enumerate() {
