@@ -46,16 +46,13 @@ enum Order {
 impl Binder<'_> {
     /// Notes in the tables of a FROM what hints say of them.
     pub(crate) fn join_hints(&mut self, texts: &[String], from: &mut Logical) {
-        let mut hints: Vec<JoinHint> = texts.iter().flat_map(|text| parse(text)).collect();
-        let first = hints.iter().position(|hint| hint.order == Order::Leading);
-        let mut at = 0;
-        hints.retain(|hint| {
-            at += 1;
-            hint.order != Order::Leading || first == Some(at - 1)
-        });
-        for hint in hints {
-            if hint.order == Order::Fixed {
-                fix_order(from);
+        let mut has_leading = false;
+        for hint in texts.iter().flat_map(|text| parse(text)) {
+            match hint.order {
+                Order::Leading if has_leading => continue,
+                Order::Leading => has_leading = true,
+                Order::Fixed => fix_order(from),
+                Order::Any => {}
             }
             let mut unknown = hint.tables.clone();
             mark(from, &hint, &mut unknown);

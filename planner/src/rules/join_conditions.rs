@@ -101,12 +101,18 @@ impl Conditions {
     /// class.
     pub fn usable(&self, left: &BTreeSet<Col>, right: &BTreeSet<Col>) -> Vec<Expr> {
         let both: BTreeSet<Col> = left.union(right).copied().collect();
+        self.choose(&|_, expr| {
+            covered(expr, &both) && !covered(expr, left) && !covered(expr, right)
+        })
+    }
+
+    /// Conditions that fit by number and expression, one of each class.
+    pub fn choose(&self, fits: &dyn Fn(usize, &Expr) -> bool) -> Vec<Expr> {
         let mut classes = BTreeSet::new();
         let mut usable = Vec::new();
-        for condition in &self.list {
+        for (at, condition) in self.list.iter().enumerate() {
             let expr = &condition.expr;
-            let fits = covered(expr, &both) && !covered(expr, left) && !covered(expr, right);
-            if fits && condition.class.is_none_or(|class| classes.insert(class)) {
+            if fits(at, expr) && condition.class.is_none_or(|class| classes.insert(class)) {
                 usable.push(expr.clone());
             }
         }

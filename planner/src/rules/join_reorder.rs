@@ -101,6 +101,7 @@ fn place(input: &Logical) -> Option<usize> {
     match input {
         Logical::Scan(scan) => scan.join_hints.leading,
         Logical::Filter { input, .. } | Logical::Project { input, .. } => place(input),
+        Logical::Join(join) if !join.kind.keeps_right() => place(&join.left),
         _ => None,
     }
 }

@@ -26,6 +26,7 @@ use cairn_executor::plan::JoinKind;
 
 use super::join_conditions::Conditions;
 use super::join_reorder::{Part, join};
+use crate::logical::Col;
 use crate::statistics::{Estimate, Estimator, JoinTerms};
 
 /// Inputs of which all orders are compared.
@@ -65,23 +66,36 @@ struct Search<'p> {
     estimator: Estimator<'p>,
     /// By input: those that a condition connects with it.
     neighbours: Vec<Set>,
+    /// By input: its columns that conditions name.
+    columns: Vec<BTreeSet<Col>>,
+    /// By condition: the inputs it needs; `None`: others than these.
+    needed: Vec<Option<Set>>,
 }
 
 impl<'p> Search<'p> {
     fn new(parts: &'p [Part], conditions: &'p Conditions, estimator: Estimator<'p>) -> Search<'p> {
         let mut neighbours = vec![0; parts.len()];
+        let mut own = vec![BTreeSet::new(); parts.len()];
+        let mut needed = Vec::new();
         for condition in conditions.iter() {
             let columns = condition.columns();
-            let touched = parts.iter().enumerate();
-            let touched = touched.filter(|(_, part)| !part.columns.is_disjoint(&columns));
-            let touched: Vec<usize> = touched.map(|(at, _)| at).collect();
+            let mut left = columns.clone();
+            let mut set = 0;
+            for (at, part) in parts.iter().enumerate() {
+                let known: BTreeSet<Col> = columns.intersection(&part.columns).copied().collect();
+                left.retain(|col| !known.contains(col));
+                set |= usize::from(!known.is_empty()) << at;
+                own[at].extend(known);
+            }
+            needed.push(left.is_empty().then_some(set));
+            let touched: Vec<usize> = members(set).collect();
             // A condition on three inputs connects none of two.
             if let [a, b] = touched[..] {
                 neighbours[a] |= 1 << b;
                 neighbours[b] |= 1 << a;
             }
         }
-        Search { parts, conditions, estimator, neighbours }
+        Search { parts, conditions, estimator, neighbours, columns: own, needed }
     }
 
     fn run(&self) -> Vec<Option<Best>> {
@@ -156,11 +170,14 @@ impl<'p> Search<'p> {
     }
 
     fn terms(&self, rest: Set, at: usize) -> JoinTerms {
-        let columns: BTreeSet<_> =
-            members(rest).flat_map(|at| self.parts[at].columns.iter().copied()).collect();
-        let own = &self.parts[at].columns;
-        let usable = self.conditions.usable(&columns, own);
-        JoinTerms::new(JoinKind::Inner, &usable, [&columns, own])
+        let (all, one) = (rest | 1 << at, 1 << at);
+        let usable = self.conditions.choose(&|number, _| {
+            let needed = self.needed[number];
+            needed.is_some_and(|set| set & !all == 0 && set & !rest != 0 && set & !one != 0)
+        });
+        let columns: BTreeSet<Col> =
+            members(rest).flat_map(|at| self.columns[at].iter().copied()).collect();
+        JoinTerms::new(JoinKind::Inner, &usable, [&columns, &self.columns[at]])
     }
 }
 
