@@ -11,6 +11,8 @@
 //!   (one copy for each input), and groupings (conditions on group columns alone).
 //! - A condition on the right side of a left join that no NULL row can fulfil makes it
 //!   an inner join.
+//! - What all branches of an OR say is said once: `a AND x OR a AND y` is `a AND (x OR y)`, so that
+//!   `a` may be a key of a join (TPC-H's Q19).
 //! - Transitive closure: `a.k = b.k AND a.k = 5` gives `b.k = 5` too.
 //!
 //! **Must not fire** for conditions that are not deterministic (RAND()), through LIMIT
@@ -103,7 +105,7 @@ pub(super) fn push(
 fn simplify(conditions: Vec<Expr>, ctx: &mut RuleContext<'_>) -> Option<Vec<Expr>> {
     let mut result: Vec<Expr> = Vec::with_capacity(conditions.len());
     for condition in conditions {
-        for part in condition.split_cnf() {
+        for part in condition.split_cnf().into_iter().flat_map(factor) {
             let part = part.fold(ctx.eval);
             match part.as_constant() {
                 Some(Datum::Null) | Some(Datum::Int(0)) | Some(Datum::UInt(0)) => return None,
@@ -116,6 +118,28 @@ fn simplify(conditions: Vec<Expr>, ctx: &mut RuleContext<'_>) -> Option<Vec<Expr
         }
     }
     Some(result)
+}
+
+/// What all branches of an OR have in common, and the rest of it.
+fn factor(condition: Expr) -> Vec<Expr> {
+    if !matches!(condition.as_function(), Some((Func::Or, _))) {
+        return vec![condition];
+    }
+    let mut branches: Vec<Vec<Expr>> =
+        condition.clone().split_dnf().into_iter().map(Expr::split_cnf).collect();
+    let Some((first, others)) = branches.split_first() else { return vec![condition] };
+    let in_all = |part: &&Expr| {
+        part.is_deterministic() && others.iter().all(|branch| branch.contains(*part))
+    };
+    let mut common: Vec<Expr> = first.iter().filter(in_all).cloned().collect();
+    if common.is_empty() {
+        return vec![condition];
+    }
+    branches.iter_mut().for_each(|branch| branch.retain(|part| !common.contains(part)));
+    // A branch that says no more than that makes the others superfluous.
+    let rests: Option<Vec<Expr>> = branches.into_iter().map(Expr::join_cnf).collect();
+    common.extend(rests.and_then(Expr::join_dnf));
+    common
 }
 
 fn push_aggregate(

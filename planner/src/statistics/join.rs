@@ -14,7 +14,8 @@
 //! is taken to be contained in the larger. A key of several columns has as many values as its
 //! index tells, or its table if it is unique; else as columns combine.
 //!
-//! Where nothing was counted four rows of five have a key of their own.
+//! Where nothing was counted four rows of five have a key of their own. Beside keys of which
+//! something is known, others (an aggregate's result) are taken to say nothing new.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -167,8 +168,15 @@ impl Estimator<'_> {
         if terms.keys.is_empty() {
             return pairs;
         }
-        let l = self.key(left, terms.keys.iter().map(|(l, _)| l));
-        let r = self.key(right, terms.keys.iter().map(|(_, r)| r));
+        let is_known = |(l, r): &&(Expr, Expr)| {
+            self.column_of(left, l).is_some() && self.column_of(right, r).is_some()
+        };
+        let mut keys: Vec<&(Expr, Expr)> = terms.keys.iter().filter(is_known).collect();
+        if keys.is_empty() {
+            keys.extend(&terms.keys);
+        }
+        let l = self.key(left, keys.iter().map(|(l, _)| l));
+        let r = self.key(right, keys.iter().map(|(_, r)| r));
         let domain = match (l.is_known, r.is_known) {
             (true, false) => l.domain,
             (false, true) => r.domain,

@@ -14,6 +14,7 @@
 //! | `range=x..y` | a histogram of even values (integers, decimals, dates) |
 //! | `top=v:n,…` | top values with their rows, NULLs and these apart from the histogram |
 //! | `correlation=f` | of a column or index with the order of rows |
+//! | `top=v/w:n,…` `range=x/x2..y/y2` | of an index: whole keys; buckets are even in the first column |
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -50,7 +51,10 @@ pub(super) fn parse(table: &TableInfo, line: &str) -> Result<Arc<TableStatistics
         if name == "index" {
             let name = words.next().ok_or("no index")?;
             let index = table.find_index(name).ok_or("no such index")?;
-            statistics.indexes.insert(index.id, index_statistics(words)?);
+            let types: Vec<&FieldType> =
+                index.columns.iter().map(|part| &table.columns[part.offset].ty).collect();
+            let rows = statistics.analyzed_rows;
+            statistics.indexes.insert(index.id, index_statistics(&types, rows, words)?);
             continue;
         }
         let (_, column) = table.find_column(name).ok_or(format!("no column {name}"))?;
@@ -79,8 +83,13 @@ fn counts<'w>(
     Ok(())
 }
 
-fn index_statistics<'w>(words: impl Iterator<Item = &'w str>) -> Result<IndexStatistics> {
+fn index_statistics<'w>(
+    types: &[&FieldType],
+    rows: f64,
+    words: impl Iterator<Item = &'w str>,
+) -> Result<IndexStatistics> {
     let mut index = IndexStatistics::default();
+    let mut range = None;
     for word in words {
         match word.split_once('=') {
             Some(("ndv", value)) => {
@@ -88,7 +97,33 @@ fn index_statistics<'w>(words: impl Iterator<Item = &'w str>) -> Result<IndexSta
                 index.keys.distinct_count = index.distinct_prefixes.last().copied().unwrap_or(0.0);
             }
             Some(("correlation", value)) => index.keys.correlation = number(value)?,
+            Some(("top", value)) => {
+                for value in value.split(',') {
+                    let (value, count) = value.split_once(':').ok_or("a top value has a count")?;
+                    let key = index_key(value, types)?;
+                    index.keys.top.push(TopValue { key, count: number(count)? });
+                }
+                index.keys.top.sort_by(|a, b| a.key.cmp(&b.key));
+            }
+            Some(("range", value)) => range = value.split_once(".."),
             _ => return Err(format!("unknown word {word}")),
+        }
+    }
+    if let Some(((low, low_rest), (high, high_rest))) =
+        range.and_then(|(low, high)| low.split_once('/').zip(high.split_once('/')))
+    {
+        let others = rows - index.keys.valued_rows();
+        let distinct = index.keys.distinct_count - index.keys.top.len() as f64;
+        let ty = types[0];
+        let first = buckets(ordinal(low, ty)?, ordinal(high, ty)?, others, distinct, ty)?;
+        let behind = |first: &ValueKey, rest: &str| -> Result<ValueKey> {
+            let rest = index_key(rest, &types[1..])?;
+            Ok(ValueKey([&first.0[..], &rest.0].concat()))
+        };
+        for bucket in first {
+            let lower = behind(&bucket.lower, low_rest)?;
+            let upper = behind(&bucket.upper, high_rest)?;
+            index.keys.buckets.push(Bucket { lower, upper, ..bucket });
         }
     }
     Ok(index)
@@ -143,6 +178,15 @@ fn buckets(low: i64, high: i64, rows: f64, distinct: f64, ty: &FieldType) -> Res
         });
     }
     Ok(buckets)
+}
+
+/// Values between slashes.
+fn index_key(text: &str, types: &[&FieldType]) -> Result<ValueKey> {
+    let mut whole = ValueKey::default();
+    for (value, ty) in text.split('/').zip(types) {
+        whole.0.extend(key(&datum(value, ty)?, ty).0);
+    }
+    Ok(whole)
 }
 
 fn number(text: &str) -> Result<f64> {
