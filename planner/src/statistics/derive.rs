@@ -193,7 +193,9 @@ impl<'s> Estimator<'s> {
             return input.rows;
         }
         while let Some(group) = known_group(input, &cols) {
-            counts.push(group.domain);
+            let each = group.columns.iter().filter_map(|col| input.columns.get(col));
+            let most = each.map(|column| column.distinct + column.null_fraction.ceil());
+            counts.push(group.domain.min(most.product()));
             cols.retain(|col| !group.columns.contains(col));
         }
         let mut by_table: BTreeMap<Option<Col>, Vec<f64>> = BTreeMap::new();

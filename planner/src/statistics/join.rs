@@ -119,7 +119,8 @@ impl KeyPart {
         }
         let whole = known_group(side, &self.cols);
         if let Some(group) = whole.filter(|group| group.columns.len() == self.counts.len()) {
-            return (group.domain, true);
+            // Conditions on single columns leave fewer.
+            return (group.domain.min(self.counts.iter().product()), true);
         }
         // A column that has a value of its own in each row says it all.
         let most = self.counts.iter().copied().fold(1.0, f64::max);

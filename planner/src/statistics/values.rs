@@ -294,6 +294,7 @@ fn bytes_number(bytes: &[u8]) -> f64 {
 mod tests {
     use cairn_types::codec::encode_datum_key;
     use cairn_types::{Datum, FieldType};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::statistics::{TopValue, ValueKey};
@@ -339,6 +340,96 @@ mod tests {
         let low = key(low);
         let low = KeyBound { key: &low, with_key: true };
         values.rows_between(low, KeyBound { key: &[flag::MAX], with_key: false }).unwrap()
+    }
+
+    /// What ANALYZE would know of values: the few most frequent, and buckets of equal height.
+    fn described(
+        mut values: Vec<i64>,
+        top: usize,
+        depth: usize,
+    ) -> (TableStatistics, Distribution) {
+        values.sort_unstable();
+        let mut counted: Vec<(i64, f64)> = Vec::new();
+        for value in &values {
+            match counted.last_mut() {
+                Some((last, count)) if last == value => *count += 1.0,
+                _ => counted.push((*value, 1.0)),
+            }
+        }
+        let mut frequent = counted.clone();
+        frequent.sort_by(|a, b| b.1.total_cmp(&a.1));
+        frequent.truncate(top);
+        frequent.sort_by_key(|(value, _)| *value);
+        let top_value =
+            |(value, count): &(i64, f64)| TopValue { key: ValueKey(key(*value)), count: *count };
+        let mut distribution = Distribution {
+            distinct_count: counted.len() as f64,
+            top: frequent.iter().map(top_value).collect(),
+            ..Distribution::default()
+        };
+        let others: Vec<(i64, f64)> =
+            counted.into_iter().filter(|one| !frequent.contains(one)).collect();
+        for group in others.chunks(depth) {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+            distribution.buckets.push(Bucket {
+                lower: ValueKey(key(first.0)),
+                upper: ValueKey(key(last.0)),
+                count: group.iter().map(|one| one.1).sum(),
+                upper_count: last.1,
+                distinct_count: group.len() as f64,
+            });
+        }
+        let rows = values.len() as f64;
+        let table = TableStatistics {
+            analyzed_ts: 1,
+            analyzed_rows: rows,
+            row_count: rows,
+            ..TableStatistics::default()
+        };
+        (table, distribution)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Whole buckets and top values are exact, so an error is within the two outer buckets.
+        #[test]
+        fn ranges_are_wrong_by_their_outer_buckets_at_most(
+            values in proptest::collection::vec(-40i64..40, 1..300),
+            bounds in (-50i64..50, -50i64..50),
+            grown in 1.0f64..3.0,
+        ) {
+            let (low, high) = (bounds.0.min(bounds.1), bounds.0.max(bounds.1));
+            let truth = values.iter().filter(|v| (low..=high).contains(*v)).count() as f64;
+            let (mut table, distribution) = described(values, 3, 5);
+            let widest = distribution.buckets.iter().map(|b| b.count).fold(0.0, f64::max);
+            let estimate = between(Values::new(&table, &distribution), low, high);
+            prop_assert!((estimate - truth).abs() <= 2.0 * widest + 0.01, "{estimate} {truth}");
+
+            table.row_count = (table.analyzed_rows * grown).floor();
+            table.modify_count = table.row_count - table.analyzed_rows;
+            let values = Values::new(&table, &distribution);
+            for estimate in [between(values, low, high), values.equal_rows(&key(low))] {
+                prop_assert!((0.0..=table.row_count + 0.01).contains(&estimate), "{estimate}");
+            }
+        }
+
+        /// Keys of other types than the column's, as after a change of its type, are no error.
+        #[test]
+        fn any_bytes_may_be_asked_for(
+            values in proptest::collection::vec(-40i64..40, 1..50),
+            low in proptest::collection::vec(0u8..=255, 0..12),
+            high in proptest::collection::vec(0u8..=255, 0..12),
+        ) {
+            let (mut table, distribution) = described(values, 3, 5);
+            table.modify_count = 20.0;
+            let values = Values::new(&table, &distribution);
+            let bound = |key| KeyBound { key, with_key: true };
+            let between = values.rows_between(bound(&low), bound(&high)).unwrap_or(0.0);
+            for estimate in [between, values.equal_rows(&low)] {
+                prop_assert!((0.0..=table.row_count + 0.01).contains(&estimate), "{estimate}");
+            }
+        }
     }
 
     #[test]
