@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 
 use cairn_executor::plan::JoinKind;
+use cairn_expr::Expr;
 
 use super::RuleContext;
 use super::join_reorder::is_reorderable;
@@ -27,6 +28,7 @@ pub(super) fn run(plan: Logical, ctx: &RuleContext<'_>) -> Result<Logical> {
     let plan = plan.map_children(&mut |child| run(child, ctx))?;
     let Logical::Join(mut semi) = plan else { return Ok(plan) };
     let filters = matches!(semi.kind, JoinKind::Semi | JoinKind::Anti) && semi.mark.is_none();
+    let filters = filters && semi.conditions.iter().all(Expr::is_deterministic);
     if !filters || !is_reorderable(&semi.left) || !semi.correlated().is_empty() {
         return Ok(Logical::Join(semi));
     }

@@ -15,7 +15,7 @@
 //! | `c = ?`, an expression of the session | 1 / distinct values |
 //! | `c > ?` | what is assumed without statistics, of rows that are not NULL |
 //! | `c LIKE 'ab%cd'` | texts that begin with `ab` × `PIECE_FRACTION` for the rest |
-//! | `a OR b` | a + b − a × b |
+//! | `a OR b` | 1 − (1 − a) × (1 − b) |
 //! | `NOT a` | rows in which nothing is NULL − a |
 //! | `c = d`, `f(c) = 1` | 1 / the larger number of distinct values (Selinger 1979) |
 //! | others | what is assumed without statistics |
@@ -185,10 +185,7 @@ impl Estimator<'_> {
         }
         match (func, &args[..]) {
             (Func::And, _) => Some(self.fraction(input, &condition.clone().split_cnf())),
-            (Func::Or, [a, b]) => {
-                let [a, b] = [a, b].map(|arg| self.fraction(input, std::slice::from_ref(arg)));
-                Some(a + b - a * b)
-            }
+            (Func::Or, _) => Some(self.any_of(input, condition)),
             (Func::Not, [arg]) => {
                 let known = ranged_column(arg, input).is_some();
                 let fraction = match known {
@@ -223,6 +220,30 @@ impl Estimator<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Fraction of rows for which some branch of an OR is true. Branches on one column are intervals
+    /// of it, whatever their number.
+    fn any_of(&self, input: &Estimate, condition: &Expr) -> f64 {
+        let mut by_column: BTreeMap<Col, Vec<Expr>> = BTreeMap::new();
+        let mut others = Vec::new();
+        for branch in condition.clone().split_dnf() {
+            match ranged_column(&branch, input) {
+                Some(col) => by_column.entry(col).or_default().push(branch),
+                None => others.push(branch),
+            }
+        }
+        others.extend(by_column.into_values().filter_map(Expr::join_dnf));
+        let none = others.iter().map(|part| {
+            // An OR of one column whose intervals are too many is guessed.
+            match part.as_function() {
+                Some((Func::Or, _)) if ranged_column(part, input).is_none() => {
+                    1.0 - guess::selectivity(part)
+                }
+                _ => 1.0 - self.fraction(input, std::slice::from_ref(part)),
+            }
+        });
+        1.0 - none.product::<f64>()
     }
 
     fn equality(&self, input: &Estimate, a: &Expr, b: &Expr) -> Option<f64> {

@@ -56,6 +56,26 @@ fn point_reads_ask_for_no_statistics() {
     }
 }
 
+/// Each branch is looked at once, and no deep tree is walked level by level.
+#[test]
+fn long_ors_are_estimated() {
+    let mut session = session(&["CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)"]);
+    let line = "STATS t rows=100000; id ndv=100000; a ndv=1000 range=1..1000; b ndv=1000";
+    session.define(line).unwrap();
+    let branch = |at: usize| match at % 3 {
+        0 => format!("a = {at}"),
+        1 => format!("b = {at}"),
+        _ => format!("a = {at} AND b = {at}"),
+    };
+    let branches: Vec<String> = (0..300).map(branch).collect();
+    let sql = format!("SELECT id FROM t WHERE {}", branches.join(" OR "));
+    let plan = session.plan(&sql, PlanOptions::default()).unwrap();
+    let text = explain_text(&plan);
+    // A hundred values of each column in a hundred rows each.
+    let rows: f64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!((18_000.0..20_000.0).contains(&rows), "{text}");
+}
+
 /// Ten tables that are all compared with each other: nothing is left out of the search.
 #[test]
 fn a_clique_of_joins_is_planned() {
