@@ -6,13 +6,17 @@
 //! anew each time ([`crate::ranger::build_key_ranges`]). Old schema versions are not
 //! evicted: nobody asks for them any more, and the cache drops what is not asked for.
 //!
+//! **Statistics** are no part of the key: look-ups must not pay for them. When those of a table are new
+//! its plans are dropped, and plans that were being made meanwhile are not kept ([`Generation`]).
+//!
 //! **Concurrency.** Look-ups take a shard's read lock for the time of an `Arc` clone.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_expr::SqlMode;
-use cairn_types::{Collation, FieldType};
+use cairn_types::{Collation, FieldType, TableId};
 
 use crate::context::PlanOptions;
 use crate::plan::Plan;
@@ -42,12 +46,20 @@ pub struct PlanKey {
 /// A bounded, shared map from statements to plans.
 pub struct PlanCache {
     plans: quick_cache::sync::Cache<PlanKey, Arc<Plan>>,
+    generation: AtomicU64,
 }
+
+/// Which statistics a plan was made with; taken before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(u64);
 
 impl PlanCache {
     /// An empty cache of at most `entries` plans.
     pub fn new(entries: usize) -> PlanCache {
-        PlanCache { plans: quick_cache::sync::Cache::new(entries.max(1)) }
+        PlanCache {
+            plans: quick_cache::sync::Cache::new(entries.max(1)),
+            generation: AtomicU64::new(0),
+        }
     }
 
     /// The plan of a statement, if it is known.
@@ -55,11 +67,27 @@ impl PlanCache {
         self.plans.get(key)
     }
 
-    /// Keeps a plan; one that must not be used again is not kept.
-    pub fn insert(&self, key: PlanKey, plan: Arc<Plan>) {
-        if plan.cacheable {
-            self.plans.insert(key, plan);
+    /// The statistics that a plan made from now on knows.
+    pub fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::SeqCst))
+    }
+
+    /// Keeps a plan; one that must not be used again is not kept, nor one of older statistics.
+    pub fn insert(&self, key: PlanKey, plan: Arc<Plan>, generation: Generation) {
+        if !plan.cacheable || self.generation() != generation {
+            return;
         }
+        self.plans.insert(key.clone(), plan);
+        // Whoever forgets plans at this moment may have passed this place already.
+        if self.generation() != generation {
+            self.plans.remove(&key);
+        }
+    }
+
+    /// Drops the plans that read or write tables for which `is_stale` says so.
+    pub fn forget(&self, is_stale: impl Fn(TableId) -> bool) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.plans.retain(|_, plan| !plan.tables.iter().any(|access| is_stale(access.table.id)));
     }
 
     /// Plans kept.

@@ -17,6 +17,8 @@
 //! **Sources.** Equi-depth histograms with the counts of upper bounds and a list of the most
 //! frequent values: Ioannidis, "The History of Histograms", and TiDB's statistics version 2.
 
+pub mod build;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -72,9 +72,10 @@ pub fn cached(
         check_flashback(&schema, &plan)?;
         return Ok(plan);
     }
+    let generation = session.domain.plans.generation();
     let plan = Arc::new(plan(session, statement, types)?);
     if plan.cacheable {
-        session.domain.plans.insert(key, Arc::clone(&plan));
+        session.domain.plans.insert(key, Arc::clone(&plan), generation);
     }
     Ok(plan)
 }
