@@ -118,3 +118,70 @@ impl PlanKey {
         foldhash::fast::FixedState::default().hash_one(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::catalog::TableInfo;
+    use crate::plan::{AccessKind, PhysicalOp, PhysicalPlan, PlanKind, TableAccess};
+
+    fn key(statement: &str) -> PlanKey {
+        PlanKey {
+            schema_version: 1,
+            database: None,
+            statement: statement.into(),
+            sql_mode: SqlMode::default(),
+            collation: Collation::default(),
+            param_types: Vec::new(),
+            options: PlanOptions::default(),
+        }
+    }
+
+    fn plan_of(tables: &[i64]) -> Arc<Plan> {
+        let access = |id: &i64| TableAccess {
+            db: "d".to_owned(),
+            table: Arc::new(TableInfo::new(*id, format!("t{id}"))),
+            alias: format!("t{id}"),
+            kind: AccessKind::Select,
+        };
+        let op = PhysicalOp::Dual { rows: 1 };
+        let root = PhysicalPlan { id: 1, op, children: vec![], row_count: 1.0, schema: vec![] };
+        Arc::new(Plan {
+            kind: PlanKind::Query(root),
+            subplans: Vec::new(),
+            columns: [].into(),
+            param_count: 0,
+            slot_count: 0,
+            cacheable: true,
+            tables: tables.iter().map(access).collect(),
+            lock_tag: OnceLock::new(),
+        })
+    }
+
+    #[test]
+    fn plans_of_a_table_are_forgotten_and_others_stay() {
+        let cache = PlanCache::new(100);
+        for (statement, tables) in
+            [("one", &[1][..]), ("both", &[2, 1]), ("two", &[2]), ("none", &[])]
+        {
+            cache.insert(key(statement), plan_of(tables), cache.generation());
+        }
+        cache.forget(|table| table == TableId(1));
+        let is_kept = |statement: &&str| cache.get(&key(statement)).is_some();
+        let kept: Vec<&str> = ["one", "both", "two", "none"].into_iter().filter(is_kept).collect();
+        assert_eq!(kept, ["two", "none"]);
+    }
+
+    #[test]
+    fn a_plan_that_was_made_with_older_statistics_is_not_kept() {
+        let cache = PlanCache::new(100);
+        let before = cache.generation();
+        cache.forget(|table| table == TableId(1));
+        cache.insert(key("one"), plan_of(&[1]), before);
+        assert!(cache.get(&key("one")).is_none());
+        cache.insert(key("one"), plan_of(&[1]), cache.generation());
+        assert!(cache.get(&key("one")).is_some());
+    }
+}

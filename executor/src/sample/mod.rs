@@ -265,6 +265,11 @@ impl SampleMerger {
         Ok(())
     }
 
+    /// Rows read so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         let sketches = self.counts.iter().map(|counts| counts.distinct.bytes());

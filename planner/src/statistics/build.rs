@@ -242,7 +242,8 @@ mod tests {
 
     /// Numbers that look random, below 2^32.
     fn scattered(count: u64) -> impl Iterator<Item = u64> {
-        (1..=count).map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)
+        let mut numbers = cairn_executor::sample::sketch::Weights::new(7);
+        (0..count).map(move |_| numbers.draw() >> 32)
     }
 
     /// What must be true of any distribution.
