@@ -57,7 +57,8 @@ async fn statistics_are_the_same_over_many_regions_and_on_every_node() -> Result
         let insert = format!("INSERT INTO d.{table} {ROWS}");
         run(&mut conn, &[&create(table), &insert]).await;
     }
-    run(&mut conn, &["SPLIT TABLE d.cut BETWEEN (0) AND (3000) REGIONS 12"]).await;
+    let split = "SPLIT TABLE d.cut BY (250), (500), (750), (1000), (1500), (1501), (2000), (2999)";
+    run(&mut conn, &[split]).await;
     analyze(&mut conn, "whole").await;
     analyze(&mut conn, "cut").await;
     let counts = shown(&mut conn, "STATS_META", "cut", &[3, 6]).await;
