@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(value_text(&key[..9], &types[..1]), "-3");
         assert_eq!(value_text(&[flag::NULL, flag::NULL], &types[..2]), "(NULL, NULL)");
         // A key that was cut off.
-        let text = value_text(&key[..15], &types);
+        let text = value_text(&key[..11], &types);
         assert!(text.starts_with("(-3, 0x"), "{text}");
     }
 
