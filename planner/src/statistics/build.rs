@@ -314,7 +314,7 @@ mod tests {
         let sample = values(
             scattered(20_000).map(|value| if value % 2 == 0 { value / 2 % 5 } else { value }),
         );
-        let built = distribution(sample, &population(rows, rows / 2.0), BuildOptions::default());
+        let built = distribution(sample, &population(rows, rows * 0.45), BuildOptions::default());
         assert_eq!(built.top.len(), 5, "{:?}", built.top);
         for top in &built.top {
             assert!((top.count / (rows / 10.0) - 1.0).abs() < 0.1, "{top:?}");
