@@ -91,7 +91,7 @@ async fn small_tables_are_counted_exactly() {
     let groups: Vec<_> = sampled.groups.iter().map(counts).collect();
     assert_eq!(groups[1], (0, 200.0 - 18.0));
     assert_eq!(sampled.sample.len(), 1_000);
-    let ids: Vec<Datum> = sampled.sample.iter().map(|row| id_of(row)).collect();
+    let ids: Vec<Datum> = sampled.sample.iter().map(id_of).collect();
     assert_eq!(ids, (0..1_000).map(Datum::Int).collect::<Vec<_>>(), "in the order of handles");
     assert_eq!(&sampled.sample[1].texts[2][..], "Äx1".as_bytes());
     assert!(sampled.sample[1].texts[0].is_empty());
