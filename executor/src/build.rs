@@ -9,7 +9,8 @@ use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
 use crate::operator::{BoxOperator, Operator};
 use crate::operators::{
-    HashAgg, IndexLookup, IndexScan, Limit, Projection, Selection, StreamAgg, TableScan, TopN,
+    HashAgg, IndexLookup, IndexScan, Limit, Projection, Sample, Selection, StreamAgg, TableScan,
+    TopN,
 };
 use crate::plan::{Fragment, OpDesc};
 use crate::source::{KeyRange, KvSource};
@@ -26,6 +27,7 @@ pub fn build_fragment(
     ctx: ExecContext,
 ) -> Result<BoxOperator> {
     fragment.validate()?;
+    let start_key = ranges.first().map(|range| range.start.clone()).unwrap_or_default();
     let mut ranges = Some(ranges);
     let mut tree: Option<BoxOperator> = None;
     for (place, desc) in fragment.operators.iter().enumerate() {
@@ -41,6 +43,10 @@ pub fn build_fragment(
             OpDesc::IndexLookup(lookup) => {
                 let input = input(&mut tree)?;
                 Box::new(IndexLookup::new(input, lookup, source.clone(), ctx.clone())?)
+            }
+            OpDesc::Sample(sample) => {
+                let input = input(&mut tree)?;
+                Box::new(Sample::new(input, sample, start_key.clone(), ctx.clone())?)
             }
             other => build_operator(other, input(&mut tree)?, &ctx)?,
         };
@@ -68,8 +74,8 @@ impl Operator for Answering {
     }
 }
 
-/// Builds one operator that reads another; scans and lookups need a source and
-/// are refused.
+/// Builds one operator that reads another; scans, lookups and samples need a source and
+/// its ranges and are refused.
 pub fn build_operator(desc: &OpDesc, input: BoxOperator, ctx: &ExecContext) -> Result<BoxOperator> {
     Ok(match desc {
         OpDesc::Selection(desc) => Box::new(Selection::new(input, desc, ctx.clone())?),
@@ -80,7 +86,10 @@ pub fn build_operator(desc: &OpDesc, input: BoxOperator, ctx: &ExecContext) -> R
         OpDesc::Aggregation(desc) => Box::new(HashAgg::new(input, desc, ctx.clone())?),
         OpDesc::TopN(desc) => Box::new(TopN::new(input, desc, ctx.clone())?),
         OpDesc::Limit(desc) => Box::new(Limit::new(input, desc)),
-        OpDesc::TableScan(_) | OpDesc::IndexScan(_) | OpDesc::IndexLookup(_) => {
+        OpDesc::TableScan(_)
+        | OpDesc::IndexScan(_)
+        | OpDesc::IndexLookup(_)
+        | OpDesc::Sample(_) => {
             return Err(ExecError::invalid_plan("this operator needs a row source"));
         }
     })

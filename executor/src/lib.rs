@@ -14,6 +14,7 @@
 
 //! | [`source`] | the seam to stored data |
 
+//! | [`sample`] | what is gathered for statistics, and how it is merged |
 //! | [`context`], [`memory`] | what the operators of a statement share |
 
 //!
@@ -32,6 +33,7 @@ pub mod operator;
 pub mod operators;
 mod order;
 pub mod plan;
+pub mod sample;
 pub mod source;
 mod table;
 pub mod testing;

@@ -547,6 +547,7 @@ fn cop_info(
             None => sort_info(&top_n.order_by, below),
         },
         OpDesc::Limit(_) => reader.limit.as_ref().map(pushed_limit).unwrap_or_default(),
+        OpDesc::Sample(_) => String::new(),
     }
 }
 

@@ -512,8 +512,11 @@ fn bind_operator(operator: &mut OpDesc, ctx: &mut EvalContext) {
         OpDesc::TopN(top_n) => {
             top_n.order_by.iter_mut().for_each(|item| item.expr = item.expr.bind(ctx));
         }
-        OpDesc::TableScan(_) | OpDesc::IndexScan(_) | OpDesc::IndexLookup(_) | OpDesc::Limit(_) => {
-        }
+        OpDesc::TableScan(_)
+        | OpDesc::IndexScan(_)
+        | OpDesc::IndexLookup(_)
+        | OpDesc::Limit(_)
+        | OpDesc::Sample(_) => {}
     }
 }
 

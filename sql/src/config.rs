@@ -22,6 +22,9 @@ pub struct SqlConfig {
     pub plan_cache_entries: usize,
     /// Let accounts without a password in from beyond loopback.
     pub insecure: bool,
+    /// How often the node looks for statistics that others gathered and for tables to analyze; it tells
+    /// how many rows its commits changed every seven times.
+    pub statistics_lease: Duration,
     /// Default of `tidb_gc_life_time`, also below what SET takes: for tests.
     pub gc_life_time: Duration,
     /// Default of `tidb_gc_run_interval`, also below what SET takes: for tests.
@@ -42,6 +45,7 @@ impl Default for SqlConfig {
             memory_limit_bytes: 0,
             plan_cache_entries: 10_000,
             insecure: false,
+            statistics_lease: Duration::from_secs(3),
             gc_life_time: Duration::from_secs(600),
             gc_run_interval: Duration::from_secs(600),
         }

@@ -30,6 +30,7 @@ use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
 use crate::protocol::auth::PasswordKey;
 use crate::schema_lease::{NodeReport, Nodes, SchemaLease};
+use crate::statistics::{self, NodeStatistics};
 use crate::table_locks::{self, NodeLocks};
 use crate::variables::GlobalVariables;
 use crate::xa::{self, OpenBranches};
@@ -101,6 +102,8 @@ pub struct Domain {
     pub digests: DigestTexts,
     /// Plans shared by all sessions.
     pub plans: cairn_planner::cache::PlanCache,
+    /// What is known of tables' rows.
+    pub statistics: NodeStatistics,
     /// Memory of all statements of the node.
     pub memory: Arc<MemoryTracker>,
     /// Counters.
@@ -145,6 +148,7 @@ impl Domain {
             deadlocks: Deadlocks::default(),
             digests: DigestTexts::default(),
             plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
+            statistics: NodeStatistics::default(),
             schema: Arc::default(),
             history: SchemaHistory::default(),
             accounts: Accounts::default(),
@@ -171,12 +175,15 @@ impl Domain {
         gc::service::report(&domain).await?;
         // Changes that ended before others knew of this node did not wait for it.
         domain.reload_schema().await?;
+        domain.statistics.refresh(&domain).await?;
         tokio::spawn(Self::follow_schema(Arc::clone(&domain)));
         tokio::spawn(Self::publish_versions(Arc::clone(&domain)));
         tokio::spawn(gc::service::keep_reporting(Arc::clone(&domain)));
         tokio::spawn(gc::run(Arc::clone(&domain)));
         tokio::spawn(NamedLocks::keep_renewing(Arc::clone(&domain)));
         tokio::spawn(table_locks::keep_watch(Arc::clone(&domain)));
+        tokio::spawn(statistics::keep_fresh(Arc::clone(&domain)));
+        tokio::spawn(statistics::auto::run(Arc::clone(&domain)));
         Ok(domain)
     }
 
@@ -399,6 +406,9 @@ impl Domain {
                 tracing::debug!(%error, "cannot tell PD which schema is in use");
             }
             tokio::time::sleep(SIGN_OFF_PAUSE).await;
+        }
+        if let Err(error) = domain.statistics.flush(&domain).await {
+            tracing::debug!(%error, "the last changed rows are not counted");
         }
         let entry = ConfigEntry {
             key: format!("{NODE_VERSION_PREFIX}{}", domain.node_id),

@@ -19,6 +19,7 @@
 //! | [`infoschema`] | virtual tables |
 //! | [`lock_view`] | transactions, waits for locks and deadlocks as people see them |
 //! | [`table_locks`] | locks of tables, and of everything for a backup |
+//! | [`statistics`] | what is known of tables' rows: gathered, stored, shown |
 //! | [`xa`] | branches of distributed transactions |
 //! | [`gc`] | the safe point of garbage collection |
 //! | [`regions`] | regions as users cut, spread and see them |
@@ -53,6 +54,7 @@ pub mod server;
 pub mod session;
 pub mod sink;
 pub mod statement;
+pub mod statistics;
 pub mod status;
 pub mod table_locks;
 pub mod variables;

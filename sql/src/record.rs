@@ -17,7 +17,7 @@ use cairn_planner::plan::{PointAccess, PointColumn};
 use cairn_types::row::{RowEncoder, RowView};
 use cairn_types::{
     CastContext, Chunk, Datum, DatumRef, FieldType, Handle, TimeZone, TypeCode, TypeError, codec,
-    keys, row,
+    keys, row, text,
 };
 
 use crate::error::{Result, SqlError};
@@ -104,16 +104,7 @@ pub fn index_part<'a>(
     prefix_length: Option<u32>,
 ) -> DatumRef<'a> {
     let (Some(length), Datum::Bytes(bytes)) = (prefix_length, value) else { return value.as_ref() };
-    let length = length as usize;
-    let end = if ty.is_binary_string() {
-        length.min(bytes.len())
-    } else {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => text.char_indices().nth(length).map_or(bytes.len(), |(at, _)| at),
-            Err(_) => length.min(bytes.len()),
-        }
-    };
-    DatumRef::Bytes(&bytes[..end])
+    DatumRef::Bytes(text::prefix(bytes, length as usize, ty.is_binary_string()))
 }
 
 /// The entry of a row in an index.

@@ -32,6 +32,16 @@ pub fn write_text(out: &mut Vec<u8>, value: DatumRef<'_>, field_type: &FieldType
     }
 }
 
+/// The first `length` characters of a text, or bytes of what is none: what an index on `column(n)`
+/// holds of it.
+pub fn prefix(value: &[u8], length: usize, is_binary: bool) -> &[u8] {
+    let end = match std::str::from_utf8(value) {
+        Ok(text) if !is_binary => text.char_indices().nth(length).map_or(value.len(), |(at, _)| at),
+        _ => length.min(value.len()),
+    };
+    &value[..end]
+}
+
 /// Unsigned integers by what their type makes of them.
 fn write_uint(value: u64, field_type: &FieldType, out: &mut Vec<u8>) {
     match field_type.code {

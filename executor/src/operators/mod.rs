@@ -11,6 +11,7 @@
 //! | [`HashJoin`] | joins, also without keys | none |
 //! | [`IndexJoin`] | looks inner rows up for batches of outer rows, joins by hash | outer order |
 //! | [`Apply`] | runs a subquery per outer row | outer order |
+//! | [`Sample`] | what statistics are made of | parts at the end |
 //! | [`UnionAll`] | inputs one after the other | inputs' order |
 //! | [`Values`], [`ChunkSource`] | constants, chunks from elsewhere | as given |
 //! | [`MaxOneRow`] | a scalar subquery's row | |
@@ -32,6 +33,7 @@ mod local_time;
 mod max_one_row;
 mod projection;
 mod rows;
+mod sample;
 mod scan;
 mod selection;
 mod sort;
@@ -54,6 +56,7 @@ pub use limit::Limit;
 pub use max_one_row::MaxOneRow;
 pub use projection::Projection;
 pub(crate) use rows::value_fits;
+pub use sample::Sample;
 pub use selection::Selection;
 pub use sort::Sort;
 pub use stream_agg::StreamAgg;

@@ -117,6 +117,10 @@ pub(crate) fn output_types(
             Ok(types)
         }
         OpDesc::Limit(_) => below(input),
+        OpDesc::Sample(sample) => {
+            crate::sample::check(sample, &below(input)?)?;
+            Ok(vec![crate::sample::part_type()])
+        }
     }
 }
 

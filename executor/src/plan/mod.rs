@@ -292,6 +292,30 @@ pub struct ApplyDesc {
     pub conditions: Vec<Expr>,
 }
 
+/// A column that statistics are gathered of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleColumn {
+    /// Offset in the input.
+    pub input: usize,
+    /// Only the first so many characters (bytes of binary strings) of a value count.
+    pub prefix_chars: Option<u32>,
+}
+
+/// Reads all rows and hands out what statistics are made of, at the end: see [`crate::sample`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleDesc {
+    /// Columns; JSON cannot be sampled.
+    pub columns: Vec<SampleColumn>,
+    /// Lists of offsets in `columns`, whose combinations of values are counted too.
+    pub groups: Vec<Vec<usize>>,
+    /// Rows of the sample at most.
+    pub sample_rows: u32,
+    /// Rows whose random weight is not above it are left out: of 2^64 weights, so many.
+    pub weight_min: u64,
+    /// Seed of the weights.
+    pub seed: u64,
+}
+
 /// An operator of a [`Fragment`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum OpDesc {
@@ -311,6 +335,8 @@ pub enum OpDesc {
     TopN(TopNDesc),
     /// See [`LimitDesc`].
     Limit(LimitDesc),
+    /// See [`SampleDesc`].
+    Sample(SampleDesc),
 }
 
 impl OpDesc {
@@ -326,6 +352,7 @@ impl OpDesc {
             OpDesc::Aggregation(_) => "HashAgg",
             OpDesc::TopN(_) => "TopN",
             OpDesc::Limit(_) => "Limit",
+            OpDesc::Sample(_) => "Sample",
         }
     }
 }

@@ -12,7 +12,7 @@ use cairn_types::{ColumnId, FieldType, IndexId, TableId};
 use super::fragment::{EvalSettings, FRAGMENT_COLUMNS_MAX, FRAGMENT_OPERATORS_MAX};
 use super::{
     AggregationDesc, Fragment, IndexLookupDesc, IndexScanDesc, LimitDesc, OpDesc, ProjectionDesc,
-    ScanColumn, SelectionDesc, SortItem, TableScanDesc, TopNDesc,
+    SampleColumn, SampleDesc, ScanColumn, SelectionDesc, SortItem, TableScanDesc, TopNDesc,
 };
 use crate::error::{ExecError, Result};
 
@@ -126,6 +126,7 @@ fn operator_to_proto(operator: &OpDesc) -> Result<cop::Operator> {
             refuse_offset(limit.offset)?;
             Kind::Limit(cop::Limit { limit: limit.limit })
         }
+        OpDesc::Sample(sample) => Kind::Sample(sample_to_proto(sample)),
     };
     Ok(cop::Operator { kind: Some(kind) })
 }
@@ -186,6 +187,45 @@ fn operator_from_proto(proto: &cop::Operator) -> Result<OpDesc> {
             OpDesc::TopN(TopNDesc { order_by: items?, offset: 0, limit: top_n.limit })
         }
         Kind::Limit(limit) => OpDesc::Limit(LimitDesc { offset: 0, limit: limit.limit }),
+        Kind::Sample(sample) => OpDesc::Sample(sample_from_proto(sample)?),
+    })
+}
+
+fn sample_to_proto(sample: &SampleDesc) -> cop::Sample {
+    let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    let column = |column: &SampleColumn| cop::SampleColumn {
+        input: offset(column.input),
+        prefix_chars: column.prefix_chars.unwrap_or(0),
+    };
+    let group = |group: &Vec<usize>| cop::SampleGroup {
+        columns: group.iter().map(|at| offset(*at)).collect(),
+    };
+    cop::Sample {
+        columns: sample.columns.iter().map(column).collect(),
+        groups: sample.groups.iter().map(group).collect(),
+        sample_rows: sample.sample_rows,
+        weight_min: sample.weight_min,
+        seed: sample.seed,
+    }
+}
+
+fn sample_from_proto(proto: &cop::Sample) -> Result<SampleDesc> {
+    check_count(proto.columns.len())?;
+    check_count(proto.groups.len())?;
+    let column = |column: &cop::SampleColumn| SampleColumn {
+        input: column.input as usize,
+        prefix_chars: Some(column.prefix_chars).filter(|chars| *chars > 0),
+    };
+    let group = |group: &cop::SampleGroup| {
+        check_count(group.columns.len())?;
+        Ok(group.columns.iter().map(|at| *at as usize).collect())
+    };
+    Ok(SampleDesc {
+        columns: proto.columns.iter().map(column).collect(),
+        groups: proto.groups.iter().map(group).collect::<Result<_>>()?,
+        sample_rows: proto.sample_rows,
+        weight_min: proto.weight_min,
+        seed: proto.seed,
     })
 }
 

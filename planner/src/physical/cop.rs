@@ -187,8 +187,10 @@ fn needs_binding(op: &OpDesc) -> bool {
             aggregation.group_by.iter().chain(args).any(unbound)
         }
         OpDesc::TopN(top_n) => top_n.order_by.iter().any(|item| unbound(&item.expr)),
-        OpDesc::TableScan(_) | OpDesc::IndexScan(_) | OpDesc::IndexLookup(_) | OpDesc::Limit(_) => {
-            false
-        }
+        OpDesc::TableScan(_)
+        | OpDesc::IndexScan(_)
+        | OpDesc::IndexLookup(_)
+        | OpDesc::Limit(_)
+        | OpDesc::Sample(_) => false,
     }
 }

@@ -72,7 +72,7 @@ fn reader_cost(reader: &Reader, fraction: f64, unit: &CostParams) -> f64 {
             OpDesc::IndexScan(_) => info.row_count * unit.scan_entry,
             OpDesc::IndexLookup(_) => info.row_count * reader.lookup_cost,
             OpDesc::Selection(filter) => rows * filter.conditions.len() as f64 * unit.filter_row,
-            OpDesc::Projection(_) | OpDesc::Limit(_) => rows * unit.filter_row,
+            OpDesc::Projection(_) | OpDesc::Limit(_) | OpDesc::Sample(_) => rows * unit.filter_row,
             OpDesc::Aggregation(_) | OpDesc::TopN(_) => {
                 fraction = 1.0;
                 rows * unit.hash_row

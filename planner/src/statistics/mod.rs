@@ -34,6 +34,8 @@ mod join;
 mod keys;
 mod values;
 
+pub mod build;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

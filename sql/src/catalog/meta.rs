@@ -12,6 +12,8 @@
 //! | `mf` | the flashback of the cluster that is under way, as JSON |
 //! | `ml` | who drives garbage collection, as JSON |
 //! | `mk` | who has locked tables, or waits for that, as JSON |
+//! | `ms{table id}`, `mh{table id}/…`, `mw` | statistics ([`crate::statistics`]) |
+//! | `mj` | who analyzes tables by itself, as JSON |
 //! | `mn{name}` | who holds the lock of that name, as JSON |
 //! | `mx{gtrid}/{bqual}/{format}` | a prepared branch of a distributed transaction, as JSON |
 //!
@@ -33,6 +35,8 @@ use crate::table_locks::LockRecord;
 pub const VERSION_KEY: &[u8] = b"mv";
 /// Key of the record of who drives garbage collection.
 pub const GC_LEASE_KEY: &[u8] = b"ml";
+/// Key of the record of who analyzes tables by itself.
+pub const ANALYZE_LEASE_KEY: &[u8] = b"mj";
 /// Key of the record of a flashback of the cluster.
 const FLASHBACK_KEY: &[u8] = b"mf";
 /// Key of the record of table locks.
@@ -143,7 +147,8 @@ pub struct Flashback {
     pub expires_at_ms: u64,
 }
 
-async fn list(snapshot: &Snapshot, prefix: &str) -> Result<Vec<(Bytes, Bytes)>> {
+/// All records whose keys begin so.
+pub async fn list(snapshot: &Snapshot, prefix: &str) -> Result<Vec<(Bytes, Bytes)>> {
     let start = Bytes::copy_from_slice(prefix.as_bytes());
     let end = Bytes::from(cairn_types::keys::prefix_next(&start));
     let options = ScanOptions { batch_size: LIST_PAGE, ..ScanOptions::default() };

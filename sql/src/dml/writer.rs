@@ -23,6 +23,7 @@ use super::{check, duplicate_entry};
 use crate::error::Result;
 use crate::record::{self, IndexEntry};
 use crate::session::transaction::StatementTransaction;
+use crate::statistics::changes::{RowChanges, Tally};
 
 /// Which unique key a new row collides in, and with which row.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct TableWriter {
     notes_entries: bool,
     /// Decode what is written once more.
     checks: bool,
+    /// Where changed rows are counted.
+    tally: Tally,
     /// The session's: TIMESTAMPs of rows given and taken are in it.
     zone: TimeZone,
 }
@@ -63,7 +66,8 @@ impl TableWriter {
         let locking = statement.locking.clone();
         let notes_entries = transaction.is_pessimistic() && statement.is_followed();
         let (encoder, checks) = (RowEncoder::new(), statement.checks_mutations);
-        Self { table, transaction, locking, encoder, eager, notes_entries, checks, zone }
+        let tally = statement.tally.clone();
+        Self { table, transaction, locking, encoder, eager, notes_entries, checks, tally, zone }
     }
 
     /// The statement found a row and leaves it as it is: it locks it all the same.
@@ -148,7 +152,9 @@ impl TableWriter {
     pub async fn insert(&mut self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let table = Arc::clone(&self.table);
         let row = record::to_stored(&table, row, &self.zone);
-        self.insert_stored(handle, &row).await
+        self.insert_stored(handle, &row).await?;
+        self.tally.count(table.id, RowChanges { inserted: 1, ..RowChanges::default() });
+        Ok(())
     }
 
     async fn insert_stored(&mut self, handle: &Handle, row: &[Datum]) -> Result<()> {
@@ -241,7 +247,9 @@ impl TableWriter {
     /// Removes a row with its entries.
     pub async fn delete(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
         let row = self.stored(handle, row).await?;
-        self.delete_stored(handle, &row).await
+        self.delete_stored(handle, &row).await?;
+        self.tally.count(self.table.id, RowChanges { deleted: 1, ..RowChanges::default() });
+        Ok(())
     }
 
     async fn delete_stored(&self, handle: &Handle, row: &[Datum]) -> Result<()> {
@@ -311,6 +319,7 @@ impl TableWriter {
         }
         let (old, new) = (&*stored_old, &*stored_new);
         let new_handle = record::handle_of_row(&table, new)?.unwrap_or_else(|| handle.clone());
+        self.tally.count(table.id, RowChanges { updated: 1, ..RowChanges::default() });
         if new_handle != *handle {
             self.delete_stored(handle, old).await?;
             self.insert_stored(&new_handle, new).await?;

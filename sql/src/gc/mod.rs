@@ -37,6 +37,7 @@ use std::time::Duration;
 use cairn_kv_client::KeyRange;
 use cairn_types::TimeStamp;
 
+use crate::catalog::meta::GC_LEASE_KEY;
 use crate::domain::Domain;
 use crate::error::Result;
 use crate::variables::{Values, duration};
@@ -122,7 +123,7 @@ pub async fn run(domain: Arc<Domain>) {
             tracing::warn!(%error, "garbage collection did not advance");
         }
     }
-    if let Err(error) = lease::give_up(&domain).await {
+    if let Err(error) = lease::give_up(&domain, GC_LEASE_KEY).await {
         tracing::debug!(%error, "the lease of garbage collection runs out by itself");
     }
 }
@@ -131,7 +132,9 @@ pub async fn run(domain: Arc<Domain>) {
 async fn take_turn(domain: &Domain) -> Result<()> {
     let settings = GcSettings::decode(&domain.variables.current());
     let now = domain.now_ts().await?;
-    let Some(lease) = lease::acquire(domain, now, settings.pause() * LEASE_TURNS).await? else {
+    let Some(lease) =
+        lease::acquire(domain, GC_LEASE_KEY, now, settings.pause() * LEASE_TURNS).await?
+    else {
         return Ok(());
     };
     if let Err(error) = xa::finish_left_behind(domain).await {
@@ -148,7 +151,7 @@ async fn take_turn(domain: &Domain) -> Result<()> {
         // A store that is away must not keep versions from being collected.
         Err(error) => tracing::warn!(%error, "dropped tables and indexes stay for the next run"),
     }
-    lease::note_run(domain, now).await?;
+    lease::note_run(domain, GC_LEASE_KEY, now).await?;
     domain.metrics.gc_runs.inc();
     Ok(())
 }

@@ -24,6 +24,7 @@ use cairn_types::TimeStamp;
 use crate::catalog::meta::{self, Dropped};
 use crate::domain::Domain;
 use crate::error::Result;
+use crate::statistics;
 use crate::xa;
 
 /// Times that a range is destroyed.
@@ -64,6 +65,9 @@ async fn destroy(domain: &Domain, seen: &Dropped) -> Result<bool> {
         let done = Dropped { passes, ..claimed };
         txn.set(done.key.clone(), done.encode())?;
     } else {
+        if claimed.index.is_none() {
+            statistics::record::remove(domain, claimed.table).await?;
+        }
         txn.delete(claimed.key)?;
     }
     commit(&txn).await.map(|_| true)

@@ -11,6 +11,7 @@ use cairn_types::{Collation, Datum, FieldType, TimeZone, TypeCode};
 use super::Rows;
 use crate::catalog::SchemaSnapshot;
 use crate::domain::Domain;
+use crate::statistics::Known;
 
 /// The only catalog there is.
 const CATALOG: &str = "def";
@@ -44,8 +45,12 @@ pub fn of_table(domain: &Domain, schema: &SchemaSnapshot, database: &str, table:
         "PROCESSLIST" => processes(domain),
         "REFERENTIAL_CONSTRAINTS" => each_table(schema, referential_constraints),
         "SCHEMATA" => schemata(schema),
-        "STATISTICS" => each_table(schema, statistics),
-        "TABLES" => each_table(schema, tables),
+        "STATISTICS" => {
+            each_table(schema, |database, table, rows| statistics(domain, database, table, rows))
+        }
+        "TABLES" => {
+            each_table(schema, |database, table, rows| tables(domain, database, table, rows))
+        }
         "TABLE_CONSTRAINTS" => each_table(schema, table_constraints),
         "USER_PRIVILEGES" => user_privileges(domain),
         _ => Rows::new(),
@@ -54,7 +59,7 @@ pub fn of_table(domain: &Domain, schema: &SchemaSnapshot, database: &str, table:
 
 fn each_table(
     schema: &SchemaSnapshot,
-    make: fn(&DatabaseInfo, &Arc<TableInfo>, &mut Rows),
+    make: impl Fn(&DatabaseInfo, &Arc<TableInfo>, &mut Rows),
 ) -> Rows {
     let mut rows = Rows::new();
     for database in schema.databases() {
@@ -162,7 +167,7 @@ fn schemata(schema: &SchemaSnapshot) -> Rows {
     schema.databases().into_iter().map(row).collect()
 }
 
-fn tables(database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) {
+fn tables(domain: &Domain, database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) {
     let time = TimeZone::utc().from_unix_micros(
         (table.update_time_ms as i64).saturating_mul(1_000),
         TimeKind::DateTime,
@@ -171,6 +176,11 @@ fn tables(database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) {
     let time = || opt(time.map(Datum::Time));
     let stored = !table.is_virtual;
     let number = |value: u64| if stored { Datum::UInt(value) } else { Datum::Null };
+    let known = domain.statistics.known_with_distributions(table);
+    let count = known.as_ref().map_or(0, Known::rows);
+    let (row_bytes, entry_bytes) = known.map_or((0.0, 0.0), |known| known.row_bytes(table));
+    // Saturates.
+    let bytes = |each: f64| number((each * count as f64) as u64);
     let auto =
         table.auto_increment_column().map(|_| Datum::UInt(table.auto_increment_start.unwrap_or(1)));
     rows.push(vec![
@@ -181,11 +191,11 @@ fn tables(database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) {
         if stored { text("InnoDB") } else { Datum::Null },
         Datum::Int(10),
         if stored { text("Dynamic") } else { Datum::Null },
+        number(count),
+        number(row_bytes as u64),
+        bytes(row_bytes),
         number(0),
-        number(0),
-        number(0),
-        number(0),
-        number(0),
+        bytes(entry_bytes),
         number(0),
         opt(auto),
         time(),
@@ -334,7 +344,8 @@ fn public_indices(table: &TableInfo) -> impl Iterator<Item = &IndexInfo> {
     primary.chain(unique).chain(public().filter(|index| !index.unique))
 }
 
-fn statistics(database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) {
+fn statistics(domain: &Domain, database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) {
+    let known = domain.statistics.known_with_distributions(table);
     for index in public_indices(table) {
         for (at, part) in index.columns.iter().enumerate() {
             let column = &table.columns[part.offset];
@@ -348,7 +359,7 @@ fn statistics(database: &DatabaseInfo, table: &Arc<TableInfo>, rows: &mut Rows) 
                 Datum::UInt(at as u64 + 1),
                 text(&column.name),
                 text("A"),
-                Datum::Int(0),
+                Datum::Int(known.as_ref().map_or(0, |known| known.cardinality(table, index, at))),
                 opt(part.prefix_length.map(|length| Datum::Int(i64::from(length)))),
                 Datum::Null,
                 text(if column.ty.not_null { "" } else { "YES" }),

@@ -25,7 +25,7 @@ use cairn_expr::{EvalContext, SessionInfo, SqlMode, StatementCounters};
 use cairn_parser::ast::VariableScope;
 use cairn_planner::OutputColumn;
 use cairn_planner::catalog::Catalog;
-use cairn_planner::{Plan, PlanContext, PlanOptions, PseudoStatistics, SystemVariables};
+use cairn_planner::{Plan, PlanContext, PlanOptions, SystemVariables};
 use cairn_types::error::WarningLevel;
 use cairn_types::{Collation, Datum, FieldType, MysqlError, Warning, errno};
 use tokio_util::sync::CancellationToken;
@@ -399,7 +399,7 @@ impl Session {
             current_db: self.current_database(),
             eval,
             variables: self,
-            statistics: &PseudoStatistics,
+            statistics: &self.domain.statistics,
             param_types,
             options: self.plan_options(),
         };

@@ -40,6 +40,7 @@ use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::lock_view::{OpenTransaction, Phase, SqlDigest};
 use crate::processes::ShownHere;
+use crate::statistics::changes::{Changes, Tally};
 use crate::{table_locks, xa};
 
 /// Bytes of keys and values that one flush of a bulk transaction takes at most, as in TiDB.
@@ -75,9 +76,19 @@ impl TransactionModes {
 struct Started {
     transaction: Arc<Transaction>,
     hold: VersionHold,
-    savepoints: Vec<(String, Checkpoint)>,
+    savepoints: Vec<Savepoint>,
+    /// Rows that its statements changed.
+    tally: Tally,
     /// How others see it.
     shown: ShownHere,
+}
+
+/// `SAVEPOINT`.
+struct Savepoint {
+    name: String,
+    checkpoint: Checkpoint,
+    /// Rows changed up to here.
+    counted: Changes,
 }
 
 impl std::fmt::Debug for Started {
@@ -151,7 +162,8 @@ impl TransactionState {
     ) {
         let isolation = IsolationLevel::RepeatableRead;
         let modes = TransactionModes { read_only: true, is_pessimistic: false, isolation };
-        let started = Some(Started { transaction, hold, savepoints: Vec::new(), shown });
+        let (savepoints, tally) = (Vec::new(), Tally::default());
+        let started = Some(Started { transaction, hold, savepoints, tally, shown });
         self.open = Some(Open { started, modes, is_past: true });
     }
 
@@ -210,6 +222,10 @@ pub struct StatementTransaction {
     pub locking: LockOptions,
     /// What it writes of rows and index entries is decoded once more (`dml::check`).
     pub checks_mutations: bool,
+    /// Where it counts the rows that it changes.
+    pub tally: Tally,
+    /// What was counted before it began.
+    counted: Changes,
     /// It commits at its end.
     stands_alone: bool,
     /// Where the statement goes back to when it fails or starts over.
@@ -277,12 +293,16 @@ impl Session {
                 self.tag_locks(&transaction);
             }
             let checkpoint = Some(transaction.checkpoint());
+            let tally = self.transaction.started().map(|started| started.tally.clone());
+            let tally = tally.unwrap_or_default();
             let stands_alone = false;
             return Ok(StatementTransaction {
                 transaction,
                 schema,
                 locking,
                 checks_mutations,
+                counted: tally.so_far(),
+                tally,
                 stands_alone,
                 checkpoint,
                 _shown: None,
@@ -313,6 +333,8 @@ impl Session {
             schema,
             locking,
             checks_mutations,
+            tally: Tally::default(),
+            counted: Changes::new(),
             stands_alone: true,
             checkpoint,
             _shown: shown,
@@ -337,6 +359,7 @@ impl Session {
     /// finds go when it has ended.
     pub async fn restart_write(&self, statement: &mut StatementTransaction) -> Result<()> {
         self.check_cancelled()?;
+        statement.tally.go_back(statement.counted.clone());
         let transaction = &statement.transaction;
         statement.checkpoint =
             statement.checkpoint.map(|checkpoint| transaction.start_over(checkpoint));
@@ -394,11 +417,15 @@ impl Session {
         statement: StatementTransaction,
         outcome: Result<T>,
     ) -> Result<T> {
-        let StatementTransaction { transaction, stands_alone, checkpoint, .. } = statement;
+        let StatementTransaction { transaction, tally, counted, stands_alone, checkpoint, .. } =
+            statement;
         if let Err(SqlError::Kv(KvError::Deadlock { cycle, .. })) = &outcome {
             self.domain.deadlocks.note(cycle);
         }
         if !stands_alone {
+            if outcome.is_err() {
+                tally.go_back(counted);
+            }
             let ends_transaction =
                 |error: &SqlError| error.to_mysql().code == errno::ER_LOCK_DEADLOCK;
             if outcome.as_ref().is_err_and(ends_transaction) {
@@ -437,6 +464,7 @@ impl Session {
         // It may start over, and wait for rows.
         self.leave_commit();
         committed?;
+        self.domain.statistics.note_commit(&tally);
         outcome
     }
 
@@ -579,8 +607,8 @@ impl Session {
             if let Some(open) = &mut self.transaction.open {
                 let shown = OpenTransaction::new(Arc::clone(&transaction));
                 let shown = self.process.show_transaction(shown);
-                let savepoints = Vec::new();
-                open.started = Some(Started { transaction, hold, savepoints, shown });
+                let (savepoints, tally) = (Vec::new(), Tally::default());
+                open.started = Some(Started { transaction, hold, savepoints, tally, shown });
             }
         }
         let started = self.transaction.started().ok_or(SqlError::Interrupted)?;
@@ -621,7 +649,11 @@ impl Session {
         let outcome = match entered {
             Ok(()) => {
                 let generation = started.hold.generation();
-                self.commit_transaction(&started.transaction, generation).await
+                let committed = self.commit_transaction(&started.transaction, generation).await;
+                if committed.is_ok() {
+                    self.domain.statistics.note_commit(&started.tally);
+                }
+                committed
             }
             Err(error) => {
                 started.transaction.rollback().await.map_err(SqlError::from).and(Err(error))
@@ -695,11 +727,12 @@ impl Session {
         let name = fold_name(name);
         let open = self.transaction.open.as_mut();
         if let Some(started) = open.and_then(|open| open.started.as_mut()) {
-            started.savepoints.retain(|(other, _)| *other != name);
+            started.savepoints.retain(|other| other.name != name);
             if started.savepoints.len() == SAVEPOINTS_MAX {
                 return Err(SqlError::not_supported("more than 1,000 savepoints in a transaction"));
             }
-            started.savepoints.push((name, checkpoint));
+            let counted = started.tally.so_far();
+            started.savepoints.push(Savepoint { name, checkpoint, counted });
         }
         Ok(())
     }
@@ -707,19 +740,20 @@ impl Session {
     /// `ROLLBACK TO`: undoes what came after; the savepoint stays.
     pub fn roll_back_to(&mut self, name: &str) -> Result<()> {
         let (started, at) = self.find_savepoint(name)?;
-        let (name, checkpoint) = started.savepoints.swap_remove(at);
+        let Savepoint { name, checkpoint, counted } = started.savepoints.swap_remove(at);
         started.savepoints.truncate(at);
         started.transaction.rollback_to(checkpoint);
+        started.tally.go_back(counted.clone());
         let checkpoint = started.transaction.checkpoint();
-        started.savepoints.push((name, checkpoint));
+        started.savepoints.push(Savepoint { name, checkpoint, counted });
         Ok(())
     }
 
     /// `RELEASE SAVEPOINT`: forgets it and those after it.
     pub fn release_savepoint(&mut self, name: &str) -> Result<()> {
         let (started, at) = self.find_savepoint(name)?;
-        for (_, checkpoint) in started.savepoints.drain(at..).rev() {
-            started.transaction.release(checkpoint);
+        for savepoint in started.savepoints.drain(at..).rev() {
+            started.transaction.release(savepoint.checkpoint);
         }
         Ok(())
     }
@@ -731,7 +765,7 @@ impl Session {
         };
         let open = self.transaction.open.as_mut();
         let started = open.and_then(|open| open.started.as_mut()).ok_or_else(unknown)?;
-        let at = started.savepoints.iter().position(|(other, _)| *other == folded);
+        let at = started.savepoints.iter().position(|other| other.name == folded);
         at.map(|at| (started, at)).ok_or_else(unknown)
     }
 }

@@ -51,6 +51,9 @@ pub async fn run(
     let plan = loop {
         session.hold_schema();
         let plan = Arc::new(plan::plan(session, target, &parameters.types)?);
+        if plan::awaits_statistics(session, &plan).await {
+            continue;
+        }
         // What is only explained uses no rows.
         let runs = explain.analyze && plan.is_read_only();
         if !runs || table_locks::enter(session, &plan, &mut patience).await? == Entered::AtOnce {

@@ -11,7 +11,9 @@ pub mod plan;
 pub mod set;
 pub mod show;
 
-use cairn_parser::ast::{ExplainTarget, ParsedStatement, PrepareSource, Statement, Xa};
+use cairn_parser::ast::{
+    ExplainTarget, ParsedStatement, PrepareSource, Statement, StatisticsVerb, Xa,
+};
 use cairn_planner::OutputColumn;
 use cairn_types::{Datum, FieldType, errno};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +22,7 @@ use crate::error::{Result, SqlError};
 use crate::session::text::QueuedStatement;
 use crate::session::{Diagnostics, Session, fold_name};
 use crate::sink::{OkInfo, ResultSink};
-use crate::{ddl, execution, regions, table_locks};
+use crate::{ddl, execution, regions, statistics, table_locks};
 
 /// Values of a statement's `?` markers.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +134,7 @@ async fn describe_at(session: &mut Session, parsed: &ParsedStatement) -> Result<
         Statement::Describe(_) => Ok(show::describe_columns()),
         Statement::SplitTable(_) => Ok(regions::split_columns()),
         Statement::Xa(xa) if matches!(**xa, Xa::Recover { .. }) => Ok(crate::xa::recover_columns()),
+        Statement::AnalyzeTable(_) => Ok(statistics::analyze::columns()),
         Statement::TableMaintenance(of) if of.verb == "CHECK" => Ok(check::columns()),
         _ => Ok(Vec::new()),
     }
@@ -177,6 +180,7 @@ async fn dispatch(
             session.check_present()?;
             regions::split(session, split, sink).await
         }
+        Statement::AnalyzeTable(analyze) => statistics::analyze::run(session, analyze, sink).await,
         Statement::TableMaintenance(of) if of.verb == "CHECK" => {
             session.hold_schema();
             check::check_tables(session, &of.tables, sink).await
@@ -274,12 +278,26 @@ async fn command(session: &mut Session, statement: &Statement) -> Result<()> {
         Statement::UnlockInstance => session.unlock_instance().await,
         Statement::Flush(flush) => match flush.lock {
             Some(lock) => session.flush_tables(&flush.tables, lock).await,
+            None if flush.what.contains("STATS_DELTA") => {
+                session.domain.statistics.flush(&session.domain).await?;
+                session.domain.statistics.refresh(&session.domain).await
+            }
             // Nothing of these is cached, or they name what does not exist here.
             None => Ok(()),
         },
-        Statement::AnalyzeTable(_) => {
-            session.note(errno::ER_NOT_SUPPORTED_YET, "Statistics are not gathered yet");
-            Ok(())
+        Statement::Statistics(command) => {
+            session.check_present()?;
+            match command.verb {
+                StatisticsVerb::Drop => {
+                    statistics::analyze::drop_statistics(session, &command.tables).await
+                }
+                StatisticsVerb::Lock => {
+                    statistics::analyze::lock(session, &command.tables, true).await
+                }
+                StatisticsVerb::Unlock => {
+                    statistics::analyze::lock(session, &command.tables, false).await
+                }
+            }
         }
         Statement::Admin(admin) => {
             session.hold_schema();

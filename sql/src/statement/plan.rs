@@ -72,9 +72,10 @@ pub fn cached(
         check_flashback(&schema, &plan)?;
         return Ok(plan);
     }
+    let generation = session.domain.plans.generation();
     let plan = Arc::new(plan(session, statement, types)?);
     if plan.cacheable {
-        session.domain.plans.insert(key, Arc::clone(&plan));
+        session.domain.plans.insert(key, Arc::clone(&plan), generation);
     }
     Ok(plan)
 }
@@ -90,10 +91,18 @@ pub async fn entered(
     loop {
         session.hold_schema();
         let plan = cached(session, statement, text, types)?;
+        if awaits_statistics(session, &plan).await {
+            continue;
+        }
         if table_locks::enter(session, &plan, &mut patience).await? == Entered::AtOnce {
             return Ok(plan);
         }
     }
+}
+
+/// Whether a plan is to be made once more, with statistics that were not read yet.
+pub async fn awaits_statistics(session: &Session, plan: &Plan) -> bool {
+    session.domain.statistics.await_distributions(&session.domain, plan).await
 }
 
 /// Plans expressions without columns, as `SELECT a, b` would.

@@ -21,6 +21,7 @@ use crate::pattern;
 use crate::regions;
 use crate::session::{Session, is_error, unknown_database, unknown_table};
 use crate::sink::ResultSink;
+use crate::statistics::{self, shown::Shown};
 use crate::table_locks::Scope as LockScope;
 use crate::variables::{DEFINITIONS, Scope};
 
@@ -36,6 +37,7 @@ fn made(columns: &[&str], rows: Vec<Vec<Datum>>) -> Made {
         let ty = match ty {
             "i" => FieldType::bigint(),
             "u" => FieldType::bigint_unsigned(),
+            "f" => FieldType::double(),
             "d" => FieldType::datetime(0),
             "t" => FieldType::longtext(),
             _ => FieldType::varchar(256),
@@ -72,7 +74,15 @@ pub async fn run(session: &mut Session, show: &Show, sink: &mut dyn ResultSink) 
             };
             binary_log_status(Some(position))
         }
-        what => make(session, what)?,
+        ShowKind::Index { table } => {
+            let (_, info) = find_table(session, table)?;
+            session.domain.statistics.load(&session.domain, info.id).await?;
+            indexes(session, table)?
+        }
+        what => match Shown::of(what) {
+            Some(shown) => made(shown.columns(), statistics::shown::rows(session, shown).await?),
+            None => make(session, what)?,
+        },
     };
     match &show.filter {
         None => {}
@@ -255,7 +265,10 @@ fn make(session: &mut Session, what: &ShowKind) -> Result<Made> {
         ShowKind::CreateView(_) => return Err(SqlError::not_supported("views")),
         ShowKind::CreateRoutine { .. } => return Err(SqlError::not_supported("stored routines")),
         ShowKind::Regions { .. } => made(regions::shown::COLUMNS, vec![]),
-        ShowKind::Other(words) => return Err(SqlError::not_supported(&format!("SHOW {words}"))),
+        ShowKind::Other(words) => match Shown::of(what) {
+            Some(shown) => made(shown.columns(), vec![]),
+            None => return Err(SqlError::not_supported(&format!("SHOW {words}"))),
+        },
     })
 }
 
@@ -288,7 +301,7 @@ fn open_tables(schema: &SchemaSnapshot, database: Option<&str>) -> Made {
 }
 
 /// A table by name, with its database's name.
-pub(super) fn find_table(session: &Session, name: &ObjectName) -> Result<(String, Arc<TableInfo>)> {
+pub(crate) fn find_table(session: &Session, name: &ObjectName) -> Result<(String, Arc<TableInfo>)> {
     let database = session.database_or_current(name.schema.as_deref())?;
     let schema = session.schema();
     let table = schema.table(database, &name.name);

@@ -117,6 +117,8 @@ const REPLICA_READS: &[&str] = &[
     "closest-adaptive",
     "learner",
 ];
+/// Types of columns that ANALYZE leaves out, as in TiDB.
+const SKIPPED_TYPES: &str = "json,blob,mediumblob,longblob,mediumtext,longtext";
 /// Ten minutes to a year, as in TiDB.
 const GC_TIME: Kind = Kind::Duration { min_s: 600, max_s: 31_536_000 };
 const I31: i64 = i32::MAX as i64;
@@ -288,11 +290,17 @@ pub const DEFINITIONS: &[Definition] = &[
     int_var("thread_stack", ReadOnly, "1048576", 0, I31),
     int_var("tidb_adaptive_closest_read_threshold", Both, "4096", 0, i64::MAX),
     enum_var("tidb_allow_mpp", Both, "OFF", &["OFF", "ON"]),
+    text_var("tidb_analyze_skip_column_types", Global, SKIPPED_TYPES),
+    int_var("tidb_analyze_version", Both, "2", 2, 2),
+    text_var("tidb_auto_analyze_end_time", Global, "23:59 +0000"),
+    other_var("tidb_auto_analyze_ratio", Global, Kind::Float, "0.5"),
+    text_var("tidb_auto_analyze_start_time", Global, "00:00 +0000"),
     int_var("tidb_current_ts", ReadOnly, "0", 0, i64::MAX),
     int_var("tidb_distsql_scan_concurrency", Both, "15", 1, 256),
     enum_var("tidb_dml_type", Session, "standard", &["standard", "bulk"]),
     bool_var("tidb_enable_1pc", Both, true),
     bool_var("tidb_enable_async_commit", Both, true),
+    bool_var("tidb_enable_auto_analyze", Global, true),
     bool_var("tidb_enable_clustered_index", Both, true),
     bool_var("tidb_enable_mutation_checker", Both, true),
     bool_var("tidb_enable_prepared_plan_cache", Both, true),

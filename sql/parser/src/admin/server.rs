@@ -56,7 +56,7 @@ impl Grammar<'_, '_> {
             let what = "TABLES".into();
             return Ok(Statement::Flush(Flush { what, tables, lock }));
         }
-        const WHAT: [&str; 10] = [
+        const WHAT: [&str; 11] = [
             "PRIVILEGES",
             "STATUS",
             "LOGS",
@@ -67,6 +67,7 @@ impl Grammar<'_, '_> {
             "SLOW LOGS",
             "HOSTS",
             "USER_RESOURCES",
+            "STATS_DELTA",
         ];
         let found = self.comma_list(|g| match WHAT.into_iter().find(|words| g.are(words)) {
             Some(words) => {
@@ -118,6 +119,12 @@ impl Grammar<'_, '_> {
         let options =
             if self.eat("WITH") { self.comma_list(Self::analyze_option)? } else { Vec::new() };
         Ok(Statement::AnalyzeTable(AnalyzeTable { tables, partitions, scope, options }))
+    }
+
+    /// The tables of `DROP STATS`, `LOCK STATS`, `UNLOCK STATS`.
+    pub(crate) fn statistics(&mut self, verb: StatisticsVerb) -> Parse<Statement> {
+        let tables = self.comma_list(Self::object_name)?;
+        Ok(Statement::Statistics(StatisticsCommand { verb, tables }))
     }
 
     /// `256 BUCKETS`, `0.1 SAMPLERATE`.

@@ -125,6 +125,9 @@ impl Grammar<'_, '_> {
         if self.eat_all("INSTANCE FOR BACKUP") {
             return Ok(Statement::LockInstance);
         }
+        if self.eat("STATS") {
+            return self.statistics(StatisticsVerb::Lock);
+        }
         if !self.eat("TABLES") && !self.eat("TABLE") {
             return self.fail("TABLES");
         }
@@ -150,6 +153,9 @@ impl Grammar<'_, '_> {
     /// `UNLOCK TABLES`, `UNLOCK INSTANCE`.
     pub(crate) fn unlock_tables(&mut self) -> Parse<Statement> {
         self.expect("UNLOCK")?;
+        if self.eat("STATS") {
+            return self.statistics(StatisticsVerb::Unlock);
+        }
         if self.eat("INSTANCE") {
             return Ok(Statement::UnlockInstance);
         }

@@ -462,6 +462,26 @@ pub enum AnalyzeScope {
     Indexes(Vec<String>),
 }
 
+/// `DROP STATS t, ..`, `LOCK STATS t, ..`, `UNLOCK STATS t, ..`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatisticsCommand {
+    /// What to do.
+    pub verb: StatisticsVerb,
+    /// With those of which tables.
+    pub tables: Vec<ObjectName>,
+}
+
+/// What is done with statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatisticsVerb {
+    /// They are forgotten.
+    Drop,
+    /// They stay as they are.
+    Lock,
+    /// They are gathered again.
+    Unlock,
+}
+
 /// `ADMIN ..`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Admin {

@@ -153,6 +153,8 @@ pub enum Statement {
     Kill(Kill),
     /// `ANALYZE TABLE`.
     AnalyzeTable(AnalyzeTable),
+    /// `DROP STATS`, `LOCK STATS`, `UNLOCK STATS`.
+    Statistics(StatisticsCommand),
     /// `CHECK | OPTIMIZE | REPAIR | CHECKSUM TABLE`.
     TableMaintenance(TableMaintenance),
     /// `ADMIN`.

@@ -174,6 +174,9 @@ impl Grammar<'_, '_> {
         if self.is("USER") || self.is("ROLE") {
             return self.drop_user();
         }
+        if self.eat("STATS") {
+            return self.statistics(StatisticsVerb::Drop);
+        }
         if self.eat("PREPARE") {
             return Ok(Statement::Deallocate(self.ident()?));
         }
@@ -186,7 +189,6 @@ impl Grammar<'_, '_> {
                 "SEQUENCE",
                 "RESOURCE",
                 "PLACEMENT",
-                "STATS",
                 "BINDING",
                 "GLOBAL",
                 "SESSION",
