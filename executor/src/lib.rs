@@ -15,6 +15,7 @@
 //! | [`source`] | the seam to stored data |
 
 //! | [`context`], [`memory`] | what the operators of a statement share |
+//! | [`spill`] | what memory does not hold, on disk |
 
 //!
 //! **Invariants.** This crate knows nothing of networks, regions, sessions or the
@@ -33,6 +34,7 @@ pub mod operators;
 mod order;
 pub mod plan;
 pub mod source;
+pub mod spill;
 mod table;
 pub mod testing;
 #[cfg(test)]
@@ -49,3 +51,4 @@ pub use memory::{MemoryTracker, OperatorMemory};
 pub use operator::{BoxOperator, Operator};
 pub use plan::{EvalSettings, Fragment, OpDesc};
 pub use source::{KeyRange, KvBatch, KvScan, KvSource, RowRead};
+pub use spill::SpillSpace;
