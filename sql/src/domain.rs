@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_executor::MemoryTracker;
 use cairn_kv_client::{KvClient, Snapshot, Transaction};
 use cairn_pd_client::PdClient;
 use cairn_planner::catalog::Catalog;
@@ -25,6 +24,7 @@ use crate::gc;
 use crate::infoschema;
 use crate::lock_view::deadlocks::Deadlocks;
 use crate::lock_view::{DigestTexts, nodes};
+use crate::memory::NodeMemory;
 use crate::metrics::Metrics;
 use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
@@ -101,8 +101,8 @@ pub struct Domain {
     pub digests: DigestTexts,
     /// Plans shared by all sessions.
     pub plans: cairn_planner::cache::PlanCache,
-    /// Memory of all statements of the node.
-    pub memory: Arc<MemoryTracker>,
+    /// Memory and temporary files of all statements of the node.
+    pub memory: NodeMemory,
     /// Counters.
     pub metrics: Metrics,
     /// Cancelled when the node stops.
@@ -135,9 +135,10 @@ impl Domain {
         stop: CancellationToken,
     ) -> Result<Arc<Self>> {
         let node_id = pd.alloc_ids(1).await?;
+        let variables = GlobalVariables::new(&config);
         let domain = Arc::new(Self {
-            variables: GlobalVariables::new(&config),
-            memory: MemoryTracker::root("node", config.memory_limit_bytes),
+            memory: NodeMemory::new(&config, &variables.current()),
+            variables,
             auto_ids: AutoIds::default(),
             named_locks: NamedLocks::default(),
             table_locks: NodeLocks::default(),
@@ -177,6 +178,7 @@ impl Domain {
         tokio::spawn(gc::run(Arc::clone(&domain)));
         tokio::spawn(NamedLocks::keep_renewing(Arc::clone(&domain)));
         tokio::spawn(table_locks::keep_watch(Arc::clone(&domain)));
+        tokio::spawn(NodeMemory::watch(Arc::clone(&domain)));
         Ok(domain)
     }
 
@@ -217,6 +219,7 @@ impl Domain {
         let stored = meta::load(&snapshot).await?;
         self.accounts.replace(stored.accounts.clone());
         self.variables.replace(&stored.variables);
+        self.memory.apply(&self.variables.current());
         self.schema.replace(SchemaSnapshot::new(stored, &infoschema::databases()));
         Ok(self.schema.current())
     }
