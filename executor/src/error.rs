@@ -46,7 +46,7 @@ pub enum ExecError {
     /// use.
     #[error(
         "Out Of Memory Quota! {operator} asked for {requested} bytes, but {scope} already uses \
-         {used} of its {limit} bytes (tidb_mem_quota_query)"
+         {used} of its {limit} bytes ({variable})"
     )]
     MemoryExceeded {
         /// The operator that asked.
@@ -59,6 +59,8 @@ pub enum ExecError {
         used: u64,
         /// The limit.
         limit: u64,
+        /// The variable that sets it.
+        variable: &'static str,
     },
     /// The node ran out of memory, and this statement used most.
     #[error(

@@ -31,6 +31,10 @@ use crate::error::{ExecError, Result};
 /// shared counters for every row.
 const RESERVE_STEP_BYTES: u64 = 64 << 10;
 
+/// The variables that set limits.
+const STATEMENT_LIMIT: &str = "tidb_mem_quota_query";
+const SERVER_LIMIT: &str = "tidb_server_memory_limit";
+
 /// One counter of the tree.
 #[derive(Debug)]
 pub struct MemoryTracker {
@@ -173,7 +177,8 @@ impl MemoryTracker {
             return Ok(());
         }
         let over_bytes = used.saturating_add(bytes).saturating_sub(limit);
-        if asker.victim.is_some() && self.parent.is_none() && self.victim.is_none() {
+        let is_node = asker.victim.is_some() && self.victim.is_none();
+        if is_node {
             match self.cancel_one(over_bytes > limit / 4) {
                 // It may be the one that asks.
                 Relief::UnderWay => return asker.check(),
@@ -186,6 +191,7 @@ impl MemoryTracker {
             requested: bytes,
             used,
             limit,
+            variable: if is_node { SERVER_LIMIT } else { STATEMENT_LIMIT },
         })
     }
 
@@ -450,7 +456,8 @@ mod tests {
         let token = CancellationToken::new();
         let statement = node.statement("statement", 0, token.clone());
         let mut memory = OperatorMemory::new(statement, "Apply");
-        assert!(memory.set(2 << 20).unwrap_err().to_string().contains("node"));
+        let error = memory.set(2 << 20).unwrap_err().to_string();
+        assert!(error.contains("node") && error.contains("tidb_server_memory_limit"), "{error}");
         assert!(!token.is_cancelled());
     }
 

@@ -71,7 +71,7 @@ impl Area {
         let fresh = count - reused;
         let bytes = fresh as u64 * space.sizes.block_bytes as u64;
         space.disk.consume(bytes, operator).map_err(|error| match error {
-            ExecError::MemoryExceeded { operator, scope, requested, used, limit } => {
+            ExecError::MemoryExceeded { operator, scope, requested, used, limit, .. } => {
                 ExecError::TempSpaceExceeded { operator, scope, requested, used, limit }
             }
             error => error,

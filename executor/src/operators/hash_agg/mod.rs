@@ -151,14 +151,18 @@ impl HashAgg {
         self.aggregates.update(&chunk, &self.ids, groups, &mut self.eval)?;
         self.ctx.flush_warnings(&mut self.eval);
         let bytes = self.bytes();
-        let space = self.ctx.spill.as_ref();
-        if !must_spill(&mut self.memory, space, self.depth, bytes)? {
+        if self.mode == AggMode::Partial {
+            let fits = self.memory.try_set(bytes as u64);
+            if !fits || self.table.len() >= PARTIAL_GROUPS_MAX {
+                self.finish()?;
+            }
             return Ok(());
         }
-        match self.mode {
-            AggMode::Partial => self.finish(),
-            _ => self.start_overflow(bytes).await,
+        let space = self.ctx.spill.as_ref();
+        if must_spill(&mut self.memory, space, self.depth, bytes)? {
+            self.start_overflow(bytes).await?;
         }
+        Ok(())
     }
 
     /// Bytes of the groups in memory.
@@ -211,12 +215,7 @@ impl Operator for HashAgg {
             }
             let Some(input) = &mut self.input else { return Ok(None) };
             match input.next().await? {
-                Some(chunk) => {
-                    self.add(chunk).await?;
-                    if self.mode == AggMode::Partial && self.table.len() >= PARTIAL_GROUPS_MAX {
-                        self.finish()?;
-                    }
-                }
+                Some(chunk) => self.add(chunk).await?,
                 None => {
                     self.input = None;
                     if let Some(overflow) = self.overflow.take() {
