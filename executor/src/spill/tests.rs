@@ -123,8 +123,9 @@ fn join_kind() -> impl Strategy<Value = (JoinKind, bool)> {
 }
 
 fn join_desc((kind, null_aware): (JoinKind, bool), shape: u8, build_left: bool) -> HashJoinDesc {
-    let keys = match shape % 3 {
-        0 => vec![column(0)],
+    let keys = match shape % 4 {
+        3 if !null_aware => Vec::new(),
+        0 | 3 => vec![column(0)],
         1 => vec![column(1)],
         _ => vec![column(0), column(1)],
     };
@@ -197,7 +198,7 @@ proptest! {
         left in rows(90, 12),
         right in rows(70, 12),
         kind in join_kind(),
-        shape in 0u8..9,
+        shape in 0u8..12,
         build_left: bool,
         quota in quota(),
     ) {

@@ -63,6 +63,16 @@ impl BuildSide {
         !self.desc.left_keys.is_empty()
     }
 
+    /// Whether the rows may be joined block by block: no probe row's fate hangs on all of them.
+    pub(super) fn takes_blocks(&self) -> bool {
+        match self.desc.kind {
+            JoinKind::Inner => true,
+            JoinKind::LeftOuter => !self.probe_is_left,
+            JoinKind::RightOuter => self.probe_is_left,
+            _ => false,
+        }
+    }
+
     /// Adds rows.
     pub(super) fn add(&mut self, chunk: Chunk) -> Result<()> {
         let chunk = batch::dense(chunk);

@@ -24,8 +24,12 @@
 //! **Spilling** ([`spilled`]). A build side that memory does not hold is divided by the hash of its keys and written
 //! to disk, and so is the probe side; then the parts are joined one after the other, each as a join of its own.
 //!
-//! **Left out:** spilling without keys, or of one key's rows: error 8175 over the quota.
+//! What cannot be divided, all pairs or one key's rows, is joined block by block of the build side ([`blocks`]), if that
+//! is inner or preserved.
+//!
+//! **Left out:** the same for other kinds: error 8175 over the quota.
 
+mod blocks;
 mod build;
 pub(super) mod probe;
 mod spilled;
@@ -38,6 +42,7 @@ use cairn_expr::{EvalContext, Expr};
 use cairn_types::{Chunk, FieldType};
 use tokio::sync::{Mutex, mpsc};
 
+use self::blocks::BlockJoin;
 use self::build::BuildSide;
 use self::probe::ProbeCursor;
 use self::spilled::SpilledJoin;
@@ -50,6 +55,7 @@ use crate::operator::{BoxOperator, Operator};
 use crate::plan::fragment::check_exprs;
 use crate::plan::{ApplyDesc, HashJoinDesc, JoinKind, JoinSide};
 use crate::spill::must_spill;
+use crate::spill::partition::DEPTH_MAX;
 use crate::table::join::JoinTable;
 use crate::table::keys::KeyEncoder;
 
@@ -80,6 +86,8 @@ enum State {
     Rest { core: Arc<JoinCore>, row: usize },
     /// Part by part.
     Spilled(Box<SpilledJoin>),
+    /// Block by block of the build side.
+    Blocks(Box<BlockJoin>),
     /// Drained or failed.
     Done,
 }
@@ -249,16 +257,24 @@ impl HashJoin {
         };
         let types = (probe.schema().to_vec(), build.schema().to_vec());
         let mut side = BuildSide::new(desc, types.0, types.1, &self.ctx)?;
-        let space = self.ctx.spill.as_ref().filter(|_| side.has_keys());
+        let divides = side.has_keys() && self.depth < DEPTH_MAX;
+        let space = self.ctx.spill.as_ref().filter(|_| divides || side.takes_blocks());
         while let Some(chunk) = build.next().await? {
             self.ctx.check()?;
             side.add(chunk)?;
-            if must_spill(&mut self.memory, space, self.depth, side.bytes())? {
-                let inputs = (side, build, probe);
-                let join = SpilledJoin::start(inputs, &self.ctx, self.depth, &mut self.memory);
-                self.state = State::Spilled(Box::new(join.await?));
-                return Ok(());
+            if !must_spill(&mut self.memory, space, 0, side.bytes())? {
+                continue;
             }
+            let inputs = (side, build, probe);
+            self.state = if divides {
+                let join = SpilledJoin::start(inputs, &self.ctx, self.depth, &mut self.memory);
+                State::Spilled(Box::new(join.await?))
+            } else {
+                let memory = std::mem::replace(&mut self.memory, self.ctx.account("HashJoin"));
+                let join = BlockJoin::start(inputs, self.schema.clone(), &self.ctx, memory);
+                State::Blocks(Box::new(join.await?))
+            };
+            return Ok(());
         }
         let core = Arc::new(side.finish(&self.ctx));
         self.state = match core.is_pointless() {
@@ -332,6 +348,10 @@ impl HashJoin {
                         self.state = State::Done;
                         self.memory.clear();
                     }
+                },
+                State::Blocks(join) => match join.next().await? {
+                    Some(chunk) => return Ok(Some(chunk)),
+                    None => self.state = State::Done,
                 },
                 State::Done => return Ok(None),
             }
