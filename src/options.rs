@@ -148,6 +148,10 @@ layered_options! {
         region_split_bytes: u64, "CAIRN_PLAYGROUND_REGION_SPLIT_BYTES";
         /// Block cache of each store, in bytes. Default 256 MiB in all.
         block_cache_bytes: usize, "CAIRN_PLAYGROUND_BLOCK_CACHE_BYTES";
+        /// Folder of temporary files. Default: the system's.
+        tmp_storage_path: PathBuf, "CAIRN_PLAYGROUND_TMP_STORAGE_PATH";
+        /// Temporary files of all statements of a SQL node together, in bytes; 0: no limit.
+        tmp_storage_quota: u64, "CAIRN_PLAYGROUND_TMP_STORAGE_QUOTA";
         /// Let accounts without a password in from beyond this machine.
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         insecure: bool, "CAIRN_PLAYGROUND_INSECURE";
@@ -224,8 +228,12 @@ layered_options! {
         labels: String, "CAIRN_SQL_LABELS";
         /// Most connections at a time. Default 1000.
         max_connections: usize, "CAIRN_SQL_MAX_CONNECTIONS";
-        /// Memory of all statements together, in bytes; 0: no limit.
+        /// Default of tidb_server_memory_limit, in bytes. Default: 80 % of the machine's memory.
         memory_limit_bytes: u64, "CAIRN_SQL_MEMORY_LIMIT_BYTES";
+        /// Folder of temporary files. Default: the system's.
+        tmp_storage_path: PathBuf, "CAIRN_SQL_TMP_STORAGE_PATH";
+        /// Temporary files of all statements together, in bytes; 0: no limit.
+        tmp_storage_quota: u64, "CAIRN_SQL_TMP_STORAGE_QUOTA";
         /// Let accounts without a password in from beyond this machine.
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         insecure: bool, "CAIRN_SQL_INSECURE";

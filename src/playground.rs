@@ -137,6 +137,10 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
         let config = SqlConfig {
             addr: nth_addr(host, args.port.unwrap_or(4000), n),
             status_addr: Some(nth_addr(host, args.status_port.unwrap_or(10080), n)),
+            tmp_storage_path: args.tmp_storage_path.clone(),
+            tmp_storage_quota_bytes: args
+                .tmp_storage_quota
+                .unwrap_or(defaults.tmp_storage_quota_bytes),
             insecure: args.insecure.unwrap_or(false),
             gc_life_time: args.gc_life_time_s.map_or(defaults.gc_life_time, Duration::from_secs),
             gc_run_interval: args

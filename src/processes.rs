@@ -151,13 +151,17 @@ pub async fn run(args: PlaygroundArgs, log_arguments: &[String]) -> Result<(), S
         if args.insecure.unwrap_or(false) {
             sql_args.push("--insecure".to_owned());
         }
-        for (flag, seconds) in [
+        for (flag, number) in [
             ("--gc-life-time-s", args.gc_life_time_s),
             ("--gc-run-interval-s", args.gc_run_interval_s),
+            ("--tmp-storage-quota", args.tmp_storage_quota),
         ] {
-            if let Some(seconds) = seconds {
-                sql_args.extend(words(&[flag, &seconds.to_string()]));
+            if let Some(number) = number {
+                sql_args.extend(words(&[flag, &number.to_string()]));
             }
+        }
+        if let Some(path) = &args.tmp_storage_path {
+            sql_args.extend(words(&["--tmp-storage-path", &path.to_string_lossy()]));
         }
         let (node, ready) = start(&name, sql_args).await?;
         nodes.push(node);

@@ -275,6 +275,8 @@ pub async fn run_sql(args: SqlArgs) -> Result<(), StartError> {
         status_addr: Some(args.status_addr.unwrap_or(default_addr(10080))),
         connections_max: args.max_connections.unwrap_or(defaults.connections_max),
         memory_limit_bytes: args.memory_limit_bytes.unwrap_or(defaults.memory_limit_bytes),
+        tmp_storage_path: args.tmp_storage_path,
+        tmp_storage_quota_bytes: args.tmp_storage_quota.unwrap_or(defaults.tmp_storage_quota_bytes),
         insecure: args.insecure.unwrap_or(false),
         gc_life_time: args.gc_life_time_s.map_or(defaults.gc_life_time, Duration::from_secs),
         gc_run_interval: args

@@ -196,7 +196,7 @@ impl RowStore {
 }
 
 /// Whether `from` can be appended to `to`: the same kind and not too much text.
-fn check_append(to: &Column, from: &Column) -> Result<()> {
+pub(crate) fn check_append(to: &Column, from: &Column) -> Result<()> {
     if std::mem::discriminant(to.data()) != std::mem::discriminant(from.data()) {
         return Err(ExecError::Corrupted("a column changes its kind between chunks"));
     }

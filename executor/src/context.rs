@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{ExecError, Result};
 use crate::memory::{MemoryTracker, OperatorMemory};
 use crate::operator::{BoxOperator, Operator};
+use crate::spill::SpillSpace;
 
 /// Workers of a parallel operator unless the statement says otherwise
 /// (`tidb_executor_concurrency`).
@@ -38,6 +39,8 @@ pub struct ExecContext {
     pub warnings: Arc<Mutex<Warnings>>,
     /// The statement's memory.
     pub memory: Arc<MemoryTracker>,
+    /// Where operators put what the quota does not hold; `None`: nowhere.
+    pub spill: Option<SpillSpace>,
     /// Set when the statement is killed or timed out, or its client went away.
     pub cancel: CancellationToken,
     /// Workers of a parallel operator.
@@ -64,6 +67,7 @@ impl ExecContext {
             eval,
             warnings: Arc::default(),
             memory: MemoryTracker::root("statement", 0),
+            spill: None,
             cancel: CancellationToken::new(),
             concurrency: CONCURRENCY_DEFAULT,
             chunk_rows_init: CHUNK_ROWS_INIT,
@@ -79,6 +83,13 @@ impl ExecContext {
     #[must_use]
     pub fn with_memory(mut self, memory: Arc<MemoryTracker>) -> ExecContext {
         self.memory = memory;
+        self
+    }
+
+    /// With a place for what the quota does not hold.
+    #[must_use]
+    pub fn with_spill(mut self, spill: Option<SpillSpace>) -> ExecContext {
+        self.spill = spill;
         self
     }
 
@@ -100,7 +111,11 @@ impl ExecContext {
     /// An error if the statement was cancelled. Called once per batch.
     #[inline]
     pub fn check(&self) -> Result<()> {
-        if self.cancel.is_cancelled() { Err(ExecError::Cancelled) } else { Ok(()) }
+        if !self.cancel.is_cancelled() {
+            return Ok(());
+        }
+        self.memory.check()?;
+        Err(ExecError::Cancelled)
     }
 
     /// An evaluation context of one's own, without warnings.

@@ -6,10 +6,14 @@
 //! is final for the statement.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use cairn_expr::ExprError;
-use cairn_types::errno::{ER_MEM_QUOTA_EXCEEDED, ER_QUERY_INTERRUPTED, ER_SUBQUERY_NO_1_ROW};
+use cairn_types::errno::{
+    ER_DISK_FULL, ER_ERROR_ON_READ, ER_ERROR_ON_WRITE, ER_MEM_QUOTA_EXCEEDED, ER_QUERY_INTERRUPTED,
+    ER_SUBQUERY_NO_1_ROW,
+};
 use cairn_types::{MysqlError, TypeError};
 
 /// Result of this crate.
@@ -42,7 +46,7 @@ pub enum ExecError {
     /// use.
     #[error(
         "Out Of Memory Quota! {operator} asked for {requested} bytes, but {scope} already uses \
-         {used} of its {limit} bytes (tidb_mem_quota_query)"
+         {used} of its {limit} bytes ({variable})"
     )]
     MemoryExceeded {
         /// The operator that asked.
@@ -55,6 +59,46 @@ pub enum ExecError {
         used: u64,
         /// The limit.
         limit: u64,
+        /// The variable that sets it.
+        variable: &'static str,
+    },
+    /// The node ran out of memory, and this statement used most.
+    #[error(
+        "Out Of Memory Quota! {scope} was cancelled: the SQL node is out of memory (tidb_server_memory_limit: \
+         {limit} bytes) and this statement used most. Please narrow it or try again"
+    )]
+    ServerMemoryExceeded {
+        /// The statement's tracker.
+        scope: String,
+        /// The node's limit.
+        limit: u64,
+    },
+    /// Temporary files may not grow any more.
+    #[error(
+        "Out Of Quota For Local Temporary Space! {operator} asked for {requested} bytes on disk, but \
+         {scope} already uses {used} of its {limit} bytes (tmp-storage-quota)"
+    )]
+    TempSpaceExceeded {
+        /// The operator that asked.
+        operator: String,
+        /// The tracker whose limit was hit.
+        scope: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes in use before.
+        used: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A temporary file could not be made, written or read.
+    #[error("{operator} could not {action} a temporary file: {error}")]
+    TempFile {
+        /// The operator that spills.
+        operator: &'static str,
+        /// What failed: `create`, `write` or `read`.
+        action: TempFileAction,
+        /// The system's error.
+        error: Arc<std::io::Error>,
     },
     /// Collected rows hold more text in one column than a chunk can.
     #[error("an operator cannot collect more than 4 GiB of text in one column")]
@@ -71,6 +115,27 @@ pub enum ExecError {
     /// A worker task ended without a result (it panicked).
     #[error("an execution worker of {0} failed")]
     WorkerLost(&'static str),
+}
+
+/// What is done with a temporary file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TempFileAction {
+    /// Make it.
+    Create,
+    /// Write to it.
+    Write,
+    /// Read what was written.
+    Read,
+}
+
+impl std::fmt::Display for TempFileAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            TempFileAction::Create => "create",
+            TempFileAction::Write => "write",
+            TempFileAction::Read => "read",
+        })
+    }
 }
 
 impl ExecError {
@@ -100,8 +165,19 @@ impl ExecError {
             ExecError::Source { mysql, .. } => mysql.clone(),
             ExecError::Mysql(error) => error.clone(),
             ExecError::Cancelled => MysqlError::with_args(ER_QUERY_INTERRUPTED, &[]),
-            ExecError::MemoryExceeded { .. } => {
+            ExecError::MemoryExceeded { .. } | ExecError::ServerMemoryExceeded { .. } => {
                 MysqlError::new(ER_MEM_QUOTA_EXCEEDED, self.to_string())
+            }
+            ExecError::TempSpaceExceeded { .. } => MysqlError::new(ER_DISK_FULL, self.to_string()),
+            ExecError::TempFile { action, error, .. } => {
+                let full =
+                    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+                let code = match action {
+                    _ if full => ER_DISK_FULL,
+                    TempFileAction::Read => ER_ERROR_ON_READ,
+                    TempFileAction::Create | TempFileAction::Write => ER_ERROR_ON_WRITE,
+                };
+                MysqlError::new(code, self.to_string())
             }
             ExecError::SubqueryRows => MysqlError::new(ER_SUBQUERY_NO_1_ROW, self.to_string()),
             ExecError::InvalidPlan(_)

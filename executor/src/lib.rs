@@ -16,6 +16,7 @@
 
 //! | [`sample`] | what is gathered for statistics, and how it is merged |
 //! | [`context`], [`memory`] | what the operators of a statement share |
+//! | [`spill`] | what memory does not hold, on disk |
 
 //!
 //! **Invariants.** This crate knows nothing of networks, regions, sessions or the
@@ -35,6 +36,7 @@ mod order;
 pub mod plan;
 pub mod sample;
 pub mod source;
+pub mod spill;
 mod table;
 pub mod testing;
 #[cfg(test)]
@@ -51,3 +53,4 @@ pub use memory::{MemoryTracker, OperatorMemory};
 pub use operator::{BoxOperator, Operator};
 pub use plan::{EvalSettings, Fragment, OpDesc};
 pub use source::{KeyRange, KvBatch, KvScan, KvSource, RowRead};
+pub use spill::SpillSpace;

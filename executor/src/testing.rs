@@ -1,19 +1,23 @@
-//! Helpers for tests, also those of other crates: a row source in memory, and
-//! tables and indexes written the way the SQL tier writes them.
+//! Helpers for tests, also those of other crates: a row source in memory, temporary files in
+//! memory that fail on request.
 //!
 //! Always compiled (no feature): it is small, and a feature would split every
 //! test build.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_types::{Datum, FieldType};
+use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::operator::{BoxOperator, Operator};
 use crate::source::{KeyRange, KvBatch, KvScan, KvSource, RowRead};
+use crate::spill::{TempFile, TempStorage};
 
 /// An ordered map as a row source.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +102,101 @@ impl KvScan for MemoryScan {
         // An empty range end means infinity: the key "" cannot be scanned past.
         self.done = out.len() - before < limit;
         Ok(!self.done)
+    }
+}
+
+/// What is wrong with a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskFault {
+    /// Nothing.
+    #[default]
+    None,
+    /// No file can be made.
+    Create,
+    /// It is full after so many writes.
+    Full(usize),
+    /// Files are shorter than what was written.
+    ShortRead,
+    /// A bit of what is read is wrong.
+    Corrupt,
+}
+
+/// Temporary files in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStorage {
+    fault: DiskFault,
+    counts: Arc<StorageCounts>,
+}
+
+#[derive(Debug, Default)]
+struct StorageCounts {
+    open: AtomicUsize,
+    writes: AtomicUsize,
+}
+
+impl MemoryStorage {
+    /// With a fault.
+    pub fn with_fault(fault: DiskFault) -> MemoryStorage {
+        MemoryStorage { fault, counts: Arc::default() }
+    }
+
+    /// Files that are there now.
+    pub fn open_files(&self) -> usize {
+        self.counts.open.load(Ordering::SeqCst)
+    }
+
+    /// Writes so far.
+    pub fn writes(&self) -> usize {
+        self.counts.writes.load(Ordering::SeqCst)
+    }
+}
+
+impl TempStorage for MemoryStorage {
+    fn create(&self) -> io::Result<Arc<dyn TempFile>> {
+        if self.fault == DiskFault::Create {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.counts.open.fetch_add(1, Ordering::SeqCst);
+        let counts = Arc::clone(&self.counts);
+        Ok(Arc::new(StoredFile { bytes: Mutex::default(), fault: self.fault, counts }))
+    }
+}
+
+struct StoredFile {
+    bytes: Mutex<Vec<u8>>,
+    fault: DiskFault,
+    counts: Arc<StorageCounts>,
+}
+
+impl Drop for StoredFile {
+    fn drop(&mut self) {
+        self.counts.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl TempFile for StoredFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let writes = self.counts.writes.fetch_add(1, Ordering::SeqCst);
+        if matches!(self.fault, DiskFault::Full(most) if writes >= most) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (mut stored, start) = (self.bytes.lock(), offset as usize);
+        let length = stored.len().max(start + bytes.len());
+        stored.resize(length, 0);
+        stored[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let stored = self.bytes.lock();
+        let end = offset as usize + bytes.len();
+        let end = if self.fault == DiskFault::ShortRead { end + stored.len() } else { end };
+        let read = stored.get(offset as usize..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(read);
+        if self.fault == DiskFault::Corrupt {
+            bytes[0] ^= 1;
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `index NAME TABLE COLUMN… [unique]` | an index of a table |
 //! | `insert TABLE VALUE…` | a row and its index entries |
 //! | `remote TABLE HANDLE` | the row is led elsewhere |
+//! | `memory BYTES [spill]` | the statement's quota; what it does not hold goes to disk, or is an error |
 //! | `let NAME "PIPELINE"` | a pipeline by name, for joins and unions |
 //! | `run "PIPELINE"` | runs it and prints its rows, and remote keys and warnings |
 //!
@@ -48,7 +49,10 @@ impl Runner for Script {
             "index" => self.session.tables.create_index(&args)?,
             "insert" => self.session.tables.insert(&args)?,
             "remote" => self.session.tables.make_remote(&args)?,
-            "memory" => self.session.memory_limit = args[0].parse()?,
+            "memory" => {
+                self.session.memory_limit = args[0].parse()?;
+                self.session.spills = args.get(1) == Some(&"spill");
+            }
             "let" => {
                 self.named.insert(args[0].to_string(), args[1].to_string());
             }
@@ -86,5 +90,5 @@ macro_rules! scripts {
 
 scripts! {
     scans lookup filter_project aggregate stream_aggregate order hash_join index_join null_aware
-    apply misc
+    apply misc spill
 }

@@ -1,6 +1,7 @@
 //! Settings of a SQL node.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How a SQL node is set up. Every field has a default that suits a playground.
@@ -16,8 +17,12 @@ pub struct SqlConfig {
     pub connections_max: usize,
     /// Largest packet of a client that has logged in.
     pub max_allowed_packet_bytes: usize,
-    /// Memory of all statements together; 0: no limit.
+    /// Default of `tidb_server_memory_limit`; 0: the built-in one.
     pub memory_limit_bytes: u64,
+    /// Where temporary files are; the system's folder for them when absent.
+    pub tmp_storage_path: Option<PathBuf>,
+    /// Temporary files of all statements together; 0: no limit.
+    pub tmp_storage_quota_bytes: u64,
     /// Plans kept in the shared cache.
     pub plan_cache_entries: usize,
     /// Let accounts without a password in from beyond loopback.
@@ -43,6 +48,8 @@ impl Default for SqlConfig {
             connections_max: 1_000,
             max_allowed_packet_bytes: 64 << 20,
             memory_limit_bytes: 0,
+            tmp_storage_path: None,
+            tmp_storage_quota_bytes: 0,
             plan_cache_entries: 10_000,
             insecure: false,
             statistics_lease: Duration::from_secs(3),

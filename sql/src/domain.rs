@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_executor::MemoryTracker;
 use cairn_kv_client::{KvClient, Snapshot, Transaction};
 use cairn_pd_client::PdClient;
 use cairn_planner::catalog::Catalog;
@@ -25,6 +24,7 @@ use crate::gc;
 use crate::infoschema;
 use crate::lock_view::deadlocks::Deadlocks;
 use crate::lock_view::{DigestTexts, nodes};
+use crate::memory::NodeMemory;
 use crate::metrics::Metrics;
 use crate::named_locks::NamedLocks;
 use crate::processes::Processes;
@@ -104,8 +104,8 @@ pub struct Domain {
     pub plans: cairn_planner::cache::PlanCache,
     /// What is known of tables' rows.
     pub statistics: NodeStatistics,
-    /// Memory of all statements of the node.
-    pub memory: Arc<MemoryTracker>,
+    /// Memory and temporary files of all statements of the node.
+    pub memory: NodeMemory,
     /// Counters.
     pub metrics: Metrics,
     /// Cancelled when the node stops.
@@ -138,9 +138,10 @@ impl Domain {
         stop: CancellationToken,
     ) -> Result<Arc<Self>> {
         let node_id = pd.alloc_ids(1).await?;
+        let variables = GlobalVariables::new(&config);
         let domain = Arc::new(Self {
-            variables: GlobalVariables::new(&config),
-            memory: MemoryTracker::root("node", config.memory_limit_bytes),
+            memory: NodeMemory::new(&config, &variables.current()),
+            variables,
             auto_ids: AutoIds::default(),
             named_locks: NamedLocks::default(),
             table_locks: NodeLocks::default(),
@@ -175,7 +176,10 @@ impl Domain {
         gc::service::report(&domain).await?;
         // Changes that ended before others knew of this node did not wait for it.
         domain.reload_schema().await?;
-        domain.statistics.refresh(&domain).await?;
+        // Without them plans are worse, and right: no reason not to start.
+        if let Err(error) = domain.statistics.refresh(&domain).await {
+            tracing::warn!(%error, "statistics cannot be read");
+        }
         tokio::spawn(Self::follow_schema(Arc::clone(&domain)));
         tokio::spawn(Self::publish_versions(Arc::clone(&domain)));
         tokio::spawn(gc::service::keep_reporting(Arc::clone(&domain)));
@@ -184,6 +188,7 @@ impl Domain {
         tokio::spawn(table_locks::keep_watch(Arc::clone(&domain)));
         tokio::spawn(statistics::keep_fresh(Arc::clone(&domain)));
         tokio::spawn(statistics::auto::run(Arc::clone(&domain)));
+        tokio::spawn(NodeMemory::watch(Arc::clone(&domain)));
         Ok(domain)
     }
 
@@ -224,6 +229,7 @@ impl Domain {
         let stored = meta::load(&snapshot).await?;
         self.accounts.replace(stored.accounts.clone());
         self.variables.replace(&stored.variables);
+        self.memory.apply(&self.variables.current());
         self.schema.replace(SchemaSnapshot::new(stored, &infoschema::databases()));
         Ok(self.schema.current())
     }

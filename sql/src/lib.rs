@@ -42,6 +42,7 @@ pub mod execution;
 pub mod gc;
 pub mod infoschema;
 pub mod lock_view;
+pub mod memory;
 pub mod metrics;
 pub mod named_locks;
 pub mod pattern;

@@ -13,6 +13,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Statements run.
     pub statements: Counter,
+    /// Memory that statements use, in bytes.
+    pub statement_memory: Gauge,
+    /// Temporary files of statements, in bytes.
+    pub tmp_storage: Gauge,
     /// Runs of garbage collection that this node drove to their end.
     pub gc_runs: Counter,
     /// Runs that failed.
@@ -28,6 +32,17 @@ impl Default for Metrics {
         let statements = Counter::default();
         registry.register("connections", "Open client connections", connections.clone());
         registry.register("statements", "Statements run since the start", statements.clone());
+        let (statement_memory, tmp_storage) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "statement_memory_bytes",
+            "Memory that running statements use, as they count it",
+            statement_memory.clone(),
+        );
+        registry.register(
+            "tmp_storage_bytes",
+            "Temporary files of running statements",
+            tmp_storage.clone(),
+        );
         let (gc_runs, gc_failures) = (Counter::default(), Counter::default());
         let gc_safe_point_ms = Gauge::default();
         registry.register("gc_runs", "Runs of garbage collection driven here", gc_runs.clone());
@@ -37,7 +52,16 @@ impl Default for Metrics {
             "Safe point that this node set last, in milliseconds since the epoch",
             gc_safe_point_ms.clone(),
         );
-        Self { registry, connections, statements, gc_runs, gc_failures, gc_safe_point_ms }
+        Self {
+            registry,
+            connections,
+            statements,
+            statement_memory,
+            tmp_storage,
+            gc_runs,
+            gc_failures,
+            gc_safe_point_ms,
+        }
     }
 }
 

@@ -34,6 +34,8 @@ errors! {
     ER_DB_DROP_EXISTS = 1008, "HY000", "Can't drop database '{}'; database doesn't exist";
     ER_DISK_FULL = 1021, "HY000", "Disk full ({}); waiting for someone to free some space...";
     ER_DUP_KEY = 1022, "23000", "Can't write; duplicate key in table '{}'";
+    ER_ERROR_ON_READ = 1024, "HY000", "Error reading file '{}' (errno: {} - {})";
+    ER_ERROR_ON_WRITE = 1026, "HY000", "Error writing file '{}' (errno: {} - {})";
     ER_KEY_NOT_FOUND = 1032, "HY000", "Can't find record in '{}'";
     ER_OPEN_AS_READONLY = 1036, "HY000", "Table '{}' is read only";
     ER_OUTOFMEMORY = 1037, "HY001", "Out of memory; restart server and try again (needed {} bytes)";

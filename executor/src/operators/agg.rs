@@ -6,6 +6,7 @@ use cairn_expr::agg::partial_types;
 use cairn_expr::{AggDesc, EvalContext, GroupedAgg};
 use cairn_types::{Chunk, Column};
 
+use super::hash_agg::DistinctOverflow;
 use crate::batch;
 use crate::error::{ExecError, Result};
 use crate::plan::{AggMode, AggregationDesc};
@@ -70,6 +71,66 @@ impl Aggregates {
             }
         }
         Ok(())
+    }
+
+    /// The same of groups whose DISTINCT values may take no more memory: those that are new go
+    /// to `overflow`.
+    pub(super) fn update_frozen(
+        &mut self,
+        chunk: &Chunk,
+        ids: &[u32],
+        groups: usize,
+        eval: &mut EvalContext,
+        overflow: &mut DistinctOverflow,
+    ) -> Result<()> {
+        if !overflow.is_needed() {
+            return self.update(chunk, ids, groups, eval);
+        }
+        self.rows_seen += ids.len() as u64;
+        for (at, Aggregate { desc, state, .. }) in self.list.iter_mut().enumerate() {
+            state.ensure_groups(groups);
+            let mut args = Vec::with_capacity(desc.args.len());
+            for arg in &desc.args {
+                args.push(batch::eval(arg, chunk, eval)?.into_owned());
+            }
+            match state.as_distinct() {
+                Some(distinct) => overflow.push(at, ids, &args, &distinct.unseen(ids, &args))?,
+                None => state.update(ids, &args, eval)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The DISTINCT aggregates, by their place.
+    pub(super) fn distinct(&self) -> impl Iterator<Item = (usize, &AggDesc)> {
+        self.list
+            .iter()
+            .map(|aggregate| &aggregate.desc)
+            .enumerate()
+            .filter(|(_, desc)| desc.distinct)
+    }
+
+    /// Frees the values that DISTINCT aggregates have seen.
+    pub(super) fn forget_seen(&mut self) {
+        for aggregate in &mut self.list {
+            if let Some(distinct) = aggregate.state.as_distinct() {
+                distinct.forget_seen();
+            }
+        }
+    }
+
+    /// Adds rows with values that are new to their groups to the aggregate at `at`.
+    pub(super) fn update_unique(
+        &mut self,
+        at: usize,
+        ids: &[u32],
+        args: &[Column],
+        eval: &mut EvalContext,
+    ) -> Result<()> {
+        match self.list.get_mut(at).and_then(|aggregate| aggregate.state.as_distinct()) {
+            Some(distinct) => Ok(distinct.update_unique(ids, args, eval)?),
+            None => Ok(()),
+        }
     }
 
     /// Rows added so far.

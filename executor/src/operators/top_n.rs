@@ -5,6 +5,9 @@
 //! [`RowStore`] that is cleaned up when it holds as many dropped as kept rows. Of
 //! equal rows the earlier wins.
 //!
+//! If memory is refused, what is kept and what follows are handed to a [`Sort`], which can go to disk, and the first
+//! rows of that are taken.
+//!
 //! **Cost** (planner): rows × key + kept rows × log(n); memory: about 2 × n rows.
 
 use std::collections::BinaryHeap;
@@ -13,14 +16,16 @@ use async_trait::async_trait;
 use cairn_expr::EvalContext;
 use cairn_types::{Chunk, FieldType};
 
+use super::{ChunkSource, Limit, Sort, UnionAll};
 use crate::batch::{self, RowStore};
 use crate::context::{ChunkRows, ExecContext};
 use crate::error::Result;
 use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::order::{OrderEncoder, OrderKeys};
-use crate::plan::TopNDesc;
 use crate::plan::fragment::check_expr;
+use crate::plan::{LimitDesc, SortDesc, TopNDesc};
+use crate::spill::must_spill;
 
 /// Dropped rows that are kept before the first clean-up.
 const GARBAGE_ROWS_MIN: usize = 4096;
@@ -37,6 +42,7 @@ struct Kept {
 pub struct TopN {
     input: Option<BoxOperator>,
     schema: Vec<FieldType>,
+    desc: TopNDesc,
     encoder: OrderEncoder,
     offset: usize,
     keep: usize,
@@ -50,6 +56,8 @@ pub struct TopN {
     rows: RowStore,
     sorted: Vec<u32>,
     returned: usize,
+    /// What does the work if there are too many rows to keep.
+    sort: Option<BoxOperator>,
 }
 
 impl TopN {
@@ -62,6 +70,7 @@ impl TopN {
             rows: RowStore::new(&schema),
             input: Some(input),
             schema,
+            desc: desc.clone(),
             encoder: OrderEncoder::new(&desc.order_by),
             offset: usize::try_from(desc.offset).unwrap_or(usize::MAX),
             keep: if desc.limit == 0 { 0 } else { keep },
@@ -74,6 +83,7 @@ impl TopN {
             arrived: 0,
             sorted: Vec::new(),
             returned: 0,
+            sort: None,
         })
     }
 
@@ -83,7 +93,9 @@ impl TopN {
         }
         while let Some(chunk) = input.next().await? {
             self.ctx.check()?;
-            self.add(&batch::dense(chunk))?;
+            if self.add(&batch::dense(chunk))? {
+                return self.sort_all(input);
+            }
         }
         self.ctx.flush_warnings(&mut self.eval);
         let kept = std::mem::take(&mut self.heap).into_sorted_vec();
@@ -91,7 +103,26 @@ impl TopN {
         Ok(())
     }
 
-    fn add(&mut self, chunk: &Chunk) -> Result<()> {
+    /// Lets a sort do what follows.
+    fn sort_all(&mut self, rest: BoxOperator) -> Result<()> {
+        self.ctx.flush_warnings(&mut self.eval);
+        let kept = std::mem::take(&mut self.heap).into_sorted_vec();
+        let kept: Vec<u32> = kept.into_iter().map(|kept| kept.row).collect();
+        let kept = kept.chunks(self.sizes.max()).map(|rows| self.rows.gather(rows));
+        let kept: Result<Vec<Chunk>> = kept.collect();
+        let kept = ChunkSource::from_chunks(self.schema.clone(), kept?, self.ctx.clone());
+        self.rows = RowStore::new(&self.schema);
+        self.memory.clear();
+        let all = Box::new(UnionAll::new(self.schema.clone(), vec![Box::new(kept), rest]));
+        let order_by = self.desc.order_by.clone();
+        let sort = Sort::new(all, &SortDesc { order_by }, self.ctx.clone())?;
+        let limit = LimitDesc { offset: self.desc.offset, limit: self.desc.limit };
+        self.sort = Some(Box::new(Limit::new(Box::new(sort), &limit)));
+        Ok(())
+    }
+
+    /// Keeps what is worth it; true: that is more than memory holds.
+    fn add(&mut self, chunk: &Chunk) -> Result<bool> {
         let mut keys = OrderKeys::default();
         self.encoder.encode(chunk, &mut self.eval, &mut keys)?;
         let mut taken = Vec::new();
@@ -120,7 +151,8 @@ impl TopN {
             self.clean_up()?;
         }
         let entries = self.heap.capacity() * size_of::<Kept>();
-        self.memory.set((self.rows.bytes() + self.key_bytes + entries) as u64)
+        let bytes = self.rows.bytes() + self.key_bytes + entries;
+        must_spill(&mut self.memory, self.ctx.spill.as_ref(), 0, bytes)
     }
 
     /// Drops the rows that are no longer in the heap.
@@ -145,6 +177,9 @@ impl Operator for TopN {
             self.collect(input).await?;
         }
         self.ctx.check()?;
+        if let Some(sort) = &mut self.sort {
+            return sort.next().await;
+        }
         let end = (self.returned + self.sizes.advance()).min(self.sorted.len());
         if self.returned == end {
             self.memory.clear();

@@ -82,6 +82,28 @@ impl GroupTable {
         }
     }
 
+    /// The group of key `at`, if there is one.
+    pub(crate) fn find(&self, keys: &KeyBatch, at: usize) -> Option<u32> {
+        match (self, keys) {
+            (GroupTable::Ints(groups), KeyBatch::Ints { keys: batch, .. }) => {
+                if keys.is_null(at) {
+                    return groups.null_group;
+                }
+                let IntGroups { slots, keys, null_group } = groups;
+                let null = null_group.map_or(usize::MAX, |id| id as usize);
+                let key = batch[at];
+                let same = |&id: &u32| keys[id as usize] == key && id as usize != null;
+                slots.find(hash_int(key), same).copied()
+            }
+            (GroupTable::Bytes(groups), KeyBatch::Bytes { .. }) => {
+                let key = keys.bytes(at);
+                let hash = hash_bytes(key);
+                groups.slots.find(hash, |&id| groups.is(id, hash, key)).copied()
+            }
+            _ => unreachable!("the shape of keys is fixed when the table is made"),
+        }
+    }
+
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
         match self {
@@ -144,6 +166,14 @@ impl IntGroups {
 }
 
 impl ByteGroups {
+    /// Whether group `id` has this key.
+    #[inline]
+    fn is(&self, id: u32, hash: u64, key: &[u8]) -> bool {
+        let id = id as usize;
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        self.hashes[id] == hash && &self.data[start..self.ends[id]] == key
+    }
+
     #[inline]
     fn find(&mut self, key: &[u8]) -> (u32, bool) {
         let hash = hash_bytes(key);

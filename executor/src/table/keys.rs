@@ -6,6 +6,7 @@ use cairn_expr::{EvalContext, Expr};
 use cairn_types::codec::encode_decimal;
 use cairn_types::{Chunk, Collation, Column, ColumnData, DatumRef, FieldType, PhysicalKind};
 
+use super::{hash_bytes, hash_int};
 use crate::batch;
 use crate::error::{ExecError, Result};
 
@@ -93,6 +94,15 @@ impl KeyBatch {
             KeyBatch::Ints { nulls, .. } | KeyBatch::Bytes { nulls, .. } => {
                 nulls.as_ref().is_some_and(|nulls| nulls[at])
             }
+        }
+    }
+
+    /// Hash of row `at`'s key, as the tables take it.
+    #[inline]
+    pub(crate) fn hash(&self, at: usize) -> u64 {
+        match self {
+            KeyBatch::Ints { keys, .. } => hash_int(keys[at]),
+            KeyBatch::Bytes { .. } => hash_bytes(self.bytes(at)),
         }
     }
 

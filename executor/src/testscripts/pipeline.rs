@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use cairn_expr::agg::build_aggregate;
 use cairn_expr::{EvalContext, Expr};
@@ -28,8 +29,12 @@ use crate::operator::BoxOperator;
 use crate::operators::*;
 use crate::plan::*;
 use crate::source::KeyRange;
-use crate::testing::{collect_rows, format_rows};
+use crate::spill::{SpillSizes, SpillSpace};
+use crate::testing::{MemoryStorage, collect_rows, format_rows};
 
+/// A few rows are more than memory holds.
+const SPILL_SIZES: SpillSizes =
+    SpillSizes { floor_bytes: 900, block_bytes: 64, partitions: 3, merge_runs: (2, 2) };
 /// Keys that one look-up of a join takes.
 const LOOKUP_KEYS_MAX: usize = 3;
 
@@ -40,6 +45,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub(super) struct Session {
     pub(super) tables: Tables,
     pub(super) memory_limit: u64,
+    /// Whether what the limit does not hold goes to disk.
+    pub(super) spills: bool,
 }
 
 impl Session {
@@ -47,6 +54,12 @@ impl Session {
     pub(super) async fn run(&self, text: &str, named: &BTreeMap<String, String>) -> Result<String> {
         let mut ctx = ExecContext::new(EvalContext::default())
             .with_memory(MemoryTracker::root("statement", self.memory_limit));
+        let disk = MemoryTracker::root("statement", 0);
+        let storage = Arc::new(MemoryStorage::default());
+        if self.spills {
+            let space = SpillSpace::new(storage.clone(), disk.clone());
+            ctx.spill = Some(space.with_sizes(SPILL_SIZES));
+        }
         // Small chunks, so that every operator meets several.
         ctx.chunk_rows_init = 2;
         ctx.chunk_rows_max = 3;
@@ -64,6 +77,11 @@ impl Session {
         }
         for warning in ctx.warnings.lock().list() {
             writeln!(output, "warning: {}", warning.message)?;
+        }
+        if self.spills {
+            let spilled = if storage.writes() > 0 { "yes" } else { "no" };
+            let left = (disk.used_bytes(), storage.open_files());
+            writeln!(output, "spilled: {spilled}, left behind: {left:?}")?;
         }
         Ok(output)
     }
@@ -211,7 +229,7 @@ impl Builder<'_> {
         };
         // The factory outlives this builder: it gets all it needs as its own.
         let (tables, named) = (self.session.tables.clone(), self.named.clone());
-        let session = Session { tables, memory_limit: 0 };
+        let session = Session { tables, ..Session::default() };
         let ctx = self.ctx.clone();
         let types: Vec<FieldType> = lookup_keys.iter().map(|key| key.ty().clone()).collect();
         let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
@@ -253,7 +271,7 @@ impl Builder<'_> {
         }
         // The factory outlives this builder: it gets all it needs as its own.
         let (tables, named) = (self.session.tables.clone(), self.named.clone());
-        let session = Session { tables, memory_limit: 0 };
+        let session = Session { tables, ..Session::default() };
         let ctx = self.ctx.clone();
         let factory: SubqueryFactory = Box::new(move |values: &[Datum]| {
             let builder = Builder { session: &session, named: &named, ctx: ctx.clone() };

@@ -6,7 +6,7 @@
 use cairn_types::{Collation, Column, ColumnData, DatumRef};
 use hashbrown::HashSet;
 
-use super::GroupedAgg;
+use super::{DistinctAgg, GroupedAgg};
 use crate::context::EvalContext;
 use crate::error::{ExprError, Result};
 
@@ -53,11 +53,7 @@ impl Distinct {
             if values.iter().any(|column| column.is_null(row)) {
                 continue;
             }
-            key.clear();
-            key.extend_from_slice(&group.to_le_bytes());
-            for (column, collation) in values.iter().zip(&self.collations) {
-                write_key(column.get(row), *collation, &mut key);
-            }
+            self.write_entry(*group, values, row, &mut key);
             if !self.keys.contains(key.as_slice()) {
                 self.key_bytes += key.len() + ENTRY_BYTES;
                 self.keys.insert(key.as_slice().into());
@@ -65,6 +61,51 @@ impl Distinct {
             }
         }
         rows
+    }
+
+    /// Makes the entry of a row.
+    fn write_entry(&self, group: u32, values: &[Column], row: usize, entry: &mut Vec<u8>) {
+        entry.clear();
+        entry.extend_from_slice(&group.to_le_bytes());
+        for (column, collation) in values.iter().zip(&self.collations) {
+            write_key(column.get(row), *collation, entry);
+        }
+    }
+}
+
+impl DistinctAgg for Distinct {
+    fn unseen(&self, groups: &[u32], args: &[Column]) -> Vec<u32> {
+        let values = &args[..self.collations.len()];
+        let mut entry = Vec::new();
+        let mut is_unseen = |row: usize, group: u32| {
+            if values.iter().any(|column| column.is_null(row)) {
+                return false;
+            }
+            if let [column] = values
+                && let ColumnData::Int(integers) = column.data()
+            {
+                return !self.integers.contains(&(group, integers[row]));
+            }
+            self.write_entry(group, values, row, &mut entry);
+            !self.keys.contains(entry.as_slice())
+        };
+        let rows = groups.iter().enumerate();
+        rows.filter(|(row, group)| is_unseen(*row, **group)).map(|(row, _)| row as u32).collect()
+    }
+
+    fn forget_seen(&mut self) {
+        self.integers = HashSet::default();
+        self.keys = HashSet::default();
+        self.key_bytes = 0;
+    }
+
+    fn update_unique(
+        &mut self,
+        groups: &[u32],
+        args: &[Column],
+        ctx: &mut EvalContext,
+    ) -> Result<()> {
+        self.inner.update(groups, args, ctx)
     }
 }
 
@@ -138,6 +179,10 @@ impl GroupedAgg for Distinct {
 
     fn write_final(&mut self, group: usize, out: &mut Column, ctx: &mut EvalContext) -> Result<()> {
         self.inner.write_final(group, out, ctx)
+    }
+
+    fn as_distinct(&mut self) -> Option<&mut dyn DistinctAgg> {
+        Some(self)
     }
 
     fn memory_bytes(&self) -> usize {

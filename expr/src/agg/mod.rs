@@ -366,8 +366,32 @@ pub trait GroupedAgg: Send {
     /// Appends a group's result to a column of the aggregate's type.
     fn write_final(&mut self, group: usize, out: &mut Column, ctx: &mut EvalContext) -> Result<()>;
 
+    /// The states as those of a DISTINCT aggregate; `None`: it is none.
+    fn as_distinct(&mut self) -> Option<&mut dyn DistinctAgg> {
+        None
+    }
+
     /// Bytes held, for memory tracking; an estimate where exactness costs time.
     fn memory_bytes(&self) -> usize;
+}
+
+/// What a DISTINCT aggregate offers to a caller that looks for duplicates itself, since the values seen no longer
+/// fit into memory.
+pub trait DistinctAgg {
+    /// Rows without NULL whose values their group has not seen, in order; among themselves they may repeat.
+    /// They are not noted as seen.
+    fn unseen(&self, groups: &[u32], args: &[Column]) -> Vec<u32>;
+
+    /// Frees the values seen: from now on only [`DistinctAgg::update_unique`] may be called.
+    fn forget_seen(&mut self);
+
+    /// Takes rows in that the caller knows to be new.
+    fn update_unique(
+        &mut self,
+        groups: &[u32],
+        args: &[Column],
+        ctx: &mut EvalContext,
+    ) -> Result<()>;
 }
 
 /// The partial state has another layout than this aggregate's.

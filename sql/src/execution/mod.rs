@@ -129,9 +129,11 @@ pub async fn build_context(
 ) -> Result<BuildContext> {
     let mut eval = session.eval_context();
     eval.params = slots(plan, parameters).into();
-    let quota_bytes = session.settings().memory_quota_bytes;
-    let memory = session.domain.memory.child("statement", quota_bytes);
-    let mut exec = ExecContext::new(eval).with_memory(memory).with_cancel(session.token().clone());
+    let memory = session.statement_memory();
+    let mut exec = ExecContext::new(eval)
+        .with_memory(memory.tracker)
+        .with_spill(memory.spill)
+        .with_cancel(session.token().clone());
     exec.concurrency = session.settings().executor_concurrency;
     if let Some(stats) = stats {
         exec = exec.with_stats(stats, Arc::new(clock::monotonic_nanos));

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_executor::operators::ChunkSource;
 use cairn_executor::plan::OpDesc;
-use cairn_executor::{BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource};
+use cairn_executor::{
+    BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource, OperatorMemory,
+};
 use cairn_kv_client::{DistScan, DistScanRequest, KvClient, ReadFrom, RequestScope, ScanPage};
 use cairn_planner::plan::{CopInfo, Reader};
 use cairn_types::keys::prefix_next;
@@ -80,6 +82,7 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         },
         scan: None,
         remote_keys: VecDeque::new(),
+        memory: context.exec.account("IndexLookUp"),
         types: types.clone(),
         info: reader.info.clone(),
         finished_primary: false,
@@ -120,6 +123,11 @@ fn answer_bytes(reader: &Reader, limit: Option<u64>) -> u64 {
     rows.saturating_mul(top.schema.len() as u64 * COLUMN_BYTES_GUESS)
 }
 
+/// What a row key takes.
+fn key_bytes(key: &Bytes) -> usize {
+    size_of::<Bytes>() + key.len()
+}
+
 /// Whether the transaction itself wrote what the reader may read. An index may have other entries
 /// than the snapshot's wherever rows of the table were changed.
 fn is_dirty(reader: &Reader, ranges: &[KeyRange], context: &BuildContext) -> bool {
@@ -140,6 +148,8 @@ struct DistributedRead {
     remote: Option<Arc<cairn_proto::cop::Fragment>>,
     scan: Option<DistScan>,
     remote_keys: VecDeque<Bytes>,
+    /// Of those keys.
+    memory: OperatorMemory,
     types: Vec<FieldType>,
     info: Vec<CopInfo>,
     finished_primary: bool,
@@ -169,6 +179,7 @@ impl DistributedRead {
             };
             let count = self.remote_keys.len().min(REMOTE_KEYS_BATCH);
             let mut keys: Vec<Bytes> = self.remote_keys.drain(..count).collect();
+            self.memory.shrink(keys.iter().map(key_bytes).sum());
             keys.sort_unstable();
             keys.dedup();
             let ranges = keys.iter().map(|key| client_range(&KeyRange::point(key))).collect();
@@ -185,6 +196,7 @@ impl DistributedRead {
 
     /// Takes a page apart; `None` when it holds no rows.
     fn accept(&mut self, page: ScanPage) -> Result<Option<Chunk>, ExecError> {
+        self.memory.grow(page.remote_row_keys.iter().map(key_bytes).sum())?;
         self.remote_keys.extend(page.remote_row_keys);
         for warning in page.warnings {
             let code = u16::try_from(warning.mysql_code).unwrap_or(u16::MAX);

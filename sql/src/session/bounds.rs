@@ -7,7 +7,7 @@
 //! When the time is over a timer cancels the statement's own token, which operators look at too.
 //!
 //! **Errors.** Whoever stops is told "interrupted" (1317); [`Session::tell_interruption`] says at
-//! the end whether it was the statement's time that ran out (3024).
+//! the end whether it was the statement's time that ran out (3024), or the node's memory (8175).
 
 use std::time::Duration;
 
@@ -104,8 +104,14 @@ impl Session {
         }
     }
 
-    /// A statement that stopped because its own time was over says so.
+    /// A statement that stopped because its own time was over, or for the sake of the node's memory, says so.
     pub(crate) fn tell_interruption(&self, error: SqlError) -> SqlError {
+        if let Some(memory) = &self.statement_memory
+            && let Err(reason) = memory.tracker.check()
+            && error.to_mysql().code == errno::ER_QUERY_INTERRUPTED
+        {
+            return reason.into();
+        }
         let is_late = self.scope().deadline.is_some_and(Deadline::is_over);
         if !is_late || self.bounds.killed.is_cancelled() {
             return error;

@@ -36,6 +36,7 @@ use crate::clock;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 use crate::lock_view::text_start;
+use crate::memory::StatementMemory;
 use crate::named_locks::SessionLocks;
 use crate::processes::{ConnectionId, Process};
 use crate::protocol::constants::status;
@@ -105,6 +106,8 @@ pub struct Session {
     statement_text: String,
     /// Its plan, if it has one.
     statement_plan: Option<Arc<Plan>>,
+    /// What it may use, once it has run operators.
+    statement_memory: Option<StatementMemory>,
 }
 
 impl Session {
@@ -139,6 +142,7 @@ impl Session {
             bounds: Bounds::new(token),
             statement_text: String::new(),
             statement_plan: None,
+            statement_memory: None,
             domain,
             process,
         };
@@ -338,6 +342,7 @@ impl Session {
     pub fn begin_statement(&mut self, token: CancellationToken) {
         self.shared.begin_statement(token.clone());
         self.bounds = Bounds::new(token);
+        self.statement_memory = None;
         self.domain.count_statement();
     }
 
@@ -351,6 +356,17 @@ impl Session {
     /// The plan by which it runs.
     pub fn set_statement_plan(&mut self, plan: &Arc<Plan>) {
         self.statement_plan = Some(Arc::clone(plan));
+    }
+
+    /// What the running statement may use, the same for all its plans.
+    pub fn statement_memory(&mut self) -> StatementMemory {
+        if let Some(memory) = &self.statement_memory {
+            return memory.clone();
+        }
+        let (connection, quota_bytes) = (self.process.id.0, self.settings().memory_quota_bytes);
+        let token = self.token().clone();
+        let memory = self.domain.memory.statement(connection, quota_bytes, token);
+        self.statement_memory.insert(memory).clone()
     }
 
     /// An error if the statement was cancelled.

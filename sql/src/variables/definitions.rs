@@ -37,6 +37,13 @@ pub enum Kind {
         /// Longest, in seconds.
         max_s: u64,
     },
+    /// Bytes with a unit, or with a part of the machine's memory ([`super::size`]).
+    Size {
+        /// Whether a percentage may stand for bytes.
+        percent: bool,
+        /// Least bytes; 0 may be set all the same.
+        min_bytes: u64,
+    },
     /// A number with a fraction.
     Float,
     /// One of a list, also by its position.
@@ -121,6 +128,9 @@ const REPLICA_READS: &[&str] = &[
 const SKIPPED_TYPES: &str = "json,blob,mediumblob,longblob,mediumtext,longtext";
 /// Ten minutes to a year, as in TiDB.
 const GC_TIME: Kind = Kind::Duration { min_s: 600, max_s: 31_536_000 };
+/// Less would leave no room for the statements that change it back.
+const SERVER_MEMORY: Kind = Kind::Size { percent: true, min_bytes: 32 << 20 };
+const VICTIM_MEMORY: Kind = Kind::Size { percent: false, min_bytes: 128 };
 const I31: i64 = i32::MAX as i64;
 const I32U: i64 = u32::MAX as i64;
 const DEFAULT_SQL_MODE: &str = "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,\
@@ -304,6 +314,7 @@ pub const DEFINITIONS: &[Definition] = &[
     bool_var("tidb_enable_clustered_index", Both, true),
     bool_var("tidb_enable_mutation_checker", Both, true),
     bool_var("tidb_enable_prepared_plan_cache", Both, true),
+    bool_var("tidb_enable_tmp_storage_on_oom", Global, true),
     int_var("tidb_executor_concurrency", Both, "5", 1, 256),
     enum_var("tidb_force_priority", Both, "NO_PRIORITY", PRIORITIES),
     bool_var("tidb_gc_enable", Global, true),
@@ -311,12 +322,15 @@ pub const DEFINITIONS: &[Definition] = &[
     int_var("tidb_gc_max_wait_time", Global, "86400", 600, 31_536_000),
     other_var("tidb_gc_run_interval", Global, GC_TIME, "10m0s"),
     text_var("tidb_last_txn_info", ReadOnly, ""),
+    enum_var("tidb_mem_oom_action", Global, "CANCEL", &["CANCEL", "LOG"]),
     int_var("tidb_mem_quota_query", Both, "1073741824", -1, i64::MAX),
     bool_var("tidb_opt_agg_push_down", Both, true),
     bool_var("tidb_opt_push_down", Both, true),
     int_var("tidb_read_staleness", Session, "0", i32::MIN as i64, 0),
     enum_var("tidb_replica_read", Both, "leader", REPLICA_READS),
     enum_var("tidb_scatter_region", Both, "", &["", "table", "global"]),
+    other_var("tidb_server_memory_limit", Global, SERVER_MEMORY, "80%"),
+    other_var("tidb_server_memory_limit_sess_min_size", Global, VICTIM_MEMORY, "134217728"),
     text_var("tidb_snapshot", Session, ""),
     enum_var("tidb_txn_assertion_level", Both, "FAST", &["OFF", "FAST", "STRICT"]),
     enum_var("tidb_txn_mode", Both, "pessimistic", &["optimistic", "pessimistic"]),

@@ -7,6 +7,7 @@
 
 pub mod definitions;
 pub mod duration;
+pub mod size;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,6 +72,14 @@ pub fn normalise(
             }
             duration::format(clamped)
         }
+        Kind::Size { percent, min_bytes } => match size::parse(value).ok_or_else(wrong)? {
+            size::Size::Percent(_) if !percent => return Err(wrong()),
+            size::Size::Bytes(bytes) if (1..min_bytes).contains(&bytes) => {
+                warn(format!("Truncated incorrect {} value: '{value}'", definition.name));
+                min_bytes.to_string()
+            }
+            _ => value.trim().to_owned(),
+        },
         Kind::Float => {
             let number: f64 = value.trim().parse().map_err(|_| wrong())?;
             if !number.is_finite() {
@@ -141,6 +150,9 @@ impl GlobalVariables {
         base.insert("max_connections", config.connections_max.to_string());
         base.insert("tidb_gc_life_time", duration::format(config.gc_life_time));
         base.insert("tidb_gc_run_interval", duration::format(config.gc_run_interval));
+        if config.memory_limit_bytes > 0 {
+            base.insert("tidb_server_memory_limit", config.memory_limit_bytes.to_string());
+        }
         base.insert("max_allowed_packet", config.max_allowed_packet_bytes.to_string());
         Self { current: ArcSwap::from_pointee(base.clone()), base }
     }

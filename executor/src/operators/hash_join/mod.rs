@@ -21,10 +21,18 @@
 //!
 //! **Order.** None is promised: workers finish as they do.
 //!
-//! **Left out:** spilling. A build side over the quota ends the statement with
-//! error 8175.
+//! **Spilling** ([`spilled`]). A build side that memory does not hold is divided by the hash of its keys and written
+//! to disk, and so is the probe side; then the parts are joined one after the other, each as a join of its own.
+//!
+//! What cannot be divided, all pairs or one key's rows, is joined block by block of the build side ([`blocks`]), if that
+//! is inner or preserved.
+//!
+//! **Left out:** the same for other kinds: error 8175 over the quota.
 
+mod blocks;
+mod build;
 pub(super) mod probe;
+mod spilled;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +42,10 @@ use cairn_expr::{EvalContext, Expr};
 use cairn_types::{Chunk, FieldType};
 use tokio::sync::{Mutex, mpsc};
 
+use self::blocks::BlockJoin;
+use self::build::BuildSide;
 use self::probe::ProbeCursor;
+use self::spilled::SpilledJoin;
 use super::worker::Workers;
 use crate::batch::{self, RowStore};
 use crate::context::ExecContext;
@@ -43,7 +54,9 @@ use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::plan::fragment::check_exprs;
 use crate::plan::{ApplyDesc, HashJoinDesc, JoinKind, JoinSide};
-use crate::table::join::{JOIN_ROWS_MAX, JoinTable, JoinTableBuilder};
+use crate::spill::must_spill;
+use crate::spill::partition::DEPTH_MAX;
+use crate::table::join::JoinTable;
 use crate::table::keys::KeyEncoder;
 
 /// Probe chunks joined in the caller's task before workers are started.
@@ -58,6 +71,8 @@ pub struct HashJoin {
     eval: EvalContext,
     state: State,
     memory: OperatorMemory,
+    /// How often the inputs were divided.
+    depth: u32,
 }
 
 enum State {
@@ -69,6 +84,10 @@ enum State {
     Parallel { core: Arc<JoinCore>, receiver: mpsc::Receiver<Result<Chunk>>, workers: Workers },
     /// Build rows without a match, from `row` on.
     Rest { core: Arc<JoinCore>, row: usize },
+    /// Part by part.
+    Spilled(Box<SpilledJoin>),
+    /// Block by block of the build side.
+    Blocks(Box<BlockJoin>),
     /// Drained or failed.
     Done,
 }
@@ -134,53 +153,13 @@ impl JoinCore {
         ctx: &ExecContext,
         memory: &mut OperatorMemory,
     ) -> Result<JoinCore> {
-        let probe_is_left = desc.build_side == JoinSide::Right;
-        let build_types = build.schema().to_vec();
-        let mut eval = ctx.eval();
-        let na_equalities = match desc.null_aware {
-            true => equalities(&desc, probe_is_left, &probe_types, &build_types, &mut eval)?,
-            false => Vec::new(),
-        };
-        let (probe_keys, build_keys) = match probe_is_left {
-            true => (desc.left_keys, desc.right_keys),
-            false => (desc.right_keys, desc.left_keys),
-        };
-        let encoder = KeyEncoder::for_join(&probe_keys, &build_keys, &desc.null_safe)?;
-        let mut table = JoinTableBuilder::new(encoder.int_keys());
-        let mut rows = RowStore::new(&build_types);
+        let mut side = BuildSide::new(desc, probe_types, build.schema().to_vec(), ctx)?;
         while let Some(chunk) = build.next().await? {
             ctx.check()?;
-            let chunk = batch::dense(chunk);
-            if rows.len() + chunk.num_rows() > JOIN_ROWS_MAX {
-                return Err(ExecError::invalid_plan("the build side of a join has too many rows"));
-            }
-            if !build_keys.is_empty() {
-                table.push(&encoder.encode(&build_keys, &chunk, &mut eval)?);
-            }
-            rows.append(&chunk)?;
-            memory.set((rows.bytes() + table.bytes()) as u64)?;
+            side.add(chunk)?;
+            memory.set(side.bytes() as u64)?;
         }
-        ctx.flush_warnings(&mut eval);
-        let preserved = match desc.kind {
-            JoinKind::LeftOuter => !probe_is_left,
-            JoinKind::RightOuter => probe_is_left,
-            _ => false,
-        };
-        let matched = preserved.then(|| (0..rows.len()).map(|_| AtomicBool::new(false)).collect());
-        Ok(JoinCore {
-            kind: desc.kind,
-            null_aware: desc.null_aware,
-            probe_is_left,
-            table: (!build_keys.is_empty()).then(|| table.finish()),
-            keys: (!probe_keys.is_empty()).then_some(JoinKeys { probe: probe_keys, encoder }),
-            conditions: desc.other_conditions,
-            na_equalities,
-            build: rows,
-            build_types,
-            probe_types,
-            matched,
-            keeps_order: false,
-        })
+        Ok(side.finish(ctx))
     }
 
     /// The same, with output in the order of the probe rows.
@@ -241,8 +220,19 @@ impl HashJoin {
     pub fn new(
         left: BoxOperator,
         right: BoxOperator,
+        desc: HashJoinDesc,
+        ctx: ExecContext,
+    ) -> Result<HashJoin> {
+        HashJoin::at_depth(left, right, desc, ctx, 0)
+    }
+
+    /// The same of inputs that were divided `depth` times.
+    fn at_depth(
+        left: BoxOperator,
+        right: BoxOperator,
         mut desc: HashJoinDesc,
         ctx: ExecContext,
+        depth: u32,
     ) -> Result<HashJoin> {
         let schema = check(&mut desc, left.schema(), right.schema())?;
         let memory = ctx.account("HashJoin");
@@ -252,6 +242,7 @@ impl HashJoin {
             ctx,
             state: State::Start { left, right, desc },
             memory,
+            depth,
         })
     }
 
@@ -264,9 +255,28 @@ impl HashJoin {
             JoinSide::Left => (left, right),
             JoinSide::Right => (right, left),
         };
-        let types = probe.schema().to_vec();
-        let core = JoinCore::with_keys(&mut build, types, desc, &self.ctx, &mut self.memory);
-        let core = Arc::new(core.await?);
+        let types = (probe.schema().to_vec(), build.schema().to_vec());
+        let mut side = BuildSide::new(desc, types.0, types.1, &self.ctx)?;
+        let divides = side.has_keys() && self.depth < DEPTH_MAX;
+        let space = self.ctx.spill.as_ref().filter(|_| divides || side.takes_blocks());
+        while let Some(chunk) = build.next().await? {
+            self.ctx.check()?;
+            side.add(chunk)?;
+            if !must_spill(&mut self.memory, space, 0, side.bytes())? {
+                continue;
+            }
+            let inputs = (side, build, probe);
+            self.state = if divides {
+                let join = SpilledJoin::start(inputs, &self.ctx, self.depth, &mut self.memory);
+                State::Spilled(Box::new(join.await?))
+            } else {
+                let memory = std::mem::replace(&mut self.memory, self.ctx.account("HashJoin"));
+                let join = BlockJoin::start(inputs, self.schema.clone(), &self.ctx, memory);
+                State::Blocks(Box::new(join.await?))
+            };
+            return Ok(());
+        }
+        let core = Arc::new(side.finish(&self.ctx));
         self.state = match core.is_pointless() {
             true => State::Rest { core, row: 0 },
             false => State::Inline { core, probe, cursor: None, chunks: 0 },
@@ -331,6 +341,17 @@ impl HashJoin {
                         self.state = State::Done;
                         self.memory.clear();
                     }
+                },
+                State::Spilled(join) => match join.next(&mut self.memory).await? {
+                    Some(chunk) => return Ok(Some(chunk)),
+                    None => {
+                        self.state = State::Done;
+                        self.memory.clear();
+                    }
+                },
+                State::Blocks(join) => match join.next().await? {
+                    Some(chunk) => return Ok(Some(chunk)),
+                    None => self.state = State::Done,
                 },
                 State::Done => return Ok(None),
             }
@@ -428,22 +449,4 @@ async fn join_chunk(
             return Ok(false);
         }
     }
-}
-
-/// `left key = right key` of each key, over left columns followed by right ones.
-fn equalities(
-    desc: &HashJoinDesc,
-    probe_is_left: bool,
-    probe_types: &[FieldType],
-    build_types: &[FieldType],
-    eval: &mut EvalContext,
-) -> Result<Vec<Expr>> {
-    let left_len = if probe_is_left { probe_types.len() } else { build_types.len() };
-    let pairs = desc.left_keys.iter().zip(&desc.right_keys);
-    pairs
-        .map(|(left, right)| {
-            let right = right.clone().remap_columns(&|index| Some(index + left_len))?;
-            Ok(cairn_expr::build_function("=", vec![left.clone(), right], eval)?)
-        })
-        .collect()
 }

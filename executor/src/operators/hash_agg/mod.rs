@@ -5,15 +5,26 @@
 //! the chunk. Without group columns there is one group and no table.
 //!
 //! **Partial mode** (in stores) does not hold more than [`PARTIAL_GROUPS_MAX`]
-//! groups: it hands out what it has and starts anew. The final aggregation merges
+//! groups: it hands out what it has and starts anew, also when memory is refused. The final aggregation merges
 //! a group's states however often it appears.
 //!
-//! **Order:** groups come in order of their first row.
+//! **Spilling** ([`overflow`]). When memory is refused, the groups in memory stay and take no others in. Rows of other groups
+//! are divided by their group's hash and go to disk; each part is aggregated alone once the groups in memory
+//! were handed out, and divided again if it needs to be. What grows within a group, the values of a DISTINCT, goes to disk,
+//! too ([`distinct`]).
+//!
+//! **Order:** groups come in order of their first row; where they were spilled, part by part.
 //!
 //! **Cost** (planner): rows × (key + look-up + aggregates); memory: groups × (key +
-//! states).
+//! states), or the quota, and the rows of groups beyond it once or more to disk.
 //!
-//! **Left out:** spilling in complete and final mode (error 8175 over the quota).
+//! **Left out:** a state that outgrows the quota by itself (GROUP_CONCAT, JSON_ARRAYAGG): error 8175.
+//!
+//! **Sources.** G. Graefe, "Query Evaluation Techniques for Large Databases", ACM Computing Surveys 25(2), 1993,
+//! section 4.2; PostgreSQL's `nodeAgg.c` keeps groups in memory and spills rows of others in this way.
+
+mod distinct;
+mod overflow;
 
 use std::borrow::Cow;
 
@@ -21,6 +32,8 @@ use async_trait::async_trait;
 use cairn_expr::{EvalContext, Expr};
 use cairn_types::{Chunk, Column, FieldType};
 
+pub(super) use self::distinct::DistinctOverflow;
+use self::overflow::{Overflow, Part};
 use super::agg::Aggregates;
 use crate::batch::{self, RowStore};
 use crate::context::{ChunkRows, ExecContext};
@@ -29,6 +42,7 @@ use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::plan::fragment::aggregation_types;
 use crate::plan::{AggMode, AggregationDesc};
+use crate::spill::must_spill;
 use crate::table::groups::GroupTable;
 use crate::table::keys::KeyEncoder;
 
@@ -39,6 +53,7 @@ const PARTIAL_GROUPS_MAX: usize = 32 << 10;
 /// See [`AggregationDesc`].
 pub struct HashAgg {
     input: Option<BoxOperator>,
+    input_types: Vec<FieldType>,
     schema: Vec<FieldType>,
     mode: AggMode,
     group_by: Vec<Expr>,
@@ -57,12 +72,29 @@ pub struct HashAgg {
     result: Option<(Chunk, usize)>,
     ids: Vec<u32>,
     fresh: Vec<u32>,
+    /// How often the rows of the input were divided.
+    depth: u32,
+    /// Rows of groups that are not in memory; none are taken in while this is there.
+    overflow: Option<Overflow>,
+    /// Parts of the input that are still to be aggregated, the next one last.
+    parts: Vec<Part>,
 }
 
 impl HashAgg {
     /// Aggregates `input`.
     pub fn new(input: BoxOperator, desc: &AggregationDesc, ctx: ExecContext) -> Result<HashAgg> {
-        let schema = aggregation_types(desc, input.schema())?;
+        HashAgg::at_depth(input, desc, ctx, 0)
+    }
+
+    /// The same of rows that were divided `depth` times.
+    fn at_depth(
+        input: BoxOperator,
+        desc: &AggregationDesc,
+        ctx: ExecContext,
+        depth: u32,
+    ) -> Result<HashAgg> {
+        let input_types = input.schema().to_vec();
+        let schema = aggregation_types(desc, &input_types)?;
         let encoder = KeyEncoder::for_groups(&desc.group_by);
         let group_types: Vec<FieldType> =
             desc.group_by.iter().map(|expr| expr.ty().clone()).collect();
@@ -76,6 +108,7 @@ impl HashAgg {
             group_types,
             group_by: desc.group_by.clone(),
             input: Some(input),
+            input_types,
             eval: ctx.eval(),
             memory: ctx.account("HashAgg"),
             sizes: ctx.chunk_rows(),
@@ -84,15 +117,21 @@ impl HashAgg {
             result: None,
             ids: Vec::new(),
             fresh: Vec::new(),
+            depth,
+            overflow: None,
+            parts: Vec::new(),
         })
     }
 
-    fn add(&mut self, chunk: Chunk) -> Result<()> {
+    async fn add(&mut self, chunk: Chunk) -> Result<()> {
         let rows = chunk.num_selected();
         if rows == 0 {
             return Ok(());
         }
         self.dirty = true;
+        if self.overflow.is_some() {
+            return self.add_to_known(batch::dense(chunk)).await;
+        }
         let groups = if self.group_by.is_empty() {
             self.ids.clear();
             self.ids.resize(rows, 0);
@@ -111,8 +150,24 @@ impl HashAgg {
         };
         self.aggregates.update(&chunk, &self.ids, groups, &mut self.eval)?;
         self.ctx.flush_warnings(&mut self.eval);
-        let bytes = self.table.bytes() + self.groups.bytes() + self.aggregates.bytes();
-        self.memory.set(bytes as u64)
+        let bytes = self.bytes();
+        if self.mode == AggMode::Partial {
+            let fits = self.memory.try_set(bytes as u64);
+            if !fits || self.table.len() >= PARTIAL_GROUPS_MAX {
+                self.finish()?;
+            }
+            return Ok(());
+        }
+        let space = self.ctx.spill.as_ref();
+        if must_spill(&mut self.memory, space, self.depth, bytes)? {
+            self.start_overflow(bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the groups in memory.
+    fn bytes(&self) -> usize {
+        self.table.bytes() + self.groups.bytes() + self.aggregates.bytes()
     }
 
     /// Hands out all groups and forgets them.
@@ -155,16 +210,17 @@ impl Operator for HashAgg {
             if let Some(chunk) = self.next_result() {
                 return Ok(Some(chunk));
             }
+            if self.input.is_none() && !self.next_part() {
+                return Ok(None);
+            }
             let Some(input) = &mut self.input else { return Ok(None) };
             match input.next().await? {
-                Some(chunk) => {
-                    self.add(chunk)?;
-                    if self.mode == AggMode::Partial && self.table.len() >= PARTIAL_GROUPS_MAX {
-                        self.finish()?;
-                    }
-                }
+                Some(chunk) => self.add(chunk).await?,
                 None => {
                     self.input = None;
+                    if let Some(overflow) = self.overflow.take() {
+                        self.end_overflow(overflow).await?;
+                    }
                     // Without groups an empty input still has a count of 0.
                     let global = self.group_by.is_empty() && self.mode != AggMode::Partial;
                     if self.dirty || global {
