@@ -5,7 +5,7 @@ SHELL := /bin/bash
 ENV := . scripts/env.sh &&
 ARGS ?=
 
-.PHONY: run build test lint bench sim sim-bugs test-drivers test-faults setup clean
+.PHONY: run build test lint bench bench-tpch sim sim-bugs test-drivers test-faults setup clean
 
 ## Builds and starts the playground; options in ARGS="--kv 3 --port 4001".
 run: build
@@ -31,6 +31,10 @@ lint: setup
 ## sysbench against Cairn, MariaDB and Galera; writes docs/benchmarks.md.
 bench: build
 	@$(ENV) scripts/bench.sh
+
+## TPC-H against Cairn, MariaDB and DuckDB; writes docs/tpch.md (TPCH_SCALE=0.1 for less).
+bench-tpch: build
+	@$(ENV) scripts/tpch.sh
 
 ## Simulates whole clusters, one per seed: SEEDS=200, or one of them: SEED=17 (ARGS=--trace).
 sim: setup

@@ -149,10 +149,10 @@ pub struct BankSession {
 }
 
 impl Session for BankSession {
-    fn draw(&mut self) -> Drawn {
+    fn draw(&mut self) -> Option<Drawn> {
         if self.rng.random_range(0..100) < self.bank.sum_percent {
             self.inputs = Inputs::Sum;
-            return Drawn::at_once(SUM);
+            return Some(Drawn::at_once(SUM));
         }
         let from = self.rng.random_range(0..self.bank.accounts);
         // Any account but that one.
@@ -162,7 +162,7 @@ impl Session for BankSession {
             to: (from + step) % self.bank.accounts,
             amount: self.rng.random_range(1..=TRANSFER_MAX),
         };
-        Drawn::at_once(TRANSFER)
+        Some(Drawn::at_once(TRANSFER))
     }
 
     async fn execute(&mut self, client: &mut Client, _retried: bool) -> Result<Outcome, Failure> {

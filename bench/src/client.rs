@@ -177,6 +177,17 @@ impl Client {
         rows.into_iter().map(columns).collect()
     }
 
+    /// The rows of a query sent as text, each value as its text.
+    pub async fn texts(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
+        let rows: Vec<Row> = self.connection().await?.conn.query(sql).await?;
+        let text = |value: Value| match value {
+            Value::NULL => None,
+            Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            other => Some(other.as_sql(true)),
+        };
+        Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+    }
+
     /// Begins a transaction.
     pub async fn begin(&mut self) -> Result<(), Failure> {
         self.text("BEGIN").await?;

@@ -11,7 +11,7 @@
 //! | `runner.rs` | `run`: one task per connection, repeats, phases |
 //! | `client.rs` | a connection: prepared statements or text |
 //! | `figures.rs`, `histogram.rs`, `report.rs` | what is counted, and how it is told |
-//! | `tpcc/`, `ycsb/`, `bank.rs` | the workloads |
+//! | `tpcc/`, `tpch/`, `ycsb/`, `bank.rs` | the workloads |
 //! | `random.rs`, `clock.rs` | where randomness and time come from |
 
 mod bank;
@@ -26,6 +26,7 @@ mod random;
 mod report;
 mod runner;
 mod tpcc;
+mod tpch;
 mod workload;
 mod ycsb;
 
@@ -50,6 +51,10 @@ pub async fn run(args: BenchArgs, stop: CancellationToken) -> Result<(), BenchEr
     match args.workload {
         WorkloadArgs::Tpcc(args) => {
             let workload = tpcc::Tpcc::new(&args)?;
+            act(workload, args.action, &args.shared, &stop).await
+        }
+        WorkloadArgs::Tpch(args) => {
+            let workload = tpch::Tpch::new(&args)?;
             act(workload, args.action, &args.shared, &stop).await
         }
         WorkloadArgs::Ycsb(args) => {
@@ -132,7 +137,7 @@ async fn measure<W: Workload>(
     let plan = Plan {
         threads: shared.threads as usize,
         warmup: seconds(shared.warmup),
-        time: (shared.time > 0).then(|| seconds(shared.time)),
+        time: (shared.time > 0 && !workload.ends_by_itself()).then(|| seconds(shared.time)),
         interval: (shared.interval > 0).then(|| seconds(shared.interval)),
         seed: shared.seed,
         ignore_errors: shared.ignore_errors,

@@ -8,6 +8,7 @@ use crate::bank::BankArgs;
 use crate::client::Target;
 use crate::error::BenchError;
 use crate::tpcc::TpccArgs;
+use crate::tpch::TpchArgs;
 use crate::ycsb::YcsbArgs;
 
 /// Most connections of one generator: more than any machine drives.
@@ -28,6 +29,8 @@ pub struct BenchArgs {
 pub enum WorkloadArgs {
     /// TPC-C: orders of a wholesale supplier, five kinds of transactions.
     Tpcc(TpccArgs),
+    /// TPC-H: 22 queries of a wholesaler's analysts.
+    Tpch(TpchArgs),
     /// YCSB's core workloads A to F: single rows by key, and scans.
     Ycsb(YcsbArgs),
     /// Transfers between accounts, whose sum is checked all the time.

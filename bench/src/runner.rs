@@ -67,6 +67,8 @@ pub struct Measured {
 /// Why a phase ended before its time.
 enum Ending {
     Interrupted,
+    /// All workers have done what they had to do.
+    Done,
     Failed(Failure),
 }
 
@@ -161,7 +163,7 @@ impl Run {
                 () = until(wake) => None,
                 () = stop.cancelled() => Some(Ending::Interrupted),
                 Some(ended) = self.workers.join_next() => match task_outcome(ended) {
-                    // Workers end well only when they are told to.
+                    Ok(()) if self.workers.is_empty() => Some(Ending::Done),
                     Ok(()) => continue,
                     Err(failure) => Some(Ending::Failed(failure)),
                 },
@@ -221,10 +223,10 @@ struct Worker<S> {
 }
 
 impl<S: Session> Worker<S> {
-    /// Draws and executes until told to finish.
+    /// Draws and executes until told to finish, or there is nothing left to do.
     async fn work(mut self) -> Result<(), Failure> {
         while !self.finish.is_cancelled() {
-            let drawn = self.session.draw();
+            let Some(drawn) = self.session.draw() else { break };
             self.pause(drawn.keying).await;
             if self.finish.is_cancelled() {
                 break;

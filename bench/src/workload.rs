@@ -71,8 +71,8 @@ pub enum Outcome {
 
 /// What one connection does.
 pub trait Session: Send + 'static {
-    /// Draws the next transaction with all its inputs.
-    fn draw(&mut self) -> Drawn;
+    /// Draws the next transaction with all its inputs; `None`: its work is done.
+    fn draw(&mut self) -> Option<Drawn>;
 
     /// Executes what was drawn last. Called again with the same inputs after a failure that
     /// passes; `retried` then says that an earlier attempt may have taken effect.
@@ -110,6 +110,11 @@ pub trait Workload: Send + Sync + 'static {
     fn conditions(&self) -> Vec<Condition>;
     /// Its sizes, for the summary.
     fn parameters(&self) -> serde_json::Value;
+    /// Whether sessions end by themselves: a run lasts until then, and no longer than its time
+    /// otherwise.
+    fn ends_by_itself(&self) -> bool {
+        false
+    }
     /// What is to be said of the figures, if anything.
     fn remark(&self) -> Option<String> {
         None

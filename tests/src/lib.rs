@@ -9,6 +9,7 @@
 //! or a deadline has passed. Every process that is started is killed and reaped when its
 //! [`Playground`] goes out of scope, by its process id.
 
+pub mod bench;
 pub mod client;
 pub mod faults;
 pub mod histories;

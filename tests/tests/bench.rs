@@ -2,9 +2,8 @@
 //! its summary says what a script reads from it.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
-use cairn_tests::node::cairn_binary;
+use cairn_tests::bench::{bench, succeed};
 use cairn_tests::{HarnessError, Layout, Playground};
 use mysql_async::prelude::Queryable;
 use serde_json::Value;
@@ -14,26 +13,6 @@ const TPCC_SCALE: &[&str] =
     &["--warehouses", "2", "--items", "100", "--customers-per-district", "10"];
 const RECORDS: &[&str] = &["--records", "300"];
 const ACCOUNTS: &[&str] = &["--accounts", "50"];
-
-/// Runs `cairn bench` with the words of `args` and `more`.
-fn bench(playground: &Playground, args: &str, more: &[&str]) -> Output {
-    Command::new(cairn_binary())
-        .arg("bench")
-        .args(args.split_whitespace())
-        .args(["--port", &playground.port().to_string()])
-        .args(more)
-        .output()
-        .expect("it starts")
-}
-
-/// As [`bench`], which must succeed; what it printed.
-fn succeed(playground: &Playground, args: &str, more: &[&str]) -> String {
-    let output = bench(playground, args, more);
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args}: {error}\n{printed}\n{}", playground.log());
-    printed
-}
 
 /// Runs a workload with checks for two seconds; the summary it wrote.
 fn run(playground: &Playground, args: &str, more: &[&str], json: &Path) -> Value {

@@ -283,7 +283,7 @@ fn draw_kind(rng: &mut StdRng) -> usize {
 }
 
 impl Session for Terminal {
-    fn draw(&mut self) -> Drawn {
+    fn draw(&mut self) -> Option<Drawn> {
         let Tpcc { scale, nurand, wait, .. } = &*self.tpcc;
         let rng = &mut self.rng;
         let w_id = self.homes[rng.random_range(0..self.homes.len())];
@@ -296,15 +296,15 @@ impl Session for Terminal {
             _ => Inputs::StockLevel(stock_level::StockLevel::draw(rng, w_id, self.district)),
         };
         if !wait {
-            return Drawn::at_once(kind);
+            return Some(Drawn::at_once(kind));
         }
         // A logarithm of (0, 1] makes the time fall off exponentially.
         let averages = (-(1.0 - rng.random::<f64>()).ln()).min(THINKING_MAX);
-        Drawn {
+        Some(Drawn {
             kind,
             keying: Duration::from_secs(KEYING_S[kind]),
             thinking: Duration::from_secs_f64(THINKING_S[kind] * averages),
-        }
+        })
     }
 
     async fn execute(&mut self, client: &mut Client, _retried: bool) -> Result<Outcome, Failure> {

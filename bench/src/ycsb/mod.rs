@@ -290,7 +290,7 @@ impl YcsbSession {
 }
 
 impl Session for YcsbSession {
-    fn draw(&mut self) -> Drawn {
+    fn draw(&mut self) -> Option<Drawn> {
         let kind = self.draw_kind();
         let number =
             if kind == INSERT { self.ycsb.keys.begin_insert() } else { self.draw_record() };
@@ -307,7 +307,7 @@ impl Session for YcsbSession {
             field: self.rng.random_range(0..UPDATES.len()),
             scan_rows: self.rng.random_range(1..=SCAN_ROWS_MAX),
         };
-        Drawn::at_once(kind)
+        Some(Drawn::at_once(kind))
     }
 
     async fn execute(&mut self, client: &mut Client, retried: bool) -> Result<Outcome, Failure> {
