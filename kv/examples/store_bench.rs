@@ -173,7 +173,7 @@ fn snapshot(folder: &Path, mib: u64) {
             data,
             absorbed: Vec::new(),
         };
-        install(target.as_ref(), installation).expect("install");
+        install(target.as_ref(), &installation).expect("install");
         let done = start.elapsed();
         peak = peak.max(rss_mib());
         let wire: u64 = files.manifest().files.iter().map(|file| file.size_bytes).sum();

@@ -18,7 +18,8 @@ use super::error::RaftStoreError;
 use super::snapshot::{self, SnapshotRoom};
 use super::split;
 use super::store::{
-    BackgroundJob, CollectJob, Effects, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage,
+    BackgroundJob, CollectJob, Effects, FailedInstallation, OutgoingSnapshot, PdEvent, StoreCore,
+    StoreMessage,
 };
 use super::threads;
 use super::transport::Transport;
@@ -248,7 +249,8 @@ pub(super) fn run_job(
     Ok(match job {
         BackgroundJob::Install(installation) => {
             let (region_id, peer_id) = (installation.region.id, installation.peer_id);
-            let outcome = snapshot::install(kv, *installation);
+            let outcome = snapshot::install(kv, &installation);
+            let outcome = outcome.map_err(|error| FailedInstallation { installation, error });
             Some(StoreMessage::Installed { region_id, peer_id, outcome })
         }
         BackgroundJob::Collect(CollectJob { mut walk, answer }) => {

@@ -36,18 +36,20 @@ pub struct Installation {
     pub absorbed: Vec<RegionLocalState>,
 }
 
-/// Replaces the region's data by the snapshot's and makes that durable.
+/// Replaces the region's data by the snapshot's and makes that durable. After an error neither the
+/// old data nor the new may be whole; the same call, made again, starts from the beginning.
 pub fn install(
     engine: &dyn KvEngine,
-    installation: Installation,
+    installation: &Installation,
 ) -> Result<ApplyState, RaftStoreError> {
     let Installation { region, old_region, peer_id, index, term, is_damaged, data, absorbed } =
         installation;
+    let (peer_id, index, term) = (*peer_id, *index, *term);
     let pending_key = keys::region_local_key(region.id, RegionLocal::Snapshot);
     let mut batch = WriteBatch::new();
-    bury(&mut batch, &absorbed);
-    if let SnapshotData::Files(folder, manifest) = &data {
-        check_files(folder, manifest, &region)?;
+    bury(&mut batch, absorbed);
+    if let SnapshotData::Files(folder, manifest) = data {
+        check_files(folder, manifest, region)?;
         let pending = PendingSnapshot {
             index,
             term,
@@ -56,16 +58,16 @@ pub fn install(
             manifest: Some(manifest.clone()),
         };
         batch.put(Cf::Default, pending_key.clone(), pending.encode_to_vec());
-        let shown = old_region.as_ref().unwrap_or(&region);
+        let shown = old_region.as_ref().unwrap_or(region);
         state::put_region_state(&mut batch, shown, PeerState::Applying, peer_id);
         // From here on a restart finishes the work: what it replaces is not needed again.
         engine.write(std::mem::take(&mut batch), true)?;
     }
     engine.write(std::mem::take(&mut batch), false)?;
-    clear_data(engine, &region, old_region.as_ref(), is_damaged)?;
-    match &data {
+    clear_data(engine, region, old_region.as_ref(), *is_damaged)?;
+    match data {
         SnapshotData::Files(folder, manifest) => take_files(engine, folder, manifest)?,
-        SnapshotData::Memory(chunks) => take_records(engine, &region, chunks)?,
+        SnapshotData::Memory(chunks) => take_records(engine, region, chunks)?,
     }
     let apply_state = ApplyState {
         applied_index: index,
@@ -76,7 +78,7 @@ pub fn install(
     };
     batch.delete(Cf::Default, pending_key);
     batch.delete(Cf::Default, keys::region_local_key(region.id, RegionLocal::Damage));
-    state::put_region_state(&mut batch, &region, PeerState::Normal, peer_id);
+    state::put_region_state(&mut batch, region, PeerState::Normal, peer_id);
     state::put_apply_state(&mut batch, region.id, &apply_state);
     engine.write(batch, true)?;
     data.discard();

@@ -58,9 +58,9 @@ pub enum SnapshotData {
 
 impl SnapshotData {
     /// Forgets the data.
-    pub fn discard(self) {
+    pub fn discard(&self) {
         if let SnapshotData::Files(folder, _) = self {
-            remove_folder(&folder);
+            remove_folder(folder);
         }
     }
 }

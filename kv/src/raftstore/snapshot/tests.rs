@@ -121,7 +121,7 @@ fn carry_files(source: Arc<dyn KvEngine>, target: Arc<dyn KvEngine>) {
     let data = spool.finish().unwrap();
     // Somebody who reads the old state keeps it.
     let before = target.snapshot();
-    let state = install(target.as_ref(), installation(&range, data)).unwrap();
+    let state = install(target.as_ref(), &installation(&range, data)).unwrap();
     assert_eq!((state.applied_index, state.truncated_term), (42, 6));
     assert_eq!((count(target.as_ref(), Cf::Write), count(target.as_ref(), Cf::Lock)), (1001, 100));
     let old = keys::data_key(b"k00700x");
@@ -155,7 +155,7 @@ fn memory_carries_exactly_the_region() {
     }
     let target = MemoryEngine::new();
     fill_old(&target);
-    install(&target, installation(&range, spool.finish().unwrap())).unwrap();
+    install(&target, &installation(&range, spool.finish().unwrap())).unwrap();
     assert_eq!((count(&target, Cf::Write), count(&target, Cf::Lock)), (1001, 100));
 }
 
@@ -180,7 +180,7 @@ fn installing_again_gives_the_same() {
             std::fs::copy(files.path(position), folder.join(file_name(position))).unwrap();
         }
         let data = SnapshotData::Files(folder, files.manifest().clone());
-        install(&target, installation(&range, data)).unwrap();
+        install(&target, &installation(&range, data)).unwrap();
         assert_eq!((count(&target, Cf::Write), count(&target, Cf::Lock)), (1001, 100));
     }
 }

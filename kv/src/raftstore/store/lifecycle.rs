@@ -7,13 +7,14 @@
 //! that starts for the first time has promised nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_proto::meta;
 use cairn_types::sabotage::{Bug, planted};
 use raft::eraftpb::ConfChangeV2;
 
-use super::{PdEvent, StoreCore};
+use super::{BackgroundJob, FailedInstallation, PdEvent, StoreCore};
 use crate::raftstore::apply::{ApplyTask, Callback, is_joint};
 use crate::raftstore::clock::MonotonicTime;
 use crate::raftstore::error::RaftStoreError;
@@ -25,6 +26,10 @@ use crate::raftstore::snapshot::{self, Installation, SnapshotData};
 use crate::raftstore::state::{
     self, ApplyState, MergeState, PeerState, RegionLocalState, find_peer,
 };
+
+/// How long a Raft snapshot whose installation failed waits for the next attempt: a full disk stays
+/// full for a while, and each attempt reads all files of the snapshot.
+const INSTALL_RETRY: Duration = Duration::from_secs(10);
 
 impl StoreCore {
     /// Loads every region the engine knows. Regions whose only voter is here lead at once.
@@ -126,7 +131,7 @@ impl StoreCore {
             // Their tombstones were written with the first step.
             absorbed: Vec::new(),
         };
-        snapshot::install(self.engines.kv.as_ref(), installation)?;
+        snapshot::install(self.engines.kv.as_ref(), &installation)?;
         Ok(region)
     }
 
@@ -323,13 +328,16 @@ impl StoreCore {
         &mut self,
         region_id: u64,
         peer_id: u64,
-        outcome: Result<ApplyState, RaftStoreError>,
+        outcome: Result<ApplyState, FailedInstallation>,
+        now: MonotonicTime,
     ) {
         let apply_state = match outcome {
             Ok(apply_state) => apply_state,
-            Err(error) => {
-                // Neither the old nor the new data is whole: the peer must not go on.
-                tracing::error!(region = region_id, %error, "raft snapshot cannot be installed");
+            Err(FailedInstallation { installation, error }) => {
+                // Neither the old nor the new data is whole, so the peer must not go on without it. To
+                // all others it is still being installed: nobody removes it or takes its range.
+                tracing::error!(region = region_id, %error, "raft snapshot cannot be installed now");
+                self.failed_installs.insert(region_id, (now.plus(INSTALL_RETRY), installation));
                 return;
             }
         };
@@ -374,6 +382,20 @@ impl StoreCore {
         self.finish_absorbed(region_id);
         self.take_effects(region_id, rest);
         self.dirty.insert(region_id);
+    }
+
+    /// Installs Raft snapshots anew that met a full disk a while ago.
+    pub(super) fn retry_installs(&mut self, now: MonotonicTime) {
+        let due = self.failed_installs.iter().filter(|(_, (retry_at, _))| *retry_at <= now);
+        let due: Vec<u64> = due.map(|(region_id, _)| *region_id).collect();
+        for region_id in due {
+            let Some((_, mut installation)) = self.failed_installs.remove(&region_id) else {
+                continue;
+            };
+            // What could not be read may have been found damaged since.
+            installation.is_damaged |= self.peers.get(&region_id).is_some_and(Peer::is_damaged);
+            self.outbox.background.push(BackgroundJob::Install(installation));
+        }
     }
 
     /// Removes the peer if its region goes on without it.
@@ -433,7 +455,7 @@ impl StoreCore {
 }
 
 /// The region with a range that covers the other one's as well.
-fn hull(region: &meta::Region, other: Option<&meta::Region>) -> meta::Region {
+pub(super) fn hull(region: &meta::Region, other: Option<&meta::Region>) -> meta::Region {
     let mut hull = region.clone();
     if let Some(other) = other {
         hull.start_key = hull.start_key.min(other.start_key.clone());

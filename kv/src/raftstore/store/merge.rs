@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cairn_proto::{kv, meta};
 
 use super::fate::ASK_FATE_TICKS;
+use super::lifecycle::hull;
 use super::{BackgroundJob, StoreCore};
 use crate::raftstore::apply::{ApplyTask, Callback};
 use crate::raftstore::clock::MonotonicTime;
@@ -296,6 +297,7 @@ impl StoreCore {
     pub(super) fn start_install(&mut self, region_id: u64) {
         let Some(waiting) = self.installations.get(&region_id) else { return };
         let (start, end) = (waiting.region.start_key.clone(), waiting.region.end_key.clone());
+        let mut reserved = hull(&waiting.region, waiting.old_region.as_ref());
         if !self.obstructing(region_id, &start, &end).is_empty() {
             self.blocked_installs.insert(region_id);
             return;
@@ -305,6 +307,7 @@ impl StoreCore {
             // Apply lets go of these as well, before it answers once more.
             for id in absorbed {
                 let Some(tombstone) = self.tombstone_of_absorbed(id) else { continue };
+                reserved = hull(&reserved, tombstone.region.as_ref());
                 self.remove_absorbed(id);
                 self.destroying.insert(id);
                 self.outbox.apply.push(ApplyTask::Pause { region_id: id });
@@ -312,6 +315,7 @@ impl StoreCore {
                     installation.absorbed.push(tombstone);
                 }
             }
+            self.regions.set_range(&reserved);
             self.outbox.apply.push(ApplyTask::Pause { region_id });
             return;
         }
@@ -322,6 +326,12 @@ impl StoreCore {
         {
             installation.old_region = Some((**peer.region()).clone());
         }
+        // All that the installation clears stays reserved until it is done, however often it must be
+        // tried: a region that came to live there meanwhile would be cleared too.
+        let absorbed = installation.absorbed.iter().filter_map(|one| one.region.as_ref());
+        let cleared = absorbed.chain(&installation.old_region);
+        let reserved = cleared.fold(installation.region.clone(), |all, one| hull(&all, Some(one)));
+        self.regions.set_range(&reserved);
         let ids = installation.absorbed.iter().filter_map(|one| Some(one.region.as_ref()?.id));
         self.absorbing.insert(region_id, ids.collect());
         self.outbox.background.push(BackgroundJob::Install(Box::new(installation)));

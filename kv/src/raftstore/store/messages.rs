@@ -110,7 +110,7 @@ pub enum StoreMessage {
         /// The peer that it was installed for.
         peer_id: u64,
         /// How far it is applied now.
-        outcome: Result<ApplyState, RaftStoreError>,
+        outcome: Result<ApplyState, FailedInstallation>,
     },
     /// A region was measured.
     Measured(SplitCheck),
@@ -125,6 +125,15 @@ pub enum StoreMessage {
         /// No time.
         at_once: bool,
     },
+}
+
+/// A Raft snapshot whose data could not be installed, by a full disk for example.
+#[derive(Debug)]
+pub struct FailedInstallation {
+    /// All that is needed to try again.
+    pub installation: Box<Installation>,
+    /// Why not.
+    pub error: RaftStoreError,
 }
 
 /// Slow work for the background thread.

@@ -29,7 +29,9 @@ mod turns;
 
 pub(in crate::raftstore) use incoming::decode_message;
 pub(in crate::raftstore) use lifecycle::clean_split_keys;
-pub use messages::{BackgroundJob, CollectJob, Effects, OutgoingSnapshot, PdEvent, StoreMessage};
+pub use messages::{
+    BackgroundJob, CollectJob, Effects, FailedInstallation, OutgoingSnapshot, PdEvent, StoreMessage,
+};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -74,6 +76,8 @@ pub struct StoreCore {
     merging: BTreeSet<u64>,
     /// Regions whose Raft snapshot cannot be installed yet: a region is in its way.
     blocked_installs: BTreeSet<u64>,
+    /// Raft snapshots that could not be installed, and when that is tried again.
+    failed_installs: BTreeMap<u64, (MonotonicTime, Box<Installation>)>,
     /// Regions that are replaced by the Raft snapshot of the region that absorbed them.
     absorbing: IdMap<Vec<u64>>,
     /// Peers that tick; the others rest.
@@ -154,6 +158,7 @@ impl StoreCore {
             forced: BTreeSet::new(),
             merging: BTreeSet::new(),
             blocked_installs: BTreeSet::new(),
+            failed_installs: BTreeMap::new(),
             absorbing: IdMap::default(),
             awake: BTreeSet::new(),
             elections_from: 0,
@@ -259,7 +264,7 @@ impl StoreCore {
             }
             StoreMessage::WalSynced(indexes) => self.on_wal_synced(indexes),
             StoreMessage::Installed { region_id, peer_id, outcome } => {
-                self.on_installed(region_id, peer_id, outcome);
+                self.on_installed(region_id, peer_id, outcome, now);
             }
             StoreMessage::Damaged(files) => self.on_damage(files),
             StoreMessage::Measured(check) => self.on_measured(check, now),
@@ -323,6 +328,7 @@ impl StoreCore {
         add(&self.metrics.elections, elections.started);
         self.drive_joint(now);
         self.drive_forced(now);
+        self.retry_installs(now);
         self.drive_merges(now);
         self.ask_to_rest(idle, now);
         asking.into_iter().for_each(|region_id| self.rest_if_agreed(region_id, now));

@@ -16,14 +16,15 @@ use crate::keys;
 use crate::raftstore::apply::{Applier, ApplyTask, Callback, InflightBytes};
 use crate::raftstore::clock::{Clock, ManualClock};
 use crate::raftstore::command;
+use crate::raftstore::error::RaftStoreError;
 use crate::raftstore::metrics::RaftMetrics;
 use crate::raftstore::peer::PendingRead;
 use crate::raftstore::peer::storage::Engines;
 use crate::raftstore::read::Regions;
-use crate::raftstore::snapshot::{SnapshotReader, SnapshotSpool};
+use crate::raftstore::snapshot::{Installation, SnapshotReader, SnapshotSpool};
 use crate::raftstore::state::bootstrap_region;
 use crate::raftstore::store::{
-    BackgroundJob, Effects, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage,
+    BackgroundJob, Effects, FailedInstallation, OutgoingSnapshot, PdEvent, StoreCore, StoreMessage,
 };
 use crate::raftstore::{
     RaftStoreConfig, RegionContext, RegionError, RegionId, RegionSnapshot, epoch_of, worker,
@@ -88,7 +89,19 @@ pub struct TestStore {
     pub pd: Vec<PdEvent>,
     /// Apply does nothing while set.
     pub apply_paused: bool,
+    /// Raft snapshots cannot be installed while set.
+    pub disk_full: bool,
+    /// How often that was so.
+    pub refused_installs: u64,
     waiting_apply: Vec<ApplyTask>,
+}
+
+/// What the background thread says of an installation that meets a full disk.
+fn refused_install(installation: Box<Installation>) -> StoreMessage {
+    let (region_id, peer_id) = (installation.region.id, installation.peer_id);
+    let error = RaftStoreError::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
+    let outcome = Err(FailedInstallation { installation, error });
+    StoreMessage::Installed { region_id, peer_id, outcome }
 }
 
 /// Stores, the messages between them, and time.
@@ -135,6 +148,8 @@ impl Cluster {
                     inbox: VecDeque::new(),
                     pd: Vec::new(),
                     apply_paused: false,
+                    disk_full: false,
+                    refused_installs: 0,
                     waiting_apply: Vec::new(),
                 },
             );
@@ -213,6 +228,14 @@ impl Cluster {
         }
         for job in effects.background {
             let log: &dyn RaftLog = store.log.as_ref();
+            let job = match job {
+                BackgroundJob::Install(installation) if store.disk_full => {
+                    store.refused_installs += 1;
+                    store.inbox.push_back(refused_install(installation));
+                    continue;
+                }
+                job => job,
+            };
             store.inbox.extend(worker::run_job(job, &store.kv, log).unwrap());
         }
         busy |= !effects.messages.is_empty();

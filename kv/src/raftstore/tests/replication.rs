@@ -357,8 +357,9 @@ fn a_peer_removed_while_away_learns_of_it() {
     assert_eq!(cluster.leader(1), Some(leader), "it disturbed nobody");
 }
 
-#[test]
-fn a_slow_follower_gets_a_snapshot_after_log_compaction() {
+/// A leader, and a store that is cut off and needs a snapshot: rows `k000` to `k199` were written
+/// since, and the leader's log no longer has them all.
+fn one_is_far_behind() -> (Cluster, meta::Region, u64, u64) {
     let region = region_of(1, THREE);
     let mut cluster = Cluster::new(3, &region);
     cluster.config.log_entries_max = 20;
@@ -380,6 +381,12 @@ fn a_slow_follower_gets_a_snapshot_after_log_compaction() {
     use cairn_engine::RaftLog;
     let (first, _) = cluster.stores[&leader].log.bounds(1).unwrap();
     assert!(first > 100, "the log was compacted: {first}");
+    (cluster, region, leader, slow)
+}
+
+#[test]
+fn a_slow_follower_gets_a_snapshot_after_log_compaction() {
+    let (mut cluster, region, _, slow) = one_is_far_behind();
     cluster.heal();
     cluster.run_ticks(30);
     assert_eq!(cluster.stored(slow, "k000").as_deref(), Some("v"));
@@ -444,6 +451,44 @@ fn a_snapshot_that_was_installed_for_another_peer_is_replaced() {
         assert_eq!(cluster.stored(store_id, "a").as_deref(), Some("1"));
         assert_eq!(cluster.stored(store_id, "b"), Some(snapshots.to_string()));
     }
+}
+
+/// The store that is behind has a full disk when the snapshot comes.
+fn behind_on_a_full_disk() -> (Cluster, u64, u64) {
+    let (mut cluster, _, leader, behind) = one_is_far_behind();
+    cluster.stores.get_mut(&behind).unwrap().disk_full = true;
+    cluster.heal();
+    cluster.run_until("a snapshot is installed in vain", |cluster| {
+        cluster.stores[&behind].refused_installs > 0
+    });
+    (cluster, leader, behind)
+}
+
+#[test]
+fn a_snapshot_that_met_a_full_disk_is_installed_once_there_is_room() {
+    let (mut cluster, leader, behind) = behind_on_a_full_disk();
+    cluster.run_until("it is tried again", |cluster| cluster.stores[&behind].refused_installs > 1);
+    assert_eq!(cluster.stored(behind, "k199"), None);
+    cluster.stores.get_mut(&behind).unwrap().disk_full = false;
+    cluster.run_until("installed", |cluster| snapshots_applied(cluster, behind) == 1);
+    let region = cluster.region(leader, 1);
+    cluster.put(leader, &region, "b", "2");
+    cluster.run_ticks(3);
+    assert_eq!(cluster.stored(behind, "k199").as_deref(), Some("v"));
+    assert_eq!(cluster.stored(behind, "b").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_replica_whose_snapshot_met_a_full_disk_is_removed_once_there_is_room() {
+    let (mut cluster, leader, behind) = behind_on_a_full_disk();
+    let peer = meta::Peer { id: 10 + behind, store_id: behind, role: 0 };
+    cluster.change_peer(leader, 1, ConfChangeKind::Remove, peer).unwrap();
+    cluster.run_ticks(150);
+    assert!(cluster.info(behind, 1).is_some(), "half of its data is there");
+    cluster.stores.get_mut(&behind).unwrap().disk_full = false;
+    cluster.run_until("removed", |cluster| cluster.info(behind, 1).is_none());
+    cluster.run_ticks(3);
+    assert_eq!(cluster.stored(behind, "k199"), None);
 }
 
 fn snapshots_applied(cluster: &Cluster, store_id: u64) -> u64 {

@@ -121,7 +121,7 @@ impl SnapshotReceiver {
         self.mailbox.try_send(StoreMessage::Snapshot(Box::new(self.head), data)).map_err(
             |refused| {
                 if let StoreMessage::Snapshot(_, data) = *refused {
-                    SnapshotData::discard(data);
+                    SnapshotData::discard(&data);
                 }
                 RaftStoreError::Raft("raft mailbox is full".to_owned())
             },
