@@ -209,12 +209,80 @@ impl<'a> RowView<'a> {
         None
     }
 
+    /// Whether another row has the same columns, of which the same are NULL.
+    #[inline]
+    fn is_shaped_like(&self, shape: &Shape) -> bool {
+        self.values == shape.values && self.large == shape.large && self.ids == &shape.ids[..]
+    }
+
     /// All columns of the row: values, then NULLs.
     pub fn columns(&self) -> impl Iterator<Item = (ColumnId, Option<&'a [u8]>)> + '_ {
         (0..self.values + self.nulls).map(|i| {
             let value = (i < self.values).then(|| self.value(i));
             (ColumnId(i64::from(self.id(i))), value)
         })
+    }
+}
+
+/// Which columns a row has.
+#[derive(Debug, Default)]
+struct Shape {
+    large: bool,
+    values: usize,
+    ids: Vec<u8>,
+}
+
+/// Where a column is in rows of one shape.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Absent,
+    Null,
+    Value(usize),
+}
+
+/// Finds the same columns in row after row. Most rows of a table have the same columns as the one
+/// before; then nothing is looked for.
+#[derive(Debug)]
+pub struct ColumnFinder {
+    wanted: Vec<ColumnId>,
+    shape: Shape,
+    /// Of each wanted column, in rows of that shape; empty before the first row.
+    places: Vec<Place>,
+}
+
+impl ColumnFinder {
+    /// Looks for these columns.
+    pub fn new(wanted: impl IntoIterator<Item = ColumnId>) -> ColumnFinder {
+        let wanted = wanted.into_iter().collect();
+        ColumnFinder { wanted, shape: Shape::default(), places: Vec::new() }
+    }
+
+    /// The n-th wanted column of a row, as [`RowView::get`] gives it, for every n.
+    #[inline]
+    pub fn find<'a>(
+        &mut self,
+        row: &RowView<'a>,
+    ) -> impl Fn(usize) -> Option<Option<&'a [u8]>> + use<'a, '_> {
+        if self.places.is_empty() || !row.is_shaped_like(&self.shape) {
+            self.learn(row);
+        }
+        let (places, row) = (&self.places, *row);
+        move |n| match places[n] {
+            Place::Absent => None,
+            Place::Null => Some(None),
+            Place::Value(at) => Some(Some(row.value(at))),
+        }
+    }
+
+    #[cold]
+    fn learn(&mut self, row: &RowView<'_>) {
+        self.shape = Shape { large: row.large, values: row.values, ids: row.ids.to_vec() };
+        let place = |id: &ColumnId| {
+            let id = u32::try_from(id.0).ok()?;
+            let value = row.find(0, row.values, id).map(Place::Value);
+            value.or_else(|| row.find(row.values, row.values + row.nulls, id).map(|_| Place::Null))
+        };
+        self.places = self.wanted.iter().map(|id| place(id).unwrap_or(Place::Absent)).collect();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Stored rows to columns: what table scans and index lookups share.
 
 use cairn_types::codec::{decode_datum_key, decode_i64, skip_datum_key};
-use cairn_types::row::{RowView, append_value};
+use cairn_types::row::{ColumnFinder, RowView, append_value};
 use cairn_types::{Chunk, Column, Datum, DatumRef, FieldType, Handle, PhysicalKind};
 
 use crate::error::{ExecError, Result};
@@ -26,6 +26,7 @@ pub(super) struct RowDecoder {
     columns: Vec<ScanColumn>,
     origins: Vec<Origin>,
     handle_types: Vec<FieldType>,
+    finder: ColumnFinder,
     /// Whether the value is needed at all.
     needs_value: bool,
     /// Offsets of the handle's columns in the current key.
@@ -48,6 +49,7 @@ impl RowDecoder {
             needs_parts: origins.iter().any(|origin| matches!(origin, Origin::Part(_))),
             origins,
             handle_types: handle_types.to_vec(),
+            finder: ColumnFinder::new(columns.iter().map(|column| column.id)),
             parts: Vec::new(),
         }
     }
@@ -63,13 +65,14 @@ impl RowDecoder {
         }
         // A count needs the handle or nothing: the value is not even looked at.
         let view = if self.needs_value { Some(RowView::parse(value)?) } else { None };
-        let columns = out.columns.iter_mut().zip(&self.columns).zip(&self.origins);
-        for ((column, wanted), origin) in columns {
+        let found = view.as_ref().map(|view| self.finder.find(view));
+        let columns = out.columns.iter_mut().zip(&self.columns).zip(&self.origins).enumerate();
+        for (n, ((column, wanted), origin)) in columns {
             if let Origin::Handle = origin {
                 append_handle(column, handle, self.handle_types.is_empty())?;
                 continue;
             }
-            match view.as_ref().and_then(|view| view.get(wanted.id)) {
+            match found.as_ref().and_then(|found| found(n)) {
                 Some(Some(bytes)) => append_value(column, bytes, &wanted.ty)?,
                 Some(None) => column.push_null(),
                 None => match origin {

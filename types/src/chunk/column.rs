@@ -362,6 +362,10 @@ impl Column {
             (ColumnData::Double(to), ColumnData::Double(from)) => to.push(from[i]),
             (ColumnData::Time(to), ColumnData::Time(from)) => to.push(from[i]),
             (
+                ColumnData::Decimal64 { values: to, scale: p },
+                ColumnData::Decimal64 { values: from, scale: q },
+            ) if p == q => to.push(from[i]),
+            (
                 ColumnData::Bytes { offsets, data },
                 ColumnData::Bytes { offsets: from_offsets, data: from_data },
             ) => push_slice(offsets, data, slice(from_offsets, from_data, i)),
@@ -427,6 +431,14 @@ impl Column {
             (ColumnData::Time(to), ColumnData::Time(from)) => {
                 to.extend_from_slice(&from[start..end]);
             }
+            (
+                ColumnData::Decimal64 { values: to, scale: p },
+                ColumnData::Decimal64 { values: from, scale: q },
+            ) if p == q => to.extend_from_slice(&from[start..end]),
+            (
+                ColumnData::Decimal128 { values: to, scale: p },
+                ColumnData::Decimal128 { values: from, scale: q },
+            ) if p == q => to.extend_from_slice(&from[start..end]),
             (
                 ColumnData::Bytes { offsets, data },
                 ColumnData::Bytes { offsets: from_offsets, data: from_data },

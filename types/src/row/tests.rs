@@ -140,3 +140,27 @@ fn wide_rows_use_the_large_layout() {
     assert_eq!(view.get(ColumnId(3)), None);
     assert!(RowEncoder::new().push(ColumnId(-1), DatumRef::Null).is_err());
 }
+
+#[test]
+fn the_finder_finds_what_each_row_has() {
+    let rows = [
+        vec![(1, DatumRef::Int(1)), (2, DatumRef::Int(2))],
+        vec![(1, DatumRef::Int(3)), (2, DatumRef::Int(4))],
+        // As many columns, but one is NULL; others; the large layout with the same ids; none.
+        vec![(1, DatumRef::Int(5)), (2, DatumRef::Null)],
+        vec![(2, DatumRef::Int(6)), (3, DatumRef::Int(7))],
+        vec![(1, DatumRef::Int(8)), (2, DatumRef::Int(9)), (300, DatumRef::Null)],
+        vec![],
+        vec![(1, DatumRef::Int(1)), (2, DatumRef::Int(2))],
+    ];
+    let wanted = [1, 2, 3, 300, -1].map(ColumnId);
+    let mut finder = ColumnFinder::new(wanted);
+    for row in rows {
+        let bytes = encode_row(row.into_iter().map(|(id, value)| (ColumnId(id), value))).unwrap();
+        let view = RowView::parse(&bytes).unwrap();
+        let found = finder.find(&view);
+        for (n, id) in wanted.iter().enumerate() {
+            assert_eq!(found(n), view.get(*id), "{id:?}");
+        }
+    }
+}

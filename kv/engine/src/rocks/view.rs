@@ -169,4 +169,8 @@ impl EngineIterator for RocksIterator {
     fn value(&self) -> &[u8] {
         if self.valid { self.native().raw().value().unwrap_or_default() } else { &[] }
     }
+
+    fn entry(&self) -> (&[u8], &[u8]) {
+        if self.valid { self.native().raw().item().unwrap_or_default() } else { (&[], &[]) }
+    }
 }
