@@ -38,7 +38,8 @@ pub(super) fn new_state(desc: &AggDesc, _div_increment: u8) -> Box<dyn GroupedAg
         let scale = sum_ty.scale();
         return Box::new(ExactSum { sums: Vec::new(), counts: Vec::new(), scale, result });
     }
-    Box::new(WideSum { sums: Vec::new(), counts: Vec::new(), result })
+    let (near, far, scale) = (Vec::new(), Vec::new(), sum_ty.scale());
+    Box::new(WideSum { near, far, counts: Vec::new(), scale, result })
 }
 
 /// Largest precision whose sums of 2^40 rows fit 38 digits.
@@ -223,27 +224,73 @@ impl GroupedAgg for ExactSum {
     }
 }
 
-/// Sums of wide decimals.
+/// Sums of wide decimals. Most values have 38 digits at most, and so have most sums: those are
+/// added in 128 bits until that overflows.
 struct WideSum {
-    sums: Vec<Decimal>,
+    /// Since the last overflow, as mantissas at `scale`.
+    near: Vec<i128>,
+    /// All before, and values that are wider.
+    far: Vec<Decimal>,
     counts: Vec<i64>,
+    scale: u8,
     result: Output,
+}
+
+impl WideSum {
+    #[inline]
+    fn add_near(&mut self, group: usize, mantissa: i128) -> Result<()> {
+        self.near[group] = match self.near[group].checked_add(mantissa) {
+            Some(sum) => sum,
+            None => {
+                self.sum(group)?;
+                mantissa
+            }
+        };
+        Ok(())
+    }
+
+    fn add_far(&mut self, group: usize, value: &Decimal) -> Result<()> {
+        self.far[group] = self.far[group].add(value)?;
+        Ok(())
+    }
+
+    /// The whole sum of a group.
+    fn sum(&mut self, group: usize) -> Result<Decimal> {
+        let near = Decimal::new(std::mem::take(&mut self.near[group]), self.scale)?;
+        self.add_far(group, &near)?;
+        Ok(self.far[group].clone())
+    }
 }
 
 impl GroupedAgg for WideSum {
     fn ensure_groups(&mut self, groups: usize) {
-        let groups = groups.max(self.sums.len());
-        self.sums.resize(groups, Decimal::ZERO);
+        let groups = groups.max(self.far.len());
+        self.near.resize(groups, 0);
+        self.far.resize(groups, Decimal::ZERO);
         self.counts.resize(groups, 0);
     }
 
     fn update(&mut self, groups: &[u32], args: &[Column], _ctx: &mut EvalContext) -> Result<()> {
         let column = args.first().ok_or_else(|| missing_argument(AggFunc::Sum))?;
+        if let ColumnData::Decimal128 { values, scale } = column.data()
+            && *scale == self.scale
+        {
+            let nulls = column.has_nulls();
+            for (row, group) in groups.iter().enumerate() {
+                if !(nulls && column.is_null(row)) {
+                    self.add_near(*group as usize, values[row])?;
+                    self.counts[*group as usize] += 1;
+                }
+            }
+            return Ok(());
+        }
         for (row, group) in groups.iter().enumerate() {
             if let DatumRef::Decimal(value) = column.get(row) {
-                let group = *group as usize;
-                self.sums[group] = self.sums[group].add(&value)?;
-                self.counts[group] += 1;
+                match value.mantissa().filter(|_| value.scale() == self.scale) {
+                    Some(mantissa) => self.add_near(*group as usize, mantissa)?,
+                    None => self.add_far(*group as usize, &value)?,
+                }
+                self.counts[*group as usize] += 1;
             }
         }
         Ok(())
@@ -258,9 +305,8 @@ impl GroupedAgg for WideSum {
         let (counts, sums) = self.result.split(partial)?;
         for (row, group) in groups.iter().enumerate() {
             if let DatumRef::Decimal(value) = sums.get(row) {
-                let group = *group as usize;
-                self.sums[group] = self.sums[group].add(&value)?;
-                self.counts[group] += counts.map_or(1, |counts| counts[row]);
+                self.add_far(*group as usize, &value)?;
+                self.counts[*group as usize] += counts.map_or(1, |counts| counts[row]);
             }
         }
         Ok(())
@@ -275,7 +321,7 @@ impl GroupedAgg for WideSum {
             sum.push_null();
             return Ok(());
         }
-        let value = Datum::Decimal(self.sums[group].clone());
+        let value = Datum::Decimal(self.sum(group)?);
         sum.push(normalize(value, &self.result.sum_ty, &self.result.node())?.as_ref());
         Ok(())
     }
@@ -286,11 +332,14 @@ impl GroupedAgg for WideSum {
         out: &mut Column,
         _ctx: &mut EvalContext,
     ) -> Result<()> {
-        self.result.write_decimal(&self.sums[group], self.counts[group], out)
+        let sum = self.sum(group)?;
+        self.result.write_decimal(&sum, self.counts[group], out)
     }
 
     fn memory_bytes(&self) -> usize {
-        self.sums.capacity() * size_of::<Decimal>() + self.counts.capacity() * size_of::<i64>()
+        let of_sums = self.near.capacity() * size_of::<i128>();
+        let of_far = self.far.capacity() * size_of::<Decimal>();
+        of_sums + of_far + self.counts.capacity() * size_of::<i64>()
     }
 }
 

@@ -118,6 +118,12 @@ fn decimals_text_and_doubles() {
     check("avg", false, FieldType::decimal(10, 2), &decimals, ["2.200000", "2.250000", "NULL"]);
     check("sum", false, FieldType::decimal(60, 2), &decimals, ["4.40", "2.25", "NULL"]);
     check("max", false, FieldType::decimal(10, 2), &decimals, ["3.30", "2.25", "NULL"]);
+    // Three of these overflow 128 bits, and their sum is exact all the same.
+    let large = "900000000000000000000000000000000000.25";
+    let wide = [large, "-1.50", large, "-2.00", large].map(|text| text.parse().unwrap());
+    let wide = wide.map(Datum::Decimal);
+    let expected = ["2700000000000000000000000000000000000.75", "-3.50", "NULL"];
+    check("sum", false, FieldType::decimal(38, 2), &wide, expected);
     let texts: Vec<Datum> = ["b", "x", "A", "X"].into_iter().map(Datum::from).collect();
     check("min", false, FieldType::varchar(10), &texts, ["A", "x", "NULL"]);
     check("count", true, FieldType::varchar(10), &texts, ["2", "1", "0"]);

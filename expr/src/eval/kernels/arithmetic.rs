@@ -1,6 +1,6 @@
 //! `+ - * /` over typed vectors.
 
-use cairn_types::{Column, ColumnData, Datum, FieldType, PhysicalKind};
+use cairn_types::{Column, ColumnData, Datum, Decimal, FieldType, PhysicalKind};
 
 use super::super::vector::Vector;
 use super::{Lane, lane, validity, zip};
@@ -46,7 +46,9 @@ pub(crate) fn eval(
             })
         }
         PhysicalKind::Double => real(func, left, right, len)?,
-        PhysicalKind::Decimal64 | PhysicalKind::Decimal128 => decimal(func, left, right, ty, len)?,
+        PhysicalKind::Decimal64 | PhysicalKind::Decimal128 | PhysicalKind::DecimalWide => {
+            decimal(func, left, right, ty, len)?
+        }
         _ => return None,
     };
     Column::from_parts(data, validity(&[left, right], len), 0)
@@ -88,7 +90,8 @@ fn real(func: Func, left: &Vector<'_>, right: &Vector<'_>, len: usize) -> Option
     values.iter().all(|value| value.is_finite()).then_some(ColumnData::Double(values))
 }
 
-/// One side of decimal arithmetic as mantissas of 128 bits at its own scale.
+/// One side of decimal arithmetic as mantissas of 128 bits at its own scale. Integers are
+/// decimals of scale 0, as in `1 - discount`.
 struct Mantissas<'a> {
     lane: Lanes<'a>,
     scale: u8,
@@ -111,14 +114,18 @@ impl Mantissas<'_> {
 
 fn mantissas<'a>(vector: &'a Vector<'_>) -> Option<Mantissas<'a>> {
     let Some((column, _)) = vector.column() else {
-        return match vector.constant()? {
-            Datum::Decimal(value) => Some(Mantissas {
-                lane: Lanes::Wide(Lane::Const(value.mantissa()?)),
-                scale: value.scale(),
-            }),
-            _ => None,
+        let (value, scale) = match vector.constant()? {
+            Datum::Decimal(value) => (value.mantissa()?, value.scale()),
+            Datum::Int(value) => (i128::from(*value), 0),
+            Datum::UInt(value) => (i128::from(*value), 0),
+            _ => return None,
         };
+        return Some(Mantissas { lane: Lanes::Wide(Lane::Const(value)), scale });
     };
+    if column.as_int().is_some() {
+        let lane = lane(vector, Column::as_int, |_| None)?;
+        return Some(Mantissas { lane: Lanes::Narrow(lane), scale: 0 });
+    }
     if let Some((_, scale)) = column.as_decimal64() {
         let lane =
             lane(vector, |column| column.as_decimal64().map(|(values, _)| values), |_| None)?;
@@ -138,7 +145,8 @@ fn decimal(
 ) -> Option<ColumnData> {
     let (a, b) = (mantissas(left)?, mantissas(right)?);
     let scale = ty.scale();
-    let limit = 10i128.checked_pow(ty.precision())?;
+    // Types wider than 128 bits still hold mostly values that are not.
+    let limit = 10i128.checked_pow(ty.precision()).unwrap_or(i128::MAX);
     let mut wide = Vec::with_capacity(len);
     match func {
         Func::Plus | Func::Minus if a.scale.max(b.scale) == scale => {
@@ -159,13 +167,16 @@ fn decimal(
     if wide.iter().any(|value| value.unsigned_abs() >= limit.unsigned_abs()) {
         return None;
     }
-    Some(if ty.physical() == PhysicalKind::Decimal64 {
-        ColumnData::Decimal64 {
-            values: wide.into_iter().map(|value| value as i64).collect(),
-            scale,
+    Some(match ty.physical() {
+        PhysicalKind::Decimal64 => {
+            let values = wide.into_iter().map(|value| value as i64).collect();
+            ColumnData::Decimal64 { values, scale }
         }
-    } else {
-        ColumnData::Decimal128 { values: wide, scale }
+        PhysicalKind::Decimal128 => ColumnData::Decimal128 { values: wide, scale },
+        _ => {
+            let values = wide.into_iter().map(|value| Decimal::new(value, scale).ok());
+            ColumnData::DecimalWide(values.collect::<Option<_>>()?)
+        }
     })
 }
 
