@@ -18,6 +18,9 @@ use crate::table::keys::KeyBatch;
 /// How often rows are divided: 16⁶ parts are more than any disk holds, and what is still too large then
 /// has one key, or keys that were made to collide.
 pub(crate) const DEPTH_MAX: u32 = 6;
+/// What tells the hashes of one depth from those of the next: all bits differ, since few of those
+/// that differ survive the hash's fold (2^64 over the golden ratio).
+const SALT_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Rows that wait until they make a chunk worth writing.
 const PENDING_ROWS_MAX: usize = 512;
@@ -66,10 +69,8 @@ impl Partitions {
     ) -> Result<()> {
         self.rows_of.iter_mut().for_each(Vec::clear);
         for row in rows {
-            // Other bits than those that choose a bucket of a table, and others at each depth.
-            let hash = hash_int(keys.hash(row).rotate_left(17) ^ u64::from(self.depth + 1));
-            let part = (u128::from(hash) * self.parts.len() as u128) >> 64;
-            self.rows_of[part as usize].push(row as u32);
+            let part = part_of(keys.hash(row), self.depth, self.parts.len());
+            self.rows_of[part].push(row as u32);
         }
         for (part, rows) in self.parts.iter_mut().zip(&self.rows_of) {
             if rows.is_empty() {
@@ -96,5 +97,35 @@ impl Partitions {
             streams.push(part.writer.finish().await?);
         }
         Ok(streams)
+    }
+}
+
+/// The part of a row, by its key's hash: by other bits than those that choose a bucket of a table, and
+/// by others at each depth.
+fn part_of(hash: u64, depth: u32, parts: usize) -> usize {
+    let salt = u64::from(depth + 1).wrapping_mul(SALT_STEP);
+    let hash = hash_int(hash.rotate_left(17) ^ salt);
+    ((u128::from(hash) * parts as u128) >> 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_depth_divides_the_rows_of_the_largest_part() {
+        let mut hashes: Vec<u64> = (0..400_000u64).map(hash_int).collect();
+        for depth in 0..DEPTH_MAX {
+            let mut parts: Vec<Vec<u64>> = vec![Vec::new(); 16];
+            let rows = hashes.len();
+            for hash in hashes {
+                parts[part_of(hash, depth, 16)].push(hash);
+            }
+            hashes = parts.into_iter().max_by_key(Vec::len).expect("there are parts");
+            if rows < 500 {
+                break;
+            }
+            assert!(hashes.len() * 8 < rows, "depth {depth}: {} of {rows}", hashes.len());
+        }
     }
 }

@@ -135,9 +135,10 @@ pub(crate) fn write_key(value: DatumRef<'_>, collation: Collation, out: &mut Vec
             out.extend_from_slice(&length.to_le_bytes());
         }
         DatumRef::Json(value) => {
-            let text = value.to_json().to_string();
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            let start = out.len();
+            value.encode_key(out);
+            let length = (out.len() - start) as u32;
+            out.extend_from_slice(&length.to_le_bytes());
         }
     }
 }

@@ -135,6 +135,8 @@ impl HashAgg {
                 let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
                 let args = [values, columns].concat();
                 self.aggregates.update_unique(aggregate, &ids, &args, &mut self.eval)?;
+                // What keeps all values, as GROUP_CONCAT does, grows here.
+                self.memory.set(self.bytes() as u64)?;
                 self.ctx.flush_warnings(&mut self.eval);
             }
         }

@@ -156,9 +156,14 @@ impl HashAgg {
             if !fits || self.table.len() >= PARTIAL_GROUPS_MAX {
                 self.finish()?;
             }
+            if !fits {
+                self.table = GroupTable::new(self.encoder.int_keys());
+            }
             return Ok(());
         }
-        let space = self.ctx.spill.as_ref();
+        // A part evaluates the groups of its rows anew, and must find the same.
+        let is_stable = self.group_by.iter().all(Expr::is_deterministic);
+        let space = self.ctx.spill.as_ref().filter(|_| is_stable);
         if must_spill(&mut self.memory, space, self.depth, bytes)? {
             self.start_overflow(bytes).await?;
         }
@@ -177,7 +182,11 @@ impl HashAgg {
         self.ctx.flush_warnings(&mut self.eval);
         let store = std::mem::replace(&mut self.groups, RowStore::new(&self.group_types));
         columns.extend(store.into_chunk().columns);
-        self.table.clear();
+        match self.mode {
+            AggMode::Partial => self.table.clear(),
+            // The next part of what was spilled begins with all the memory there is.
+            _ => self.table = GroupTable::new(self.encoder.int_keys()),
+        }
         self.dirty = false;
         self.result = Some((batch::from_columns(columns, groups), 0));
         Ok(())

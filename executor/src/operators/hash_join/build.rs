@@ -63,6 +63,18 @@ impl BuildSide {
         !self.desc.left_keys.is_empty()
     }
 
+    /// Whether rows are joined by equal keys that are the same whenever they are evaluated: who
+    /// divides rows by them evaluates them twice.
+    pub(super) fn has_stable_keys(&self) -> bool {
+        let mut keys = self.desc.left_keys.iter().chain(&self.desc.right_keys);
+        self.has_keys() && keys.all(Expr::is_deterministic)
+    }
+
+    /// Whether rows with a NULL key are apart from all others: whether they match is unknown.
+    pub(super) fn compares_nulls(&self) -> bool {
+        self.desc.null_aware && self.desc.kind != JoinKind::Semi
+    }
+
     /// Whether the rows may be joined block by block: no probe row's fate hangs on all of them.
     pub(super) fn takes_blocks(&self) -> bool {
         match self.desc.kind {

@@ -257,7 +257,7 @@ impl HashJoin {
         };
         let types = (probe.schema().to_vec(), build.schema().to_vec());
         let mut side = BuildSide::new(desc, types.0, types.1, &self.ctx)?;
-        let divides = side.has_keys() && self.depth < DEPTH_MAX;
+        let divides = side.has_stable_keys() && self.depth < DEPTH_MAX;
         let space = self.ctx.spill.as_ref().filter(|_| divides || side.takes_blocks());
         while let Some(chunk) = build.next().await? {
             self.ctx.check()?;

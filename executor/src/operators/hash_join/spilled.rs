@@ -254,7 +254,7 @@ impl Divider {
         Divider {
             of_build,
             parts: Partitions::new(area, count, types, depth),
-            nulls: side.desc.null_aware.then(|| SpillWriter::new(area)),
+            nulls: side.compares_nulls().then(|| SpillWriter::new(area)),
         }
     }
 

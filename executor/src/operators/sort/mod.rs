@@ -33,7 +33,7 @@ use crate::operator::{BoxOperator, Operator};
 use crate::order::{OrderEncoder, OrderKeys, PREFIX_BYTES};
 use crate::plan::SortDesc;
 use crate::plan::fragment::check_expr;
-use crate::spill::{Area, SpillStream, SpillWriter, must_spill};
+use crate::spill::{Area, SpillSizes, SpillStream, SpillWriter, must_spill};
 
 /// Bytes of one entry.
 const ENTRY_BYTES: usize = size_of::<(u128, u32)>();
@@ -63,8 +63,22 @@ struct Runs {
     list: Vec<SpillStream>,
     /// Types of rows with their keys.
     types: Vec<FieldType>,
-    /// Runs that memory has room for at once.
-    merged_at_once: usize,
+    /// Bytes that the sort had when it spilled: the most so far.
+    bytes: usize,
+    /// The largest chunk of a run.
+    chunk_bytes_max: usize,
+    sizes: SpillSizes,
+}
+
+impl Runs {
+    /// Runs that memory has room for at once. Of each a merge holds a block, a chunk, and the
+    /// chunk's bytes; rows may be wider than chunks shall be.
+    fn merged_at_once(&self) -> usize {
+        let sizes = &self.sizes;
+        let run_bytes = 2 * RUN_CHUNK_BYTES + sizes.block_bytes;
+        let (least, most) = sizes.merge_runs;
+        (self.bytes / run_bytes.max(3 * self.chunk_bytes_max)).clamp(least, most)
+    }
 }
 
 impl Sort {
@@ -149,14 +163,13 @@ impl Sort {
         if runs.is_none() {
             let mut types = self.schema.clone();
             types.push(FieldType::blob());
-            let (least, most) = space.sizes().merge_runs;
-            // Of each run a merge holds a block, a chunk, and the chunk's bytes.
-            let run_bytes = 2 * RUN_CHUNK_BYTES + space.sizes().block_bytes;
-            let merged_at_once = (bytes / run_bytes).clamp(least, most);
             let area = Area::open(space, "Sort").await?;
-            *runs = Some(Runs { area, list: Vec::new(), types, merged_at_once });
+            let sizes = *space.sizes();
+            let (list, bytes, chunk_bytes_max) = (Vec::new(), 0, 0);
+            *runs = Some(Runs { area, list, types, bytes, chunk_bytes_max, sizes });
         }
         let runs = runs.as_mut().expect("made above");
+        runs.bytes = runs.bytes.max(bytes);
         let sorted = self.sort(&keys)?;
         let mut writer = SpillWriter::new(&runs.area);
         let row_bytes = self.rows.row_bytes() + keys.bytes() / keys.len().max(1);
@@ -164,7 +177,9 @@ impl Sort {
         for ids in sorted.chunks(chunk_rows) {
             self.ctx.check()?;
             let rows = self.rows.gather(ids)?;
-            writer.push(&batch::with_column(rows, keys.column(ids)?)).await?;
+            let chunk = batch::with_column(rows, keys.column(ids)?);
+            runs.chunk_bytes_max = runs.chunk_bytes_max.max(chunk.memory_bytes());
+            writer.push(&chunk).await?;
         }
         runs.list.push(writer.finish().await?);
         self.rows = RowStore::new(&self.schema);
@@ -174,8 +189,9 @@ impl Sort {
 
     /// Merges runs until those that are left can be read at once.
     async fn merge(&mut self, mut runs: Runs) -> Result<Merge> {
-        while runs.list.len() > runs.merged_at_once {
-            let count = runs.merged_at_once.min(runs.list.len() - runs.merged_at_once + 1);
+        let merged_at_once = runs.merged_at_once();
+        while runs.list.len() > merged_at_once {
+            let count = merged_at_once.min(runs.list.len() - merged_at_once + 1);
             let range = cheapest(&runs.list, count);
             let at = range.start;
             let parts: Vec<SpillStream> = runs.list.drain(range).collect();
