@@ -93,6 +93,16 @@ impl NodeMemory {
         StatementMemory { tracker, spill }
     }
 
+    /// What work of the node's own may use. `cancel` ends it.
+    pub fn task(
+        &self,
+        scope: &str,
+        quota_bytes: u64,
+        cancel: CancellationToken,
+    ) -> Arc<MemoryTracker> {
+        self.memory.statement(scope, quota_bytes, cancel)
+    }
+
     /// Memory of all statements.
     pub fn memory(&self) -> &MemoryTracker {
         &self.memory

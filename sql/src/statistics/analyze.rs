@@ -75,6 +75,10 @@ pub async fn run(
                 row("Error", &error.message);
                 row("status", "Operation failed");
             }
+            Err(SqlError::Kv(error)) => {
+                row("Error", &error.to_string());
+                row("status", "Operation failed");
+            }
             Err(error) => return Err(error),
         }
     }
@@ -90,7 +94,7 @@ pub async fn run(
 
 /// Analyzes a table; answers what the user should know.
 async fn one(
-    session: &Session,
+    session: &mut Session,
     name: &ObjectName,
     scope: &AnalyzeScope,
     options: &GatherOptions,
@@ -112,6 +116,7 @@ async fn one(
         }
         note = Some("All columns and indexes are analyzed, not only those named".to_owned());
     }
+    let memory = session.statement_memory().tracker;
     let request = Request {
         database: &database,
         table,
@@ -119,7 +124,7 @@ async fn one(
         process_id: Some(session.process.id.0),
         scope: session.scope().clone(),
         cancel: session.token().clone(),
-        memory: session.domain.memory.child("statement", session.settings().memory_quota_bytes),
+        memory,
     };
     match analyze(&session.domain, request).await? {
         Outcome::Analyzed => Ok(note),
@@ -246,12 +251,18 @@ async fn gather_and_store(
     }
     let seed = u64::from_le_bytes(clock::random_bytes());
     let rows = before.row_count.max(0) as f64;
-    let targets = Targets::new(table, request.options, rows, seed);
+    let mut targets = Targets::new(table, request.options, rows, seed);
     let scope = RequestScope { priority: Priority::Low, ..request.scope.clone() };
     let mut memory = cairn_executor::OperatorMemory::new(request.memory.clone(), "Analyze");
     let progress = |rows| job.rows.store(rows, Ordering::Relaxed);
-    let sampled =
-        gather::read(domain, table, &targets, read_ts, scope, &mut memory, progress).await?;
+    let mut sampled =
+        gather::read(domain, table, &targets, read_ts, scope.clone(), &mut memory, progress)
+            .await?;
+    if request.options.is_too_small(&sampled, rows) {
+        targets = Targets::new(table, request.options, sampled.rows as f64, seed);
+        sampled =
+            gather::read(domain, table, &targets, read_ts, scope, &mut memory, progress).await?;
+    }
     let analyzed_rows = sampled.rows;
     let (options, cancel) = (request.options.build, request.cancel.clone());
     let built = tokio::task::spawn_blocking(move || {
@@ -282,10 +293,11 @@ async fn gather_and_store(
 
 /// The counts of a table of which `rows` were found at `read_ts`, where the counts were `before`.
 fn after(before: &Counts, now: &Counts, read_ts: u64, rows: u64) -> Counts {
-    let rows_since = now.row_count.saturating_sub(before.row_count);
-    // Somebody may have analyzed it meanwhile, and begun to count anew.
+    // Somebody may have analyzed it meanwhile, and begun to count anew from what was found then.
     let is_same = now.analyzed_ts == before.analyzed_ts;
     let changes_before = if is_same { before.modify_count } else { 0 };
+    let rows_before = if is_same { before.row_count } else { now.analyzed_rows as i64 };
+    let rows_since = now.row_count.saturating_sub(rows_before);
     Counts {
         analyzed_ts: read_ts,
         analyzed_rows: rows as f64,
@@ -353,7 +365,9 @@ mod tests {
         assert_eq!((counts.row_count, counts.modify_count), (134, 35));
         assert_eq!((counts.analyzed_ts, counts.analyzed_rows), (9, 104.0));
         // Another one has begun to count anew in between.
-        let now = Counts { row_count: 130, modify_count: 5, analyzed_ts: 8, ..before.clone() };
-        assert_eq!(after(&before, &now, 9, 104).modify_count, 5);
+        let now = Counts { row_count: 107, modify_count: 5, analyzed_ts: 8, ..before.clone() };
+        let now = Counts { analyzed_rows: 104.0, ..now };
+        let counts = after(&before, &now, 9, 106);
+        assert_eq!((counts.row_count, counts.modify_count), (109, 5));
     }
 }

@@ -79,7 +79,13 @@ impl AutoSettings {
     /// How much a table wants to be analyzed: the share of its rows that changed; `None`: not at all.
     fn urgency(&self, counts: &Counts) -> Option<f64> {
         let (rows, changed) = (counts.row_count, counts.modify_count);
-        if counts.is_locked || rows.max(changed) < COUNTED_ROWS_MIN {
+        // A small table stays one, however often its rows change; of one that was never looked at
+        // only the changes may be known.
+        let size = match counts.analyzed_ts {
+            0 => rows.max(changed),
+            _ => rows.max(counts.analyzed_rows as i64),
+        };
+        if counts.is_locked || size < COUNTED_ROWS_MIN {
             return None;
         }
         if counts.analyzed_ts == 0 {
@@ -210,7 +216,7 @@ async fn one(domain: &Arc<Domain>, database: &str, table: &Arc<TableInfo>) -> Re
             ..RequestScope::with_priority(Priority::Low)
         },
         cancel: cancel.clone(),
-        memory: domain.memory.child("automatic ANALYZE", MEMORY_BYTES_MAX),
+        memory: domain.memory.task("automatic ANALYZE", MEMORY_BYTES_MAX, cancel.clone()),
     };
     let renew = async {
         loop {
@@ -282,7 +288,14 @@ mod tests {
         assert_eq!(urgency(5_000, 900, 0), None, "counted since a short time");
         assert_eq!(urgency(10_000, 5_000, 1), None);
         assert_eq!(urgency(10_000, 6_000, 1), Some(0.6));
-        assert_eq!(urgency(0, 1_500, 1), Some(1_500.0), "emptied");
+        assert_eq!(urgency(10, 1_500, 1), None, "small, and changed all the time");
+        let emptied = Counts {
+            analyzed_rows: 1_500.0,
+            modify_count: 1_500,
+            analyzed_ts: 1,
+            ..Counts::default()
+        };
+        assert_eq!(settings().urgency(&emptied), Some(1_500.0));
         let locked = Counts { is_locked: true, modify_count: 5_000, ..Counts::default() };
         assert_eq!(settings().urgency(&locked), None);
         let never = AutoSettings { ratio: 0.0, ..settings() };

@@ -11,13 +11,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_kv_client::KvError;
 use cairn_types::TableId;
 use parking_lot::Mutex;
 
 use super::NodeStatistics;
 use super::record::{Attempts, Counts};
 use crate::domain::Domain;
-use crate::error::Result;
+use crate::error::{Result, SqlError};
 
 /// Changed rows of one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,8 +100,10 @@ impl NodeStatistics {
             return Ok(());
         }
         let told = tell(domain, &changes).await;
-        if told.is_err() {
-            self.add(changes);
+        match &told {
+            // They may be stored: rather too few counted than twice as many.
+            Err(SqlError::Kv(KvError::UndeterminedCommit { .. })) | Ok(()) => {}
+            Err(_) => self.add(changes),
         }
         told
     }

@@ -36,6 +36,14 @@ use crate::record;
 
 /// Rows of a sample unless ANALYZE says otherwise.
 pub const SAMPLE_ROWS_DEFAULT: u32 = 30_000;
+/// Bytes that the distributions of a table take where they are stored, about: all of them are written in
+/// one transaction.
+const TABLE_BYTES_MAX: usize = 32 << 20;
+/// Those of one of them.
+const DISTRIBUTION_BYTES_MAX: usize = 512 << 10;
+/// Regions that are read at once. Each task sends what it gathered when it has read its region, and
+/// holds that until then.
+const REGIONS_AT_ONCE: usize = 4;
 /// Of an index key of several columns, so many bytes count.
 const INDEX_KEY_BYTES_MAX: usize = 512;
 /// Where a table has so many times the rows of its sample, tasks leave out rows that will hardly be in it.
@@ -222,6 +230,16 @@ fn floor(options: &GatherOptions, rows: f64) -> u64 {
     ((1.0 - rate.clamp(0.0, 1.0)) * u64::MAX as f64) as u64
 }
 
+impl GatherOptions {
+    /// Whether the table was thought to have `rows` and has so few that the sample lacks some: it
+    /// is to be read once more.
+    pub fn is_too_small(&self, sampled: &Sampled, rows: f64) -> bool {
+        let wanted = u64::from(self.sample_rows).min(sampled.rows);
+        let is_short = (sampled.sample.len() as u64) < wanted;
+        self.sample_rate.is_none() && is_short && rows > 2.0 * sampled.rows as f64
+    }
+}
+
 /// Reads the table as it was at `read_ts`; `progress` is told how many rows were read.
 pub async fn read(
     domain: &Domain,
@@ -238,6 +256,7 @@ pub async fn read(
     let ranges = vec![KeyRange { start: start.into(), end: end.into() }];
     let request = DistScanRequest {
         scope,
+        concurrency: REGIONS_AT_ONCE,
         ..DistScanRequest::new(read_ts, Arc::new(fragment.to_proto()?), ranges)
     };
     let mut scan = domain.kv.dist_scan(request);
@@ -274,13 +293,15 @@ pub fn build(
 ) -> Result<Distributions> {
     let check = || if cancel.is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) };
     let mut built = Distributions::new();
+    let parts = (targets.columns.len() + targets.indexes.len()).max(1);
+    let bytes_max = DISTRIBUTION_BYTES_MAX.min(TABLE_BYTES_MAX / parts);
     for column in &targets.columns {
         check()?;
         let types = vec![column.ty.clone()];
         let counts = &sampled.columns[column.at];
         let parts = [column.at];
         let of = Part { sampled, parts: &parts, types: &types, is_unique: column.is_unique };
-        let stored = of.build(counts, options, analyzed_ts);
+        let stored = of.build_within(bytes_max, counts, options, analyzed_ts);
         built.insert(Of::Column(column.id), stored);
     }
     for index in &targets.indexes {
@@ -291,7 +312,7 @@ pub fn build(
         };
         let parts = &index.parts;
         let of = Part { sampled, parts, types: &index.types, is_unique: index.is_unique };
-        let mut stored = of.build(counts, options, analyzed_ts);
+        let mut stored = of.build_within(bytes_max, counts, options, analyzed_ts);
         let groups = index.groups.iter().map(|group| &sampled.groups[*group]);
         let prefixes = std::iter::once(&sampled.columns[index.parts[0]]).chain(groups);
         let rows = sampled.rows as f64;
@@ -305,6 +326,16 @@ pub fn build(
     Ok(built)
 }
 
+/// Bytes that a distribution takes as JSON, about: keys are hexadecimal.
+fn stored_bytes(stored: &Stored) -> usize {
+    /// Names of fields and numbers.
+    const ENTRY_BYTES: usize = 96;
+    let top = stored.keys.top.iter().map(|top| 2 * top.key.0.len());
+    let bounds = stored.keys.buckets.iter().map(|one| 2 * (one.lower.0.len() + one.upper.0.len()));
+    let texts = stored.texts.iter().map(|(key, text)| 2 * key.0.len() + text.len());
+    top.chain(bounds).chain(texts).map(|bytes| bytes + ENTRY_BYTES).sum()
+}
+
 /// A column, or an index's columns together.
 struct Part<'a> {
     sampled: &'a Sampled,
@@ -314,6 +345,24 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// With fewer values and buckets if they are so long that they take more than `bytes_max`.
+    fn build_within(
+        &self,
+        bytes_max: usize,
+        counts: &Counts,
+        mut options: BuildOptions,
+        analyzed_ts: TimeStamp,
+    ) -> Stored {
+        loop {
+            let stored = self.build(counts, options, analyzed_ts);
+            if stored_bytes(&stored) <= bytes_max || options.top_values.max(options.buckets) <= 1 {
+                return stored;
+            }
+            options.top_values /= 2;
+            options.buckets = (options.buckets / 2).max(1);
+        }
+    }
+
     fn build(&self, counts: &Counts, options: BuildOptions, analyzed_ts: TimeStamp) -> Stored {
         let rows = self.sampled.rows as f64;
         let valued_rows = rows - counts.null_count as f64;

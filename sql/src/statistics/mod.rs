@@ -311,11 +311,14 @@ impl NodeStatistics {
         };
         match tokio::time::timeout(LOAD_WAIT, load).await {
             Ok(Ok(())) => !unread.is_empty(),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "statistics cannot be read");
+            late_or_failed => {
+                if let Ok(Err(error)) = late_or_failed {
+                    tracing::warn!(%error, "statistics cannot be read");
+                }
+                // Whoever keeps statistics fresh tries again, and drops the plan made without them.
+                unread.into_iter().for_each(|table| self.note_unread(table));
                 false
             }
-            Err(_) => false,
         }
     }
 }
@@ -348,6 +351,7 @@ pub async fn keep_fresh(domain: Arc<Domain>) {
         for table in unread {
             if let Err(error) = domain.statistics.load(&domain, table).await {
                 tracing::warn!(%error, "statistics cannot be read");
+                domain.statistics.note_unread(table);
             }
         }
     }

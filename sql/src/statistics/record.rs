@@ -145,7 +145,12 @@ pub async fn all_counts(snapshot: &Snapshot) -> Result<Vec<(TableId, Counts)>> {
         let table = TableId(parse_id(key, &key[COUNTS_PREFIX.len()..])?);
         Ok((table, meta::from_json(key, value)?))
     };
-    entries.iter().map(decode).collect()
+    Ok(entries.iter().filter_map(|entry| undamaged(decode(entry))).collect())
+}
+
+/// Statistics are advice: what does not decode is as good as not there.
+fn undamaged<T>(decoded: Result<T>) -> Option<T> {
+    decoded.inspect_err(|error| tracing::warn!(%error, "a record of statistics is left out")).ok()
 }
 
 /// The counts of a table.
@@ -158,14 +163,14 @@ pub async fn counts_at(snapshot: &Snapshot, table: TableId) -> Result<Option<Cou
 /// The distributions of a table.
 pub async fn distributions(snapshot: &Snapshot, table: TableId) -> Result<Distributions> {
     let prefix = distributions_prefix(table);
-    let mut found = Distributions::new();
-    for (key, value) in meta::list(snapshot, &prefix).await? {
-        let (kind, digits) = key[prefix.len()..].split_at(1);
-        let id = parse_id(&key, digits)?;
+    let decode = |(key, value): &(Bytes, Bytes)| {
+        let (kind, digits) = key[prefix.len()..].split_at_checked(1).unwrap_or_default();
+        let id = parse_id(key, digits)?;
         let of = if kind == b"c" { Of::Column(ColumnId(id)) } else { Of::Index(IndexId(id)) };
-        found.insert(of, meta::from_json(&key, &value)?);
-    }
-    Ok(found)
+        Ok((of, meta::from_json(key, value)?))
+    };
+    let entries = meta::list(snapshot, &prefix).await?;
+    Ok(entries.iter().filter_map(|entry| undamaged(decode(entry))).collect())
 }
 
 /// A transaction that changes statistics.
@@ -234,7 +239,7 @@ impl<'a> Attempts<'a> {
         change.transaction.set(Bytes::from_static(VERSION_KEY), version.into())?;
         match change.transaction.commit().await {
             Ok(_) => Ok(true),
-            Err(error @ KvError::WriteConflict { .. }) => {
+            Err(error @ (KvError::WriteConflict { .. } | KvError::TxnAborted { .. })) => {
                 self.lost = Some(error);
                 Ok(false)
             }
