@@ -389,7 +389,7 @@ impl Collation {
     #[inline]
     pub fn compare(self, a: &[u8], b: &[u8]) -> Ordering {
         let info = self.info();
-        let (a, b) = if info.pad_space { (trim(a), trim(b)) } else { (a, b) };
+        let (a, b) = (info.unpadded(a), info.unpadded(b));
         match info.method {
             Method::Bytes => a.cmp(b),
             method => weights::compare(method, a, b),
@@ -406,7 +406,7 @@ impl Collation {
     #[inline]
     pub fn sort_key(self, text: &[u8], out: &mut Vec<u8>) {
         let info = self.info();
-        let text = if info.pad_space { trim(text) } else { text };
+        let text = info.unpadded(text);
         match info.method {
             Method::Bytes => out.extend_from_slice(text),
             method => weights::sort_key(method, text, out),
@@ -417,7 +417,7 @@ impl Collation {
     #[inline]
     pub fn hash<H: Hasher>(self, text: &[u8], hasher: &mut H) {
         let info = self.info();
-        let text = if info.pad_space { trim(text) } else { text };
+        let text = info.unpadded(text);
         match info.method {
             Method::Bytes => hasher.write(text),
             method => weights::for_each(method, text, |weight| hasher.write_u16(weight)),
@@ -439,6 +439,35 @@ impl Collation {
     }
 }
 
+impl CollationInfo {
+    /// Without the padding of PAD SPACE. Spaces before characters that have no weight are padding
+    /// too: `' \u{200D}'` equals `''`.
+    #[inline]
+    fn unpadded<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        if !self.pad_space {
+            return text;
+        }
+        let text = trim(text);
+        let has_weight = text.last().is_none_or(|byte| byte.is_ascii_graphic());
+        match self.method {
+            Method::Uca | Method::UcaBmp if !has_weight => self.without_weightless_end(text),
+            _ => text,
+        }
+    }
+
+    fn without_weightless_end<'t>(&self, mut text: &'t [u8]) -> &'t [u8] {
+        while let Some(last) = last_char(text) {
+            let mut has_weight = false;
+            weights::for_each(self.method, last, |_| has_weight = true);
+            if has_weight {
+                break;
+            }
+            text = trim(&text[..text.len() - last.len()]);
+        }
+        text
+    }
+}
+
 impl fmt::Debug for Collation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -457,11 +486,33 @@ fn trim(text: &[u8]) -> &[u8] {
     &text[..end]
 }
 
+/// The last character, if it is one.
+fn last_char(text: &[u8]) -> Option<&[u8]> {
+    let start = text.iter().rposition(|byte| byte & 0xC0 != 0x80)?;
+    std::str::from_utf8(&text[start..]).is_ok().then_some(&text[start..])
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn spaces_before_weightless_characters_are_padding() {
+        let ci = Collation::UTF8MB4_UNICODE_CI;
+        for (a, b) in [(" \u{200D}", ""), ("a \u{301} ", "A"), ("a\u{1}", "a"), ("é \u{200D}", "e")]
+        {
+            assert!(ci.equals(a.as_bytes(), b.as_bytes()), "{a:?} {b:?}");
+            let key = |text: &str| {
+                let mut key = Vec::new();
+                ci.sort_key(text.as_bytes(), &mut key);
+                key
+            };
+            assert_eq!(key(a), key(b), "{a:?} {b:?}");
+        }
+        assert!(!ci.equals("a \u{200D}b".as_bytes(), b"ab"));
+    }
 
     #[test]
     fn equalities_mysql_users_rely_on() {
