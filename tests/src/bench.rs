@@ -16,7 +16,7 @@ pub fn bench(playground: &Playground, args: &str, more: &[&str]) -> Output {
         .expect("it starts")
 }
 
-/// As [`bench`], which must succeed; what it printed.
+/// As [`bench()`], which must succeed; what it printed.
 pub fn succeed(playground: &Playground, args: &str, more: &[&str]) -> String {
     let output = bench(playground, args, more);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
