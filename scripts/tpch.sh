@@ -61,7 +61,7 @@ run_server() {
             tpch run "${answers[@]}" --json "$results/$peer.json" >"$results/$peer.out" 2>&1 || true
             after=$(ticks_of "${pids[@]}")
             printf '%s\t%s\n' "$peer" "$((after - before))" >>"$results/ticks.tsv"
-            say "$peer: $(awk '$1 == "all" { printf "%.1f s for all queries", $2 * $4 / 1000 }' "$results/$peer.out")"
+            say "$peer: $(awk '$1 == "all" && NF > 5 { printf "%.1f s for all queries", $2 * $4 / 1000 }' "$results/$peer.out")"
         else
             say "$peer: $(tail -2 "$results/$peer.first" | tr '\n' ' ')"
         fi
