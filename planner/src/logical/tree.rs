@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cairn_expr::Expr;
+use cairn_types::FieldType;
 
 use super::{Col, Logical, LogicalJoin};
 use crate::error::Result;
@@ -270,4 +271,18 @@ pub fn covered(expr: &Expr, columns: &BTreeSet<Col>) -> bool {
 /// Whether some column of an expression is in `columns`.
 pub fn touches(expr: &Expr, columns: &BTreeSet<Col>) -> bool {
     expr.any(&mut |expr| matches!(expr, Expr::Column { index, .. } if columns.contains(index)))
+}
+
+/// The type that an expression says a column has, if it names it.
+pub fn column_type(expr: &Expr, col: Col) -> Option<FieldType> {
+    let mut found = None;
+    expr.walk(&mut |node| {
+        if let Expr::Column { index, ty } = node
+            && *index == col
+        {
+            found = Some(ty.clone());
+        }
+        found.is_none()
+    });
+    found
 }

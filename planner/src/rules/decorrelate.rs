@@ -29,7 +29,7 @@ use cairn_expr::{Expr, Func, build_function};
 
 use super::RuleContext;
 use crate::error::Result;
-use crate::logical::tree::{covered, touches};
+use crate::logical::tree::{column_type, covered, touches};
 use crate::logical::{Col, Logical, LogicalAggregate, LogicalJoin};
 use crate::plan::RowCount;
 
@@ -245,17 +245,4 @@ fn pull_up(plan: Logical, outer: &BTreeSet<Col>, pulled: &mut Vec<Expr>) -> Logi
         }
         other => other,
     }
-}
-
-fn column_type(expr: &Expr, col: Col) -> Option<cairn_types::FieldType> {
-    let mut found = None;
-    expr.walk(&mut |node| {
-        if let Expr::Column { index, ty } = node
-            && *index == col
-        {
-            found = Some(ty.clone());
-        }
-        found.is_none()
-    });
-    found
 }

@@ -35,6 +35,7 @@ use super::estimate::{ColumnEstimate, ColumnSource, Estimate, combinations, conj
 use super::guess::{self, BETWEEN_FRACTION, LESS_FRACTION, PIECE_FRACTION};
 use super::{KeyBound, Values};
 use crate::logical::Col;
+use crate::logical::tree::column_type;
 use crate::ranger::{Bound, Range, RangeColumn, analyze, encode_bounds};
 
 /// What conditions leave.
@@ -315,19 +316,6 @@ fn ranged_column(condition: &Expr, input: &Estimate) -> Option<Col> {
 /// A condition on one column as one on the first column of a key.
 fn at_first(condition: &Expr) -> Option<Expr> {
     condition.clone().remap_columns(&|_| Some(0)).ok()
-}
-
-fn column_type(expr: &Expr, col: Col) -> Option<FieldType> {
-    let mut found = None;
-    expr.walk(&mut |node| {
-        if let Expr::Column { index, ty } = node
-            && *index == col
-        {
-            found = Some(ty.clone());
-        }
-        found.is_none()
-    });
-    found
 }
 
 /// Results of a function of arguments with so many values.

@@ -46,7 +46,7 @@ pub async fn admin(session: &Session, admin: &Admin) -> Result<()> {
     }
 }
 
-/// Result columns of `CHECK TABLE`.
+/// Result columns of `CHECK TABLE` and `ANALYZE TABLE`.
 pub fn columns() -> Vec<OutputColumn> {
     ["Table", "Op", "Msg_type", "Msg_text"]
         .map(|name| OutputColumn::computed(name, FieldType::longtext()))

@@ -134,7 +134,7 @@ async fn describe_at(session: &mut Session, parsed: &ParsedStatement) -> Result<
         Statement::Describe(_) => Ok(show::describe_columns()),
         Statement::SplitTable(_) => Ok(regions::split_columns()),
         Statement::Xa(xa) if matches!(**xa, Xa::Recover { .. }) => Ok(crate::xa::recover_columns()),
-        Statement::AnalyzeTable(_) => Ok(statistics::analyze::columns()),
+        Statement::AnalyzeTable(_) => Ok(check::columns()),
         Statement::TableMaintenance(of) if of.verb == "CHECK" => Ok(check::columns()),
         _ => Ok(Vec::new()),
     }

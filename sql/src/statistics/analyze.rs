@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 use cairn_executor::MemoryTracker;
 use cairn_kv_client::RequestScope;
 use cairn_parser::ast::{AnalyzeScope, AnalyzeTable, ObjectName};
+use cairn_planner::TableInfo;
 use cairn_planner::statistics::build::BuildOptions;
-use cairn_planner::{OutputColumn, TableInfo};
 use cairn_proto::kv::Priority;
-use cairn_types::{Datum, FieldType, errno};
+use cairn_types::{Datum, errno};
 use tokio_util::sync::CancellationToken;
 
 use super::gather::{self, GatherOptions, Targets};
@@ -31,18 +31,12 @@ use crate::domain::{Domain, in_flashback};
 use crate::error::{Result, SqlError};
 use crate::session::Session;
 use crate::sink::ResultSink;
+use crate::statement::check;
 use crate::statement::show::find_table;
 
 /// Bounds of what `WITH` takes, TiDB's.
 const TOP_VALUES_MAX: u64 = 100_000;
 const BUCKETS_MAX: u64 = 100_000;
-
-/// Result columns.
-pub fn columns() -> Vec<OutputColumn> {
-    ["Table", "Op", "Msg_type", "Msg_text"]
-        .map(|name| OutputColumn::computed(name, FieldType::longtext()))
-        .into()
-}
 
 /// Runs `ANALYZE TABLE`.
 pub async fn run(
@@ -83,7 +77,7 @@ pub async fn run(
         }
     }
     session.domain.statistics.refresh(&session.domain).await?;
-    sink.begin_rows(columns().into()).await?;
+    sink.begin_rows(check::columns().into()).await?;
     session.found_rows = rows.len() as u64;
     session.row_count = -1;
     for row in &rows {

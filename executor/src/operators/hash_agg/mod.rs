@@ -57,6 +57,9 @@ pub struct HashAgg {
     schema: Vec<FieldType>,
     mode: AggMode,
     group_by: Vec<Expr>,
+    /// Whether the groups of rows are the same whenever they are evaluated: a part of what was
+    /// spilled evaluates them anew.
+    is_stable: bool,
     encoder: KeyEncoder,
     table: GroupTable,
     /// Values of the group columns, by group id.
@@ -106,6 +109,7 @@ impl HashAgg {
             encoder,
             groups: RowStore::new(&group_types),
             group_types,
+            is_stable: desc.group_by.iter().all(Expr::is_deterministic),
             group_by: desc.group_by.clone(),
             input: Some(input),
             input_types,
@@ -161,9 +165,7 @@ impl HashAgg {
             }
             return Ok(());
         }
-        // A part evaluates the groups of its rows anew, and must find the same.
-        let is_stable = self.group_by.iter().all(Expr::is_deterministic);
-        let space = self.ctx.spill.as_ref().filter(|_| is_stable);
+        let space = self.ctx.spill.as_ref().filter(|_| self.is_stable);
         if must_spill(&mut self.memory, space, self.depth, bytes)? {
             self.start_overflow(bytes).await?;
         }
