@@ -16,6 +16,7 @@ use prost::Message;
 use crate::build_fragment;
 use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
+use crate::memory::MemoryTracker;
 use crate::operator::{BoxOperator, Operator};
 use crate::operators::*;
 use crate::plan::*;
@@ -517,6 +518,44 @@ fn a_source_that_waits_can_be_cancelled() {
         let mut tree = ChunkSource::new(schema(), waiting, ctx.clone());
         ctx.cancel.cancel();
         assert!(matches!(tree.next().await, Err(ExecError::Cancelled)));
+    });
+}
+
+/// An index join of a hundred numbers, each with `matches` inner rows, under a quota.
+async fn looked_up(matches: i64, quota_bytes: u64) -> Result<Vec<Vec<Datum>>> {
+    let mut ctx = context().with_memory(MemoryTracker::root("statement", quota_bytes));
+    (ctx.chunk_rows_init, ctx.chunk_rows_max) = (1, 32);
+    let outer: Rows = (0..100).map(|key| (Some(key), Some(-key))).collect();
+    let inner_ctx = ctx.clone();
+    let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
+        let of =
+            |key: &Vec<Datum>| (0..matches).map(|n| (key[0].as_i64(), Some(n))).collect::<Rows>();
+        let rows: Rows = keys.iter().flat_map(of).collect();
+        Ok(InnerRows { operator: Some(source(&rows, &inner_ctx)), keys: keys.len() })
+    });
+    let join = HashJoinDesc {
+        kind: JoinKind::Inner,
+        null_aware: false,
+        left_keys: vec![column(0)],
+        right_keys: vec![column(0)],
+        null_safe: Vec::new(),
+        other_conditions: Vec::new(),
+        build_side: JoinSide::Right,
+    };
+    let desc = IndexJoinDesc { join, lookup_keys: vec![column(0)] };
+    let join = IndexJoin::new(source(&outer, &ctx), schema(), factory, desc, ctx.clone())?;
+    collect_rows(Box::new(join)).await
+}
+
+#[test]
+fn an_index_join_short_of_memory_looks_fewer_keys_up() {
+    runtime().block_on(async {
+        // The largest batch has more than a third of the keys: 1.7 MiB of inner rows.
+        let whole = looked_up(3_000, 0).await.unwrap();
+        assert_eq!(whole.len(), 300_000);
+        assert_eq!(looked_up(3_000, 1 << 20).await.unwrap(), whole);
+        let error = looked_up(100_000, 1 << 20).await.unwrap_err();
+        assert!(matches!(error, ExecError::MemoryExceeded { .. }), "one key is too much: {error}");
     });
 }
 

@@ -13,6 +13,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Statements run.
     pub statements: Counter,
+    /// Asynchronous tasks of the process.
+    pub tasks: Gauge,
     /// Memory that statements use, in bytes.
     pub statement_memory: Gauge,
     /// Temporary files of statements, in bytes.
@@ -32,6 +34,12 @@ impl Default for Metrics {
         let statements = Counter::default();
         registry.register("connections", "Open client connections", connections.clone());
         registry.register("statements", "Statements run since the start", statements.clone());
+        let tasks = Gauge::default();
+        registry.register(
+            "tasks",
+            "Asynchronous tasks of the process that have not ended",
+            tasks.clone(),
+        );
         let (statement_memory, tmp_storage) = (Gauge::default(), Gauge::default());
         registry.register(
             "statement_memory_bytes",
@@ -56,6 +64,7 @@ impl Default for Metrics {
             registry,
             connections,
             statements,
+            tasks,
             statement_memory,
             tmp_storage,
             gc_runs,

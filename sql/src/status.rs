@@ -34,6 +34,8 @@ pub async fn serve(domain: Arc<Domain>, listener: TcpListener) {
 
 async fn metrics(State(domain): State<Arc<Domain>>) -> String {
     domain.metrics.connections.set(domain.processes.open_count() as i64);
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    domain.metrics.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
     domain.metrics.statement_memory.set(domain.memory.memory().used_bytes() as i64);
     domain.metrics.tmp_storage.set(domain.memory.disk().used_bytes() as i64);
     let counted = domain.metrics.statements.get();

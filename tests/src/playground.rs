@@ -172,6 +172,11 @@ impl Playground {
         tail(&self.dir.path().join(format!("playground-{}.err", self.generation)))
     }
 
+    /// The first process, which holds everything in [`Layout::OneProcess`].
+    pub fn pid(&self) -> Option<u32> {
+        self.main.as_ref().map(Served::pid)
+    }
+
     /// The port of the first SQL node.
     pub fn port(&self) -> u16 {
         self.port

@@ -12,7 +12,8 @@
 //!
 //! Which inner rows a key names is the factory's business. It may give more rows than match: all
 //! conditions are tested again when the batch probes them. It must not leave out any that does, but
-//! it may take the first of the keys only, if they are much to read: the batch is cut there.
+//! it may take the first of the keys only, if they are much to read: the batch is cut there. So it is
+//! where the inner rows of its keys go over the statement's quota, down to those of one key.
 //!
 //! The kinds of join and their rules for NULL are those of [`super::HashJoin`], except that only
 //! outer rows can be preserved and NOT IN cannot be null-aware: both need all inner rows.
@@ -79,6 +80,8 @@ pub struct IndexJoin {
     next: Option<Chunk>,
     /// Whether one batch was not enough.
     reads_ahead: bool,
+    /// Keys that are looked up at once: fewer after their inner rows did not fit into memory.
+    keys_max: usize,
     probing: Option<(JoinCore, ProbeCursor)>,
     /// Of the inner rows.
     memory: OperatorMemory,
@@ -120,41 +123,63 @@ impl IndexJoin {
             rest: None,
             next: None,
             reads_ahead: false,
+            keys_max: usize::MAX,
             probing: None,
         })
     }
 
     /// Reads the inner rows of a batch and starts to probe them.
-    async fn look_up(&mut self, mut batch: Chunk) -> Result<()> {
+    async fn look_up(&mut self, batch: Chunk) -> Result<()> {
         let keys = distinct_keys(&self.desc.lookup_keys, &batch, &mut self.eval)?;
         // The probe evaluates the expressions again, and warns of them.
         self.eval.warnings.take();
-        let rows = (self.factory)(&keys.values)?;
-        if let Some(row) = keys.first_rows.get(rows.keys) {
-            self.rest = Some(batch::slice(&batch, *row, batch.num_rows()));
-            batch = batch::slice(&batch, 0, *row);
+        loop {
+            let wanted = keys.values.len().min(self.keys_max);
+            let rows = (self.factory)(&keys.values[..wanted])?;
+            let taken = rows.keys;
+            let rest = keys.first_rows.get(taken).copied();
+            let core = match self.read_inner(rows, rest.is_none()).await {
+                // With fewer keys it may do.
+                Err(ExecError::MemoryExceeded { .. }) if taken > 1 => {
+                    self.memory.clear();
+                    self.keys_max = taken / 2;
+                    continue;
+                }
+                core => core?,
+            };
+            let batch = match rest {
+                Some(row) => {
+                    self.rest = Some(batch::slice(&batch, row, batch.num_rows()));
+                    batch::slice(&batch, 0, row)
+                }
+                None => batch,
+            };
+            if !core.is_pointless() {
+                let core = core.in_probe_order();
+                let cursor = ProbeCursor::new(&core, batch, &mut self.eval)?;
+                self.probing = Some((core, cursor));
+            }
+            return Ok(());
         }
+    }
+
+    /// Reads the inner rows of some keys, and the next batch meanwhile if these are the last keys
+    /// of theirs.
+    async fn read_inner(&mut self, rows: InnerRows, are_last: bool) -> Result<JoinCore> {
         let mut inner = match rows.operator {
             Some(inner) => inner,
             None => Box::new(Values::new(self.inner_types.clone(), Vec::new(), self.ctx.clone())?),
         };
         let (types, desc) = (self.outer_types.clone(), self.desc.join.clone());
         let read = JoinCore::with_keys(&mut inner, types, desc, &self.ctx, &mut self.memory);
-        let core = match self.reads_ahead && self.rest.is_none() && self.next.is_none() {
-            true => {
-                let (core, next) = futures::future::try_join(read, self.outer.next()).await?;
-                self.next = next;
-                core
-            }
-            false => read.await?,
-        };
-        self.reads_ahead = true;
-        if !core.is_pointless() {
-            let core = core.in_probe_order();
-            let cursor = ProbeCursor::new(&core, batch, &mut self.eval)?;
-            self.probing = Some((core, cursor));
+        let reads_ahead = std::mem::replace(&mut self.reads_ahead, true);
+        if !reads_ahead || !are_last || self.next.is_some() {
+            return read.await;
         }
-        Ok(())
+        // Both to their ends: a batch half read would be lost.
+        let (core, next) = futures::future::join(read, self.outer.next()).await;
+        self.next = next?;
+        core
     }
 }
 

@@ -193,7 +193,8 @@ impl Retrier {
         // would fail every client whose budget another store has spent.
         // What stands behind everything else is refused first, and may wait: its repeats are
         // rare by the pauses between them.
-        let pays = kind.costs_budget() && self.scope.priority != Priority::Low;
+        let is_behind = matches!(self.scope.priority, Priority::Low | Priority::Background);
+        let pays = kind.costs_budget() && !is_behind;
         if pays && !self.budget.spend() && !first {
             return Err(exhausted(kind, format!("retry budget is spent: {}", reason())));
         }

@@ -99,7 +99,7 @@ impl ReadPool {
         let running = self.tasks.fetch_add(1, Ordering::Relaxed);
         let slot = TaskSlot { task, tasks: Arc::clone(&self.tasks) };
         let tasks_max = match task.priority {
-            Priority::Low => self.tasks_max / 2,
+            Priority::Low | Priority::Background => self.tasks_max / 2,
             Priority::Normal | Priority::High => self.tasks_max,
         };
         let wait = self.turns.expected_wait(&task);

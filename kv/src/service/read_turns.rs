@@ -10,10 +10,13 @@
 //! |---|---|---|
 //! | short | high priority; queries that used less than [`SHORT_MAX`] so far | 16 of 21 |
 //! | medium | queries below [`MEDIUM_MAX`] | 4 of 21 |
-//! | long | everything above, and low priority | 1 of 21 |
+//! | long | everything above, low priority, and what runs in the background | 1 of 21 |
 //!
 //! So a scan of the whole table stands behind every small read, whether it comes as one
 //! task or as a thousand, and still goes on.
+//!
+//! A task in the background rests after each turn for [`BACKGROUND_PAUSE`] times as long as that took, also
+//! where nobody waits: what else the machine does needs processors too.
 //!
 //! **Invariants.** Permits in use never exceed their number; a permit that was given to a
 //! task that is gone is passed on. No level with a share waits for ever.
@@ -32,6 +35,7 @@ use std::time::Duration;
 use cairn_proto::kv::Priority;
 use cairn_types::TimeStamp;
 use parking_lot::Mutex;
+use tokio::time::Sleep;
 
 use crate::raftstore::{Clock, Deadline, MonotonicTime, RegionContext};
 
@@ -44,6 +48,8 @@ const LEVELS: usize = 3;
 const SHARES: [i64; LEVELS] = [16, 4, 1];
 /// Queries whose account is kept; two that meet in one place share it in turn.
 const QUERIES: usize = 1024;
+/// A task in the background rests so many times as long as it ran.
+const BACKGROUND_PAUSE: u32 = 3;
 /// How fast the average turn follows the latest ones.
 const AVERAGE_OVER: u32 = 16;
 
@@ -99,7 +105,7 @@ impl State {
     fn level(&self, task: &ReadTask) -> usize {
         match task.priority {
             Priority::High => 0,
-            Priority::Low => 2,
+            Priority::Low | Priority::Background => 2,
             Priority::Normal => match self.used[place(task.read_ts)] {
                 (read_ts, used) if read_ts == task.read_ts && used >= MEDIUM_MAX => 2,
                 (read_ts, used) if read_ts == task.read_ts && used >= SHORT_MAX => 1,
@@ -207,7 +213,7 @@ impl ReadTurns {
         let signal = Arc::new(signal);
         let waker = Waker::from(Arc::clone(&signal));
         let turns = Arc::clone(self);
-        InTurns { turns, task, work: Box::pin(work), ticket: None, signal, waker }
+        InTurns { turns, task, work: Box::pin(work), ticket: None, rest: None, signal, waker }
     }
 
     /// Takes a permit, or a place in the queue.
@@ -270,6 +276,8 @@ pub struct InTurns<F> {
     work: Pin<Box<F>>,
     /// Its place in a queue; none while it runs or waits for something else.
     ticket: Option<Arc<Ticket>>,
+    /// Until when a task in the background rests.
+    rest: Option<Pin<Box<Sleep>>>,
     signal: Arc<Signal>,
     /// Of the signal.
     waker: Waker,
@@ -299,6 +307,10 @@ impl<F: Future> Future for InTurns<F> {
         let this = &mut *self;
         // First of all: a grant from here on wakes the runtime's task of today.
         this.signal.waker.lock().clone_from(context.waker());
+        if let Some(rest) = &mut this.rest {
+            std::task::ready!(rest.as_mut().poll(context));
+            this.rest = None;
+        }
         if this.ticket.is_none() {
             this.ticket = this.turns.enter(&this.task, &this.waker);
         }
@@ -311,8 +323,16 @@ impl<F: Future> Future for InTurns<F> {
         let (turns, task, ticket) = (&this.turns, &this.task, &mut this.ticket);
         let mut permit = Permit { turns, task, begun, again: None, ticket };
         let outcome = this.work.as_mut().poll(&mut Context::from_waker(&this.waker));
-        if outcome.is_pending() && this.signal.woken.load(Ordering::Acquire) {
-            permit.again = Some(&this.waker);
+        let only_gave_way = outcome.is_pending() && this.signal.woken.load(Ordering::Acquire);
+        if this.task.priority != Priority::Background {
+            permit.again = only_gave_way.then_some(&this.waker);
+            return outcome;
+        }
+        drop(permit);
+        if only_gave_way {
+            let turn = this.turns.clock.now().since(begun);
+            // Its waker was woken in the turn: the runtime comes back, and learns of the rest.
+            this.rest = Some(Box::pin(tokio::time::sleep(turn * BACKGROUND_PAUSE)));
         }
         outcome
     }
@@ -412,6 +432,19 @@ mod tests {
         assert!(room.run(1).is_empty(), "there is no permit");
         release(&room);
         assert_eq!(room.run(2), ["small", "scan"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_in_the_background_rests_where_nobody_waits() {
+        let mut room = Room::new(2);
+        let task = ReadTask { priority: Priority::Background, ..at(1) };
+        room.add("analyze", task, 3, 10);
+        assert_eq!(room.run(5), ["analyze"]);
+        tokio::time::advance(Duration::from_millis(29)).await;
+        assert!(room.run(5).is_empty());
+        tokio::time::advance(Duration::from_millis(2)).await;
+        room.add("small", at(2), 1, 1);
+        assert_eq!(room.run(5), ["analyze", "small"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cairn_expr::Expr;
+use cairn_expr::{Expr, Func};
 use cairn_types::FieldType;
 
 use super::{Col, Logical, LogicalJoin};
@@ -261,6 +261,20 @@ impl LogicalJoin {
         let left = self.left.output_set();
         self.right.free_columns().into_iter().filter(|col| left.contains(col)).collect()
     }
+}
+
+/// What an OR implies for these columns alone: one branch for each of its branches, which all have
+/// to say something of them.
+pub fn implied(condition: &Expr, columns: &BTreeSet<Col>) -> Option<Expr> {
+    if !matches!(condition.as_function(), Some((Func::Or, _))) {
+        return None;
+    }
+    let own = |branch: Expr| {
+        let parts = branch.split_cnf().into_iter();
+        Expr::join_cnf(parts.filter(|part| part.has_columns() && covered(part, columns)).collect())
+    };
+    let branches: Option<Vec<Expr>> = condition.clone().split_dnf().into_iter().map(own).collect();
+    branches.and_then(Expr::join_dnf)
 }
 
 /// Whether all columns of an expression are in `columns`.

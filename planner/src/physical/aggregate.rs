@@ -22,6 +22,15 @@ use crate::statistics::Estimate;
 impl Physical<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &LogicalAggregate) -> Result<Task> {
         let task = self.task(&aggregate.input, None)?;
+        self.aggregate_task(aggregate, task)
+    }
+
+    /// The aggregation of what a task gives.
+    pub(super) fn aggregate_task(
+        &mut self,
+        aggregate: &LogicalAggregate,
+        task: Task,
+    ) -> Result<Task> {
         match task {
             Task::Cop(mut cop) if cop.accepts_rows() && self.splits(aggregate) => {
                 let partial = self.push_partial(&mut cop, aggregate)?;

@@ -7,7 +7,9 @@
 //!         └─t: all rows                           └─t: range decided by [eq(t.id, o.a)]
 //! ```
 //!
-//! **Where.** The inner side is one table, under filters and projections at most. Comparisons of
+//! **Where.** The inner side is one table, under filters, projections and groupings at most; under a
+//! grouping the compared columns are among those it groups by (TPC-H's Q17: the average of the
+//! orders of a few parts). Comparisons of
 //! its columns with expressions of the outer side count as conditions of its access path, beside
 //! its own: `t.id = o.a AND t.n > o.b` and `t.n > 3` make ranges of an index on `(id, n)`. At
 //! least one of them must be an equality. The outer expressions become slots, which the executor
@@ -41,7 +43,7 @@ use super::pricing::Pricing;
 use super::{Physical, Root, Task, WantedOrder};
 use crate::error::Result;
 use crate::logical::tree::covered;
-use crate::logical::{Col, Logical, LogicalJoin, LogicalScan};
+use crate::logical::{Col, Logical, LogicalAggregate, LogicalJoin, LogicalScan};
 use crate::plan::{IndexJoin, PhysicalOp};
 use crate::statistics::Estimate;
 
@@ -79,7 +81,8 @@ impl Physical<'_> {
         }
         let (outer_side, inner_side) = sides(join, inner);
         let scan = inner_scan(inner_side)?;
-        let lookups = self.lookups(join, outer_side, scan);
+        let mut lookups = self.lookups(join, outer_side, scan);
+        lookups.retain(|lookup| decides(inner_side, lookup.inner));
         if !lookups.iter().any(|lookup| lookup.is_equality) {
             return None;
         }
@@ -214,6 +217,10 @@ impl Physical<'_> {
                 let root = self.finish(below)?;
                 Ok(Task::Root(self.project(root, exprs)?))
             }
+            Logical::Aggregate(aggregate) => {
+                let task = self.inner_task(&aggregate.input, path)?;
+                self.aggregate_task(aggregate, task)
+            }
             Logical::Scan(scan) => {
                 let scan = self.bound(scan).into_owned();
                 self.cop_task(&scan, *path, false, false)
@@ -272,7 +279,7 @@ pub(super) fn sides(join: &LogicalJoin, inner: JoinSide) -> (&Logical, &Logical)
     }
 }
 
-/// The table that an inner side reads, if it is one table under filters and projections.
+/// The table that an inner side reads, if it is one table under filters, projections and groupings.
 pub(super) fn inner_scan(logical: &Logical) -> Option<&LogicalScan> {
     match logical {
         Logical::Scan(scan) => (!scan.table.is_virtual).then_some(scan),
@@ -284,7 +291,29 @@ pub(super) fn inner_scan(logical: &Logical) -> Option<&LogicalScan> {
             let is_deterministic = exprs.iter().all(|(_, expr)| expr.is_deterministic());
             is_deterministic.then(|| inner_scan(input)).flatten()
         }
+        Logical::Aggregate(aggregate) => {
+            let LogicalAggregate { groups, aggs, input } = &**aggregate;
+            // Without groups there is a row even of nothing.
+            let is_deterministic = !groups.is_empty()
+                && groups.iter().all(|(_, group)| group.is_deterministic())
+                && aggs.iter().flat_map(|(_, agg)| &agg.args).all(Expr::is_deterministic);
+            is_deterministic.then(|| inner_scan(input)).flatten()
+        }
         _ => None,
+    }
+}
+
+/// Whether a column of an inner side's table may decide what is read of it: rows of one group are all
+/// read or none of them.
+fn decides(logical: &Logical, col: Col) -> bool {
+    match logical {
+        Logical::Filter { input, .. } | Logical::Project { input, .. } => decides(input, col),
+        Logical::Aggregate(aggregate) => {
+            let mut groups = aggregate.groups.iter();
+            groups.any(|(group, expr)| *group == col && expr.as_column() == Some(col))
+                && decides(&aggregate.input, col)
+        }
+        _ => true,
     }
 }
 

@@ -13,6 +13,9 @@
 //!   an inner join.
 //! - What all branches of an OR say is said once: `a AND x OR a AND y` is `a AND (x OR y)`, so that
 //!   `a` may be a key of a join (TPC-H's Q19).
+//! - What every branch of an OR says of one side of a join is said of that side too:
+//!   `a.x = 1 AND b.y = 2 OR a.x = 3 AND b.y = 4` gives `a.x = 1 OR a.x = 3` below, and stays above
+//!   (TPC-H's Q7 and Q19).
 //! - Transitive closure: `a.k = b.k AND a.k = 5` gives `b.k = 5` too.
 //!
 //! **Must not fire** for conditions that are not deterministic (RAND()), through LIMIT
@@ -28,7 +31,7 @@ use cairn_types::Datum;
 use super::RuleContext;
 use super::nulls::rejects_nulls;
 use crate::error::Result;
-use crate::logical::tree::{covered, touches};
+use crate::logical::tree::{covered, implied, touches};
 use crate::logical::{Col, Logical, LogicalAggregate, LogicalJoin};
 
 pub(super) fn run(plan: Logical, ctx: &mut RuleContext<'_>) -> Result<Logical> {
@@ -197,7 +200,11 @@ fn push_join(
                     () if !condition.is_deterministic() => above.push(condition),
                     () if on_left(&condition) => left.push(condition),
                     () if on_right(&condition) => right.push(condition),
-                    () => join.conditions.push(condition),
+                    () => {
+                        left.extend(implied(&condition, &left_columns));
+                        right.extend(implied(&condition, &right_columns));
+                        join.conditions.push(condition);
+                    }
                 }
             }
         }

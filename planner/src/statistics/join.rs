@@ -26,7 +26,7 @@ use super::derive::{Estimator, equal_columns};
 use super::estimate::{Estimate, combinations};
 use super::guess::SEMI_FRACTION;
 use super::keys::known_group;
-use crate::logical::tree::{covered, touches};
+use crate::logical::tree::{covered, implied, touches};
 use crate::logical::{Col, LogicalJoin};
 
 /// Share of the rows that have a value of their own, from which on a column counts as a key.
@@ -39,6 +39,8 @@ pub(crate) struct JoinTerms {
     keys: Vec<(Expr, Expr)>,
     /// All other conditions.
     others: Vec<Expr>,
+    /// What those say of one side alone, which is asked below the join already.
+    implied: Vec<Expr>,
     /// Columns of each side that are set equal to something of the other.
     equal: [BTreeSet<Col>; 2],
 }
@@ -82,7 +84,11 @@ impl JoinTerms {
             let columns = equal_columns(conditions, &known);
             columns.into_iter().filter(|col| own.contains(col)).collect()
         });
-        JoinTerms { kind, keys, others, equal }
+        // Below an inner join alone, see `rules::push_down`.
+        let asked_below = others.iter().filter(|_| kind == JoinKind::Inner);
+        let implied =
+            asked_below.flat_map(|other| sides.map(|own| implied(other, own))).flatten().collect();
+        JoinTerms { kind, keys, others, implied, equal }
     }
 
     /// Whether each row of the other side has one row at most among these.
@@ -155,7 +161,13 @@ impl Estimator<'_> {
                 }
                 if !terms.others.is_empty() {
                     let both = joined(left, right);
-                    rows *= self.fraction(&both, &terms.others);
+                    let below: f64 = terms
+                        .implied
+                        .iter()
+                        .map(|part| self.fraction(&both, std::slice::from_ref(part)))
+                        .product();
+                    rows *= (self.fraction(&both, &terms.others) / below.max(f64::MIN_POSITIVE))
+                        .min(1.0);
                 }
                 let rows = rows.max(1.0);
                 if kind == JoinKind::LeftOuter { rows.max(left.rows) } else { rows }

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cairn_executor::MemoryTracker;
+use cairn_executor::sample::Sampled;
 use cairn_kv_client::RequestScope;
 use cairn_parser::ast::{AnalyzeScope, AnalyzeTable, ObjectName};
 use cairn_planner::TableInfo;
 use cairn_planner::statistics::build::BuildOptions;
 use cairn_proto::kv::Priority;
-use cairn_types::{Datum, errno};
+use cairn_types::{Datum, TimeStamp, errno};
 use tokio_util::sync::CancellationToken;
 
 use super::gather::{self, GatherOptions, Targets};
@@ -34,6 +35,8 @@ use crate::sink::ResultSink;
 use crate::statement::check;
 use crate::statement::show::find_table;
 
+/// In the background, building rests so many times as long as it works.
+const BACKGROUND_PAUSE: u32 = 3;
 /// Bounds of what `WITH` takes, TiDB's.
 const TOP_VALUES_MAX: u64 = 100_000;
 const BUCKETS_MAX: u64 = 100_000;
@@ -116,7 +119,7 @@ async fn one(
         table,
         options,
         process_id: Some(session.process.id.0),
-        scope: session.scope().clone(),
+        scope: RequestScope { priority: Priority::Low, ..session.scope().clone() },
         cancel: session.token().clone(),
         memory,
     };
@@ -246,7 +249,7 @@ async fn gather_and_store(
     let seed = u64::from_le_bytes(clock::random_bytes());
     let rows = before.row_count.max(0) as f64;
     let mut targets = Targets::new(table, request.options, rows, seed);
-    let scope = RequestScope { priority: Priority::Low, ..request.scope.clone() };
+    let scope = request.scope.clone();
     let mut memory = cairn_executor::OperatorMemory::new(request.memory.clone(), "Analyze");
     let progress = |rows| job.rows.store(rows, Ordering::Relaxed);
     let mut sampled =
@@ -258,14 +261,7 @@ async fn gather_and_store(
             gather::read(domain, table, &targets, read_ts, scope, &mut memory, progress).await?;
     }
     let analyzed_rows = sampled.rows;
-    let (options, cancel) = (request.options.build, request.cancel.clone());
-    let built = tokio::task::spawn_blocking(move || {
-        gather::build(&targets, &sampled, options, read_ts, &cancel)
-    });
-    let built = built.await.map_err(|_| SqlError::Interrupted)??;
-    if request.cancel.is_cancelled() {
-        return Err(SqlError::Interrupted);
-    }
+    let built = build(request, targets, sampled, read_ts).await?;
     let mut attempts = Attempts::of(domain);
     loop {
         let change = attempts.begin().await?;
@@ -283,6 +279,33 @@ async fn gather_and_store(
             return Ok(Outcome::Analyzed);
         }
     }
+}
+
+/// Distributions of everything that was read, one after the other.
+async fn build(
+    request: &Request<'_>,
+    targets: Targets,
+    sampled: Sampled,
+    read_ts: TimeStamp,
+) -> Result<Distributions> {
+    let options = request.options.build;
+    let is_background = request.scope.priority == Priority::Background;
+    let (targets, sampled) = (Arc::new(targets), Arc::new(sampled));
+    let mut built = Distributions::new();
+    for part in 0..targets.parts() {
+        let begun = tokio::time::Instant::now();
+        let (targets, sampled) = (Arc::clone(&targets), Arc::clone(&sampled));
+        let one =
+            tokio::task::spawn_blocking(move || targets.build(part, &sampled, options, read_ts));
+        built.extend(one.await.map_err(|_| SqlError::Interrupted)?);
+        if is_background {
+            tokio::time::sleep(begun.elapsed() * BACKGROUND_PAUSE).await;
+        }
+        if request.cancel.is_cancelled() {
+            return Err(SqlError::Interrupted);
+        }
+    }
+    Ok(built)
 }
 
 /// The counts of a table of which `rows` were found at `read_ts`, where the counts were `before`.

@@ -3,7 +3,8 @@
 //! **Flow.** One node at a time does it, by a lease in the meta keyspace that it renews while it works.
 //! Every [`SqlConfig::statistics_lease`] it takes the table that has changed most, in relation to its rows,
 //! and goes on until none is left that has changed by more than `tidb_auto_analyze_ratio`. A table that
-//! could not be analyzed waits for [`FAILURE_PAUSE`].
+//! could not be analyzed waits for [`FAILURE_PAUSE`]. It does this in the background: each step rests three times as
+//! long as it works, so that statements notice little of it.
 //!
 //! **When.** `tidb_enable_auto_analyze`, between `tidb_auto_analyze_start_time` and `…_end_time`; what is
 //! under way at the end of that time goes on.
@@ -213,7 +214,7 @@ async fn one(domain: &Arc<Domain>, database: &str, table: &Arc<TableInfo>) -> Re
         process_id: None,
         scope: RequestScope {
             cancel: Some(cancel.clone()),
-            ..RequestScope::with_priority(Priority::Low)
+            ..RequestScope::with_priority(Priority::Background)
         },
         cancel: cancel.clone(),
         memory: domain.memory.task("automatic ANALYZE", MEMORY_BYTES_MAX, cancel.clone()),

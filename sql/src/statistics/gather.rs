@@ -3,7 +3,8 @@
 //! **Flow.** One fragment, a table scan with a sample above it, runs over all rows: each region's task
 //! counts, and sends its counts, sketches and part of the sample ([`cairn_executor::sample`]). They are
 //! merged here, and columns and indexes are built from the sample one by one, on a thread
-//! for such work. The stores do this behind other reads (low priority).
+//! for such work. The stores do this behind other reads (low priority), and where nobody asked for it one
+//! region after the other in the background.
 //!
 //! **What is gathered.** Columns, but for types that nobody looks for by value
 //! (`tidb_analyze_skip_column_types`, unless an index holds them; JSON never), and keys of indexes of
@@ -23,12 +24,12 @@ use cairn_planner::TableInfo;
 use cairn_planner::catalog::{IndexColumn, IndexInfo};
 use cairn_planner::statistics::ValueKey;
 use cairn_planner::statistics::build::{self, BuildOptions, Population, SampledValue};
+use cairn_proto::kv::Priority;
 use cairn_types::{
     Chunk, ColumnId, Datum, FieldType, IndexId, MysqlError, PhysicalKind, TimeStamp, errno, keys,
 };
-use tokio_util::sync::CancellationToken;
 
-use super::record::{Distributions, Of, Stored};
+use super::record::{Of, Stored};
 use super::shown::value_text;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
@@ -254,9 +255,13 @@ pub async fn read(
     let types = fragment.validate()?;
     let (start, end) = keys::row_range(table.id);
     let ranges = vec![KeyRange { start: start.into(), end: end.into() }];
+    let concurrency = match scope.priority {
+        Priority::Background => 1,
+        _ => REGIONS_AT_ONCE,
+    };
     let request = DistScanRequest {
         scope,
-        concurrency: REGIONS_AT_ONCE,
+        concurrency,
         ..DistScanRequest::new(read_ts, Arc::new(fragment.to_proto()?), ranges)
     };
     let mut scan = domain.kv.dist_scan(request);
@@ -283,29 +288,30 @@ fn damaged(error: &dyn std::fmt::Display) -> SqlError {
     SqlError::Mysql(MysqlError::new(errno::ER_UNKNOWN_ERROR, message))
 }
 
-/// Distributions of everything that was read.
-pub fn build(
-    targets: &Targets,
-    sampled: &Sampled,
-    options: BuildOptions,
-    analyzed_ts: TimeStamp,
-    cancel: &CancellationToken,
-) -> Result<Distributions> {
-    let check = || if cancel.is_cancelled() { Err(SqlError::Interrupted) } else { Ok(()) };
-    let mut built = Distributions::new();
-    let parts = (targets.columns.len() + targets.indexes.len()).max(1);
-    let bytes_max = DISTRIBUTION_BYTES_MAX.min(TABLE_BYTES_MAX / parts);
-    for column in &targets.columns {
-        check()?;
-        let types = vec![column.ty.clone()];
-        let counts = &sampled.columns[column.at];
-        let parts = [column.at];
-        let of = Part { sampled, parts: &parts, types: &types, is_unique: column.is_unique };
-        let stored = of.build_within(bytes_max, counts, options, analyzed_ts);
-        built.insert(Of::Column(column.id), stored);
+impl Targets {
+    /// How many distributions there are to build.
+    pub fn parts(&self) -> usize {
+        self.columns.len() + self.indexes.len()
     }
-    for index in &targets.indexes {
-        check()?;
+
+    /// One of them, of what was read.
+    pub fn build(
+        &self,
+        part: usize,
+        sampled: &Sampled,
+        options: BuildOptions,
+        analyzed_ts: TimeStamp,
+    ) -> Option<(Of, Stored)> {
+        let bytes_max = DISTRIBUTION_BYTES_MAX.min(TABLE_BYTES_MAX / self.parts().max(1));
+        if let Some(column) = self.columns.get(part) {
+            let types = vec![column.ty.clone()];
+            let counts = &sampled.columns[column.at];
+            let parts = [column.at];
+            let of = Part { sampled, parts: &parts, types: &types, is_unique: column.is_unique };
+            let stored = of.build_within(bytes_max, counts, options, analyzed_ts);
+            return Some((Of::Column(column.id), stored));
+        }
+        let index = self.indexes.get(part.checked_sub(self.columns.len())?)?;
         let counts = match index.groups.last() {
             Some(group) => &sampled.groups[*group],
             None => &sampled.columns[index.parts[0]],
@@ -321,9 +327,8 @@ pub fn build(
         if let Some(whole) = stored.distinct_prefixes.last_mut() {
             *whole = stored.keys.distinct_count;
         }
-        built.insert(Of::Index(index.id), stored);
+        Some((Of::Index(index.id), stored))
     }
-    Ok(built)
 }
 
 /// Bytes that a distribution takes as JSON, about: keys are hexadecimal.
