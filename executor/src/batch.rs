@@ -165,6 +165,11 @@ impl RowStore {
         self.append(&from_columns(columns?, rows.len()))
     }
 
+    /// The rows.
+    pub(crate) fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
     /// The rows, given away.
     pub(crate) fn into_chunk(self) -> Chunk {
         self.chunk

@@ -9,14 +9,14 @@ use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
 use crate::operator::{BoxOperator, Operator};
 use crate::operators::{
-    HashAgg, IndexLookup, IndexScan, Limit, Projection, Sample, Selection, StreamAgg, TableScan,
-    TopN,
+    BroadcastJoin, HashAgg, IndexLookup, IndexScan, Limit, Projection, Sample, Selection,
+    StreamAgg, TableScan, TopN,
 };
 use crate::plan::{Fragment, OpDesc};
 use crate::source::{KeyRange, KvSource};
 
 /// Builds the operators of a fragment over the key ranges of its scan (ascending,
-/// not overlapping). Statistics are kept under each operator's place in the
+/// not overlapping); tables of its joins are those of the context. Statistics are kept under each operator's place in the
 /// fragment, the scan being 0.
 ///
 /// Fragments may come from the wire: an unsound one is refused.
@@ -48,6 +48,9 @@ pub fn build_fragment(
                 let input = input(&mut tree)?;
                 Box::new(Sample::new(input, sample, start_key.clone(), ctx.clone())?)
             }
+            OpDesc::HashJoin(join) => {
+                Box::new(BroadcastJoin::new(input(&mut tree)?, join, ctx.clone())?)
+            }
             other => build_operator(other, input(&mut tree)?, &ctx)?,
         };
         tree = Some(ctx.instrument(place, desc.name(), operator));
@@ -75,7 +78,7 @@ impl Operator for Answering {
 }
 
 /// Builds one operator that reads another; scans, lookups and samples need a source and
-/// its ranges and are refused.
+/// its ranges, joins another input, and are refused.
 pub fn build_operator(desc: &OpDesc, input: BoxOperator, ctx: &ExecContext) -> Result<BoxOperator> {
     Ok(match desc {
         OpDesc::Selection(desc) => Box::new(Selection::new(input, desc, ctx.clone())?),
@@ -89,7 +92,8 @@ pub fn build_operator(desc: &OpDesc, input: BoxOperator, ctx: &ExecContext) -> R
         OpDesc::TableScan(_)
         | OpDesc::IndexScan(_)
         | OpDesc::IndexLookup(_)
-        | OpDesc::Sample(_) => {
+        | OpDesc::Sample(_)
+        | OpDesc::HashJoin(_) => {
             return Err(ExecError::invalid_plan("this operator needs a row source"));
         }
     })

@@ -18,6 +18,7 @@ use cairn_types::{Chunk, FieldType, MysqlError, Warning};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::broadcast::BroadcastTable;
 use crate::error::{ExecError, Result};
 use crate::memory::{MemoryTracker, OperatorMemory};
 use crate::operator::{BoxOperator, Operator};
@@ -58,6 +59,8 @@ pub struct ExecContext {
     pub scan_position: Arc<ScanPosition>,
     /// Clock for the statistics.
     pub clock: ClockFn,
+    /// Tables that a fragment's joins name by their place here.
+    pub tables: Arc<[Arc<BroadcastTable>]>,
 }
 
 impl ExecContext {
@@ -76,6 +79,7 @@ impl ExecContext {
             remote_row_keys: Arc::default(),
             scan_position: Arc::default(),
             clock: Arc::new(|| 0),
+            tables: Arc::default(),
         }
     }
 
@@ -105,6 +109,13 @@ impl ExecContext {
     pub fn with_stats(mut self, stats: Arc<RuntimeStats>, clock: ClockFn) -> ExecContext {
         self.stats = Some(stats);
         self.clock = clock;
+        self
+    }
+
+    /// With the tables of a fragment's joins.
+    #[must_use]
+    pub fn with_tables(mut self, tables: Arc<[Arc<BroadcastTable>]>) -> ExecContext {
+        self.tables = tables;
         self
     }
 
@@ -210,6 +221,10 @@ impl RemoteRowKeys {
 /// behind it. The scan reports where it is, but the position moves only when the
 /// fragment's topmost operator has answered: rows that were scanned and then lost
 /// to an error above the scan will be scanned again.
+///
+/// A join may give more rows than fit into a chunk. Until the last of those that belong to the same
+/// scanned rows is out it *holds* the position: what was answered meanwhile ends between two rows of the scan
+/// for nobody.
 #[derive(Debug, Default)]
 pub struct ScanPosition {
     keys: Mutex<PositionKeys>,
@@ -219,6 +234,8 @@ pub struct ScanPosition {
 struct PositionKeys {
     reached: Option<Bytes>,
     answered: Option<Bytes>,
+    /// Operators that have more rows of what was scanned.
+    holds: usize,
 }
 
 impl ScanPosition {
@@ -227,18 +244,28 @@ impl ScanPosition {
         self.keys.lock().reached = Some(key);
     }
 
-    /// Everything the scan has read was answered.
+    /// An operator has more rows of what was scanned, or no longer.
+    pub(crate) fn hold(&self, holds: bool) {
+        let mut keys = self.keys.lock();
+        keys.holds = if holds { keys.holds + 1 } else { keys.holds.saturating_sub(1) };
+    }
+
+    /// Everything the scan has read was answered, unless an operator holds the position.
     pub(crate) fn answer(&self) {
         let mut keys = self.keys.lock();
+        if keys.holds > 0 {
+            return;
+        }
         if let Some(reached) = keys.reached.take() {
             keys.answered = Some(reached);
         }
     }
 
     /// Start of what remains to be scanned; for a descending scan its end
-    /// (exclusive). `None`: nothing was answered yet.
+    /// (exclusive). `None`: nothing was answered yet, or more than what lies before any such place.
     pub fn get(&self) -> Option<Bytes> {
-        self.keys.lock().answered.clone()
+        let keys = self.keys.lock();
+        keys.answered.clone().filter(|_| keys.holds == 0)
     }
 }
 

@@ -25,6 +25,7 @@
 //! never makes it panic.
 
 mod batch;
+pub mod broadcast;
 mod build;
 pub mod context;
 pub mod error;

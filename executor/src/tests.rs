@@ -1,5 +1,7 @@
 //! Properties that hold for any data, and what becomes of a tree that is dropped.
 
+mod broadcast;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -248,7 +250,7 @@ proptest! {
 
     /// Damaged fragments are refused, or run to an end or an error; no panic.
     #[test]
-    fn damaged_fragments_do_no_harm(which in 0..4usize, damage in damage()) {
+    fn damaged_fragments_do_no_harm(which in 0..5usize, damage in damage()) {
         let mut bytes = samples()[which].to_proto().expect("pushable").encode_to_vec();
         for (at, value) in damage {
             let at = at.index(bytes.len());
@@ -343,15 +345,34 @@ fn samples() -> Vec<Fragment> {
         handle_types: vec![FieldType::bigint()],
     });
     let limit = OpDesc::Limit(LimitDesc { offset: 0, limit: 4 });
+    let join = OpDesc::HashJoin(broadcast_join(JoinKind::LeftOuter));
     let settings = EvalSettings::from_context(&eval);
     let lists = vec![
         vec![scan(), filter, aggregation(false, AggMode::Partial)],
         vec![scan(), top, project],
         vec![scan(), aggregation(true, AggMode::Complete), limit.clone()],
         vec![index_scan, lookup, limit],
+        vec![scan(), join],
     ];
     let fragment = |operators| Fragment { operators, settings: settings.clone() };
     lists.into_iter().map(fragment).collect()
+}
+
+/// Joins column 1 of [`scan`] with column 0 of a table of integer and text.
+fn broadcast_join(kind: JoinKind) -> BroadcastJoinDesc {
+    BroadcastJoinDesc {
+        join: HashJoinDesc {
+            kind,
+            null_aware: false,
+            left_keys: vec![column(1)],
+            right_keys: vec![column(0)],
+            null_safe: vec![false],
+            other_conditions: vec![call("le", vec![column(0), Expr::int(8)])],
+            build_side: JoinSide::Right,
+        },
+        table: 0,
+        table_types: vec![FieldType::bigint(), FieldType::varchar(10)],
+    }
 }
 
 #[test]

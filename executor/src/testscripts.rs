@@ -89,6 +89,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    scans lookup filter_project aggregate stream_aggregate order hash_join index_join null_aware
+    scans lookup filter_project aggregate stream_aggregate order hash_join broadcast index_join
+    null_aware
     apply misc spill
 }

@@ -130,6 +130,7 @@ impl Bench {
                 fragment: Some(fragment.clone()),
                 ranges: vec![KeyRange::new(start.clone(), end.clone()).into()],
                 page_rows: 0,
+                tables: Vec::new(),
             };
             let mut pages = self.service.coprocessor(request).await.expect("a stream");
             loop {

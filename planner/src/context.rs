@@ -77,10 +77,26 @@ pub struct PlanOptions {
     pub push_down: bool,
     /// Rules that are switched off, as bits of [`crate::rules::Rule`].
     pub disabled_rules: u32,
+    /// Bytes of a join's build side that may be sent to every store; 0: joins are not run there.
+    pub broadcast_bytes_max: u64,
+    /// Its rows.
+    pub broadcast_rows_max: u64,
+}
+
+impl PlanOptions {
+    /// Whether stores may run joins.
+    pub fn broadcasts(&self) -> bool {
+        self.push_down && self.broadcast_bytes_max > 0
+    }
 }
 
 impl Default for PlanOptions {
     fn default() -> PlanOptions {
-        PlanOptions { push_down: true, disabled_rules: 0 }
+        PlanOptions {
+            push_down: true,
+            disabled_rules: 0,
+            broadcast_bytes_max: 8 << 20,
+            broadcast_rows_max: 100_000,
+        }
     }
 }

@@ -201,14 +201,14 @@ impl Tree {
         });
         match &plan.op {
             PhysicalOp::TableReader(reader) | PhysicalOp::IndexReader(reader) => {
-                self.fragment(plan.id, reader, 0..reader.operators.len(), &place.child(true), "");
+                self.fragment(plan, reader, 0..reader.operators.len(), &place.child(true), "");
             }
             PhysicalOp::IndexLookUp(reader) => {
                 let lookup = |op: &OpDesc| matches!(op, OpDesc::IndexLookup(_));
                 let at = reader.operators.iter().position(lookup).unwrap_or(0);
                 let count = reader.operators.len();
-                self.fragment(plan.id, reader, 0..at, &place.child(false), "(Build)");
-                self.fragment(plan.id, reader, at..count, &place.child(true), "(Probe)");
+                self.fragment(plan, reader, 0..at, &place.child(false), "(Build)");
+                self.fragment(plan, reader, at..count, &place.child(true), "(Probe)");
             }
             PhysicalOp::HashJoin(desc) if plan.children.len() == 2 => {
                 let sides = match desc.build_side {
@@ -243,10 +243,10 @@ impl Tree {
         }
     }
 
-    /// Operators of a fragment, the last on top.
+    /// Operators of a fragment, the last on top; below its joins, the tables they read.
     fn fragment(
         &mut self,
-        reader_id: usize,
+        plan: &PhysicalPlan,
         reader: &Reader,
         range: std::ops::Range<usize>,
         place: &Place,
@@ -265,12 +265,25 @@ impl Tree {
                 est_rows: rows_text(info.row_count),
                 task: "cop[kv]",
                 access_object: cop_object(reader, op),
-                operator_info: cop_info(reader, op, info, below, &self.lookup_keys),
+                operator_info: match op {
+                    OpDesc::HashJoin(desc) => {
+                        let table = plan.children.get(desc.table).map(|table| &table.schema[..]);
+                        let (left, right) = desc.sides(below, table.unwrap_or_default());
+                        hash_join_info(&desc.join, left, right)
+                    }
+                    op => cop_info(reader, op, info, below, &self.lookup_keys),
+                },
                 operator: Some(info.id),
-                fragment: Some((reader_id, at)),
+                fragment: Some((plan.id, at)),
             });
-            place = place.child(true);
             side = "";
+            if let OpDesc::HashJoin(desc) = op
+                && let Some(table) = plan.children.get(desc.table)
+            {
+                self.plan(table, place.child(false), "(Build)");
+                side = "(Probe)";
+            }
+            place = place.child(true);
         }
     }
 }
@@ -359,7 +372,10 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
             format!("{}, {}", sort_info(order_by, below), limit_info(limit))
         }
         PhysicalOp::Limit(limit) => limit_info(limit),
-        PhysicalOp::HashJoin(desc) => hash_join_info(plan, desc),
+        PhysicalOp::HashJoin(desc) => {
+            let side = |at: usize| plan.children.get(at).map(|child| &child.schema[..]);
+            hash_join_info(desc, side(0).unwrap_or_default(), side(1).unwrap_or_default())
+        }
         PhysicalOp::IndexJoin(join) => index_join_info(plan, join),
         PhysicalOp::Apply(apply) => {
             let both = both_sides(plan);
@@ -423,18 +439,18 @@ fn join_kind(kind: JoinKind, null_aware: bool) -> &'static str {
     }
 }
 
-fn hash_join_info(plan: &PhysicalPlan, desc: &HashJoinDesc) -> String {
+fn hash_join_info(desc: &HashJoinDesc, left: &[PlanColumn], right: &[PlanColumn]) -> String {
     let mut text = String::new();
     if desc.left_keys.is_empty() {
         text.push_str("CARTESIAN ");
     }
     text.push_str(join_kind(desc.kind, desc.null_aware));
-    let keys = equal_keys(plan, desc);
+    let keys = equal_keys(desc, left, right);
     if !keys.is_empty() {
         text += &format!(", equal:[{}]", keys.join(" "));
     }
     if !desc.other_conditions.is_empty() {
-        text += &format!(", other cond:{}", list(&desc.other_conditions, &both_sides(plan)));
+        text += &format!(", other cond:{}", list(&desc.other_conditions, &[left, right].concat()));
     }
     text
 }
@@ -447,7 +463,7 @@ fn index_join_info(plan: &PhysicalPlan, join: &IndexJoin) -> String {
     let mut text = format!("{}, inner:{inner_name}", join_kind(desc.kind, false));
     text += &format!(", outer key:{}", list(&join.outer_keys, side(outer)));
     text += &format!(", inner key:{}", join.inner_keys.join(", "));
-    let keys = equal_keys(plan, desc);
+    let keys = equal_keys(desc, side(0), side(1));
     if !keys.is_empty() {
         text += &format!(", equal cond:{}", keys.join(", "));
     }
@@ -458,9 +474,8 @@ fn index_join_info(plan: &PhysicalPlan, join: &IndexJoin) -> String {
 }
 
 /// `eq(test.t.a, test.u.b)` of each key.
-fn equal_keys(plan: &PhysicalPlan, desc: &HashJoinDesc) -> Vec<String> {
-    let side = |at: usize| plan.children.get(at).map(|child| &child.schema[..]).unwrap_or_default();
-    let (left, right) = (named(side(0)), named(side(1)));
+fn equal_keys(desc: &HashJoinDesc, left: &[PlanColumn], right: &[PlanColumn]) -> Vec<String> {
+    let (left, right) = (named(left), named(right));
     let keys = desc.left_keys.iter().zip(&desc.right_keys).enumerate();
     let text = |(at, (l, r)): (usize, (&Expr, &Expr))| {
         let name = if desc.null_safe.get(at) == Some(&true) { "nulleq" } else { "eq" };
@@ -547,7 +562,7 @@ fn cop_info(
             None => sort_info(&top_n.order_by, below),
         },
         OpDesc::Limit(_) => reader.limit.as_ref().map(pushed_limit).unwrap_or_default(),
-        OpDesc::Sample(_) => String::new(),
+        OpDesc::Sample(_) | OpDesc::HashJoin(_) => String::new(),
     }
 }
 

@@ -233,8 +233,8 @@ impl PhysicalPlan {
                 PhysicalOp::TableReader(reader)
                 | PhysicalOp::IndexReader(reader)
                 | PhysicalOp::IndexLookUp(reader),
-                [],
-            ) => Some(reader),
+                tables,
+            ) => Some(&**reader).filter(|_| tables.is_empty()),
             (_, [child]) => child.reader(),
             _ => None,
         }
@@ -259,7 +259,8 @@ pub enum PhysicalOp {
     PointGet(Box<PointGet>),
     /// A list of rows by handle or unique key.
     BatchPointGet(Box<BatchPointGet>),
-    /// Runs a fragment over row ranges.
+    /// Runs a fragment over row ranges. Children of this and the next two: the tables that the fragment's
+    /// joins name by their number.
     TableReader(Box<Reader>),
     /// Runs a fragment over the ranges of an index that holds all that is asked.
     IndexReader(Box<Reader>),
@@ -511,6 +512,11 @@ fn bind_operator(operator: &mut OpDesc, ctx: &mut EvalContext) {
         }
         OpDesc::TopN(top_n) => {
             top_n.order_by.iter_mut().for_each(|item| item.expr = item.expr.bind(ctx));
+        }
+        OpDesc::HashJoin(desc) => {
+            bind(&mut desc.join.left_keys);
+            bind(&mut desc.join.right_keys);
+            bind(&mut desc.join.other_conditions);
         }
         OpDesc::TableScan(_)
         | OpDesc::IndexScan(_)

@@ -1,5 +1,5 @@
-//! A join gives the same rows by index as by hash: random joins over tables with all kinds of
-//! keys, with values that make trouble, also over a transaction's own changes.
+//! A join gives the same rows by index as by hash, on the SQL node or in the stores: random joins over
+//! tables with all kinds of keys, with values that make trouble, also over a transaction's own changes.
 //!
 //! `CAIRN_JOIN_SEED` repeats a run.
 
@@ -14,6 +14,8 @@ use rand::rngs::StdRng;
 const JOINS: usize = 150;
 /// Of them, at least so many must really have been run by index, or nothing was compared.
 const BY_INDEX_MIN: usize = 40;
+/// And so many in the stores.
+const IN_STORES_MIN: usize = 100;
 /// Rows of the outer table, and of each inner one.
 const ROWS: usize = 90;
 
@@ -135,6 +137,10 @@ fn random_join(rng: &mut StdRng) -> String {
         3 | 4 => format!(
             "SELECT {{o}} o.id, i.id, i.b, i.t FROM j.outr o LEFT JOIN j.{table} i ON {on}{filter}"
         ),
+        5 if rng.random_ratio(1, 3) => format!(
+            "SELECT o.id FROM j.outr o WHERE o.a NOT IN \
+             (SELECT {{i}} i.b FROM j.{table} i WHERE {on}){filter}"
+        ),
         5 => format!(
             "SELECT o.id FROM j.outr o WHERE EXISTS (SELECT {{i}} 1 FROM j.{table} i WHERE {on}){filter}"
         ),
@@ -166,23 +172,30 @@ fn sorted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     rows
 }
 
-/// Compares random joins; tells how many were run by index.
-async fn compare(conn: &mut Conn, state: &str, rng: &mut StdRng) -> usize {
-    let mut by_index = 0;
+/// Compares random joins; tells how many were run by index, and in the stores.
+async fn compare(conn: &mut Conn, state: &str, rng: &mut StdRng) -> (usize, usize) {
+    let (mut by_index, mut in_stores) = (0, 0);
     for _ in 0..JOINS {
         let join = random_join(rng);
-        let (index, hash) = (hinted(&join, "INL_JOIN"), hinted(&join, "HASH_JOIN"));
+        let hash = hinted(&join, "NO_BROADCAST_JOIN(i) HASH_JOIN");
+        let (index, stores) = (hinted(&join, "INL_JOIN"), hinted(&join, "BROADCAST_JOIN"));
         let plan = rows(conn, &format!("EXPLAIN {index}")).await;
         by_index += usize::from(plan.iter().any(|line| line[0].contains("IndexJoin")));
-        let (found, expected) = (rows(conn, &index).await, rows(conn, &hash).await);
-        assert_eq!(sorted(found), sorted(expected), "{state}\nstatement: {index}");
+        let plan = rows(conn, &format!("EXPLAIN {stores}")).await;
+        let in_store = |line: &Vec<String>| line[0].contains("HashJoin") && line[2] == "'cop[kv]'";
+        in_stores += usize::from(plan.iter().any(in_store));
+        let expected = sorted(rows(conn, &hash).await);
+        for sql in [&index, &stores] {
+            let found = rows(conn, sql).await;
+            assert_eq!(sorted(found), expected, "{state}\nstatement: {sql}");
+        }
         // The order of the outer rows is kept, or they are sorted.
         let ordered = rows(conn, &format!("{index} ORDER BY o.id")).await;
         let ids: Vec<i64> =
             ordered.iter().map(|row| row[0].trim_matches('\'').parse().expect("an id")).collect();
         assert!(ids.is_sorted(), "{state}\nstatement: {index} ORDER BY o.id\n{ids:?}");
     }
-    by_index
+    (by_index, in_stores)
 }
 
 /// Changes some rows of every inner table, index columns and keys among them.
@@ -205,7 +218,7 @@ async fn change(conn: &mut Conn, rng: &mut StdRng) {
 }
 
 #[tokio::test]
-async fn joins_by_index_and_by_hash_agree() -> Result<(), HarnessError> {
+async fn joins_agree_whichever_way_they_are_run() -> Result<(), HarnessError> {
     let seed = std::env::var("CAIRN_JOIN_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or(7_u64);
     let mut rng = StdRng::seed_from_u64(seed);
@@ -222,8 +235,15 @@ async fn joins_by_index_and_by_hash_agree() -> Result<(), HarnessError> {
         conn.query_drop(&create).await.unwrap_or_else(|error| panic!("{error}: {create}"));
         fill(&mut conn, table, 0..ROWS, &mut rng).await;
     }
-    let by_index = compare(&mut conn, &format!("committed, seed {seed}"), &mut rng).await;
+    // Rows of a probe side lie in several regions.
+    for split in ["BETWEEN (0) AND (90) REGIONS 3", "BY (7), (8)"] {
+        let split = format!("SPLIT TABLE j.outr {split}");
+        conn.query_drop(&split).await.expect("it splits");
+    }
+    let state = format!("committed, seed {seed}");
+    let (by_index, in_stores) = compare(&mut conn, &state, &mut rng).await;
     assert!(by_index >= BY_INDEX_MIN, "only {by_index} of {JOINS} joins by index");
+    assert!(in_stores >= IN_STORES_MIN, "only {in_stores} of {JOINS} joins in the stores");
 
     for begin in ["BEGIN PESSIMISTIC", "BEGIN OPTIMISTIC"] {
         conn.query_drop(begin).await.expect(begin);

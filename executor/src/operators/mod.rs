@@ -9,6 +9,7 @@
 //! | [`StreamAgg`] | the same over sorted input | input order |
 //! | [`Sort`], [`TopN`] | order | as asked; equal rows in input order |
 //! | [`HashJoin`] | joins, also without keys | none |
+//! | [`BroadcastJoin`] | joins with a table of the request, next to the rows | input order, rows without a match of a chunk behind the others |
 //! | [`IndexJoin`] | looks inner rows up for batches of outer rows, joins by hash | outer order |
 //! | [`Apply`] | runs a subquery per outer row | outer order |
 //! | [`Sample`] | what statistics are made of | parts at the end |
@@ -48,7 +49,8 @@ pub use apply::{Apply, SubqueryFactory};
 pub use chunk_source::ChunkSource;
 pub use exchange::Exchange;
 pub use hash_agg::HashAgg;
-pub use hash_join::HashJoin;
+pub(crate) use hash_join::check as check_join;
+pub use hash_join::{BroadcastJoin, HashJoin};
 pub use index_join::{IndexJoin, InnerFactory, InnerRows};
 pub use index_lookup::IndexLookup;
 pub use index_scan::IndexScan;

@@ -6,9 +6,9 @@ use cairn_expr::Expr;
 use cairn_expr::agg::partial_types;
 use cairn_types::FieldType;
 
-use super::{AggMode, AggregationDesc, OpDesc, ScanColumn};
+use super::{AggMode, AggregationDesc, BroadcastJoinDesc, JoinKind, JoinSide, OpDesc, ScanColumn};
 use crate::error::{ExecError, Result};
-use crate::operators::value_fits;
+use crate::operators::{check_join, value_fits};
 
 /// Most operators of a fragment: the planner makes at most a dozen.
 pub const FRAGMENT_OPERATORS_MAX: usize = 64;
@@ -121,7 +121,37 @@ pub(crate) fn output_types(
             crate::sample::check(sample, &below(input)?)?;
             Ok(vec![crate::sample::part_type()])
         }
+        OpDesc::HashJoin(join) => broadcast_join_types(join, &below(input)?),
     }
+}
+
+/// Output types of a join of rows of types `probe` with a table.
+pub fn broadcast_join_types(
+    desc: &BroadcastJoinDesc,
+    probe: &[FieldType],
+) -> Result<Vec<FieldType>> {
+    let join = &desc.join;
+    let is_preserved = match join.kind {
+        JoinKind::LeftOuter => join.build_side == JoinSide::Left,
+        JoinKind::RightOuter => join.build_side == JoinSide::Right,
+        _ => !join.kind.keeps_right() && join.build_side == JoinSide::Left,
+    };
+    if is_preserved {
+        return Err(ExecError::invalid_plan("a fragment cannot preserve the rows of a table"));
+    }
+    if desc.table >= FRAGMENT_OPERATORS_MAX || desc.table_types.len() > FRAGMENT_COLUMNS_MAX {
+        return Err(ExecError::invalid_plan("a join's table is too large"));
+    }
+    let (_, table_keys) = desc.keys();
+    if table_keys.is_empty() || table_keys.iter().any(|key| key.as_column().is_none()) {
+        return Err(ExecError::invalid_plan("a join in a fragment needs columns of its table"));
+    }
+    let (left, right) = desc.sides(probe, &desc.table_types);
+    let types = check_join(&mut join.clone(), left, right)?;
+    if types.len() > FRAGMENT_COLUMNS_MAX {
+        return Err(ExecError::invalid_plan("too many columns"));
+    }
+    Ok(types)
 }
 
 /// Output types of an aggregation over columns of types `input`.

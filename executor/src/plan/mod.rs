@@ -268,6 +268,39 @@ pub struct HashJoinDesc {
     pub build_side: JoinSide,
 }
 
+/// A join in a fragment: its probe input is what comes from below, its build input a table that comes
+/// along with the request, see [`crate::broadcast`].
+///
+/// Rows of the table are never preserved: every store has all of them and sees only a part of the probe
+/// input. There are keys, and those of the table are plain columns of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BroadcastJoinDesc {
+    /// The join; its build side is the table.
+    pub join: HashJoinDesc,
+    /// Place of the table among those of the fragment.
+    pub table: usize,
+    /// Types of the table's columns.
+    pub table_types: Vec<FieldType>,
+}
+
+impl BroadcastJoinDesc {
+    /// The left and the right input's parts of something.
+    pub fn sides<T>(&self, probe: T, table: T) -> (T, T) {
+        match self.join.build_side {
+            JoinSide::Right => (probe, table),
+            JoinSide::Left => (table, probe),
+        }
+    }
+
+    /// Keys over the probe input, and over the table.
+    pub fn keys(&self) -> (&[Expr], &[Expr]) {
+        match self.join.build_side {
+            JoinSide::Right => (&self.join.left_keys, &self.join.right_keys),
+            JoinSide::Left => (&self.join.right_keys, &self.join.left_keys),
+        }
+    }
+}
+
 /// Joins a batch of outer rows at a time with the inner rows that can match them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IndexJoinDesc {
@@ -337,6 +370,8 @@ pub enum OpDesc {
     Limit(LimitDesc),
     /// See [`SampleDesc`].
     Sample(SampleDesc),
+    /// See [`BroadcastJoinDesc`].
+    HashJoin(BroadcastJoinDesc),
 }
 
 impl OpDesc {
@@ -353,6 +388,7 @@ impl OpDesc {
             OpDesc::TopN(_) => "TopN",
             OpDesc::Limit(_) => "Limit",
             OpDesc::Sample(_) => "Sample",
+            OpDesc::HashJoin(_) => "HashJoin",
         }
     }
 }

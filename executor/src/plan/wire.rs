@@ -11,8 +11,9 @@ use cairn_types::{ColumnId, FieldType, IndexId, TableId};
 
 use super::fragment::{EvalSettings, FRAGMENT_COLUMNS_MAX, FRAGMENT_OPERATORS_MAX};
 use super::{
-    AggregationDesc, Fragment, IndexLookupDesc, IndexScanDesc, LimitDesc, OpDesc, ProjectionDesc,
-    SampleColumn, SampleDesc, ScanColumn, SelectionDesc, SortItem, TableScanDesc, TopNDesc,
+    AggregationDesc, BroadcastJoinDesc, Fragment, HashJoinDesc, IndexLookupDesc, IndexScanDesc,
+    JoinKind, JoinSide, LimitDesc, OpDesc, ProjectionDesc, SampleColumn, SampleDesc, ScanColumn,
+    SelectionDesc, SortItem, TableScanDesc, TopNDesc,
 };
 use crate::error::{ExecError, Result};
 
@@ -127,6 +128,7 @@ fn operator_to_proto(operator: &OpDesc) -> Result<cop::Operator> {
             Kind::Limit(cop::Limit { limit: limit.limit })
         }
         OpDesc::Sample(sample) => Kind::Sample(sample_to_proto(sample)),
+        OpDesc::HashJoin(join) => Kind::HashJoin(join_to_proto(join)?),
     };
     Ok(cop::Operator { kind: Some(kind) })
 }
@@ -188,6 +190,7 @@ fn operator_from_proto(proto: &cop::Operator) -> Result<OpDesc> {
         }
         Kind::Limit(limit) => OpDesc::Limit(LimitDesc { offset: 0, limit: limit.limit }),
         Kind::Sample(sample) => OpDesc::Sample(sample_from_proto(sample)?),
+        Kind::HashJoin(join) => OpDesc::HashJoin(join_from_proto(join)?),
     })
 }
 
@@ -226,6 +229,54 @@ fn sample_from_proto(proto: &cop::Sample) -> Result<SampleDesc> {
         sample_rows: proto.sample_rows,
         weight_min: proto.weight_min,
         seed: proto.seed,
+    })
+}
+
+/// Kinds of joins with their wire forms.
+const JOIN_KINDS: [(JoinKind, cop::JoinKind); 7] = [
+    (JoinKind::Inner, cop::JoinKind::Inner),
+    (JoinKind::LeftOuter, cop::JoinKind::LeftOuter),
+    (JoinKind::RightOuter, cop::JoinKind::RightOuter),
+    (JoinKind::Semi, cop::JoinKind::Semi),
+    (JoinKind::Anti, cop::JoinKind::Anti),
+    (JoinKind::LeftOuterSemi, cop::JoinKind::LeftOuterSemi),
+    (JoinKind::AntiLeftOuterSemi, cop::JoinKind::AntiLeftOuterSemi),
+];
+
+fn join_to_proto(desc: &BroadcastJoinDesc) -> Result<cop::HashJoin> {
+    let join = &desc.join;
+    let kind = JOIN_KINDS.iter().find(|(kind, _)| *kind == join.kind);
+    let kind = kind.ok_or_else(|| ExecError::invalid_plan("a join of an unknown kind"))?.1;
+    Ok(cop::HashJoin {
+        kind: kind.into(),
+        null_aware: join.null_aware,
+        left_keys: exprs_to_proto(&join.left_keys)?,
+        right_keys: exprs_to_proto(&join.right_keys)?,
+        null_safe: join.null_safe.clone(),
+        other_conditions: exprs_to_proto(&join.other_conditions)?,
+        table_is_left: join.build_side == JoinSide::Left,
+        table: u32::try_from(desc.table).unwrap_or(u32::MAX),
+        table_types: types_to_proto(&desc.table_types),
+    })
+}
+
+fn join_from_proto(proto: &cop::HashJoin) -> Result<BroadcastJoinDesc> {
+    check_count(proto.null_safe.len())?;
+    let kind = JOIN_KINDS.iter().find(|(_, kind)| i32::from(*kind) == proto.kind);
+    let kind = kind.ok_or_else(|| ExecError::invalid_plan("a join of an unknown kind"))?.0;
+    let build_side = if proto.table_is_left { JoinSide::Left } else { JoinSide::Right };
+    Ok(BroadcastJoinDesc {
+        join: HashJoinDesc {
+            kind,
+            null_aware: proto.null_aware,
+            left_keys: exprs_from_proto(&proto.left_keys)?,
+            right_keys: exprs_from_proto(&proto.right_keys)?,
+            null_safe: proto.null_safe.clone(),
+            other_conditions: exprs_from_proto(&proto.other_conditions)?,
+            build_side,
+        },
+        table: proto.table as usize,
+        table_types: types_from_proto(&proto.table_types)?,
     })
 }
 

@@ -120,7 +120,7 @@ impl KeyBatch {
 }
 
 /// Makes keys of rows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyEncoder {
     kinds: Vec<KeyKind>,
     /// Per column: NULL is a value (groups, `<=>`).

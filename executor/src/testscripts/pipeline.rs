@@ -9,6 +9,7 @@
 //! | `agg [stream] [partial\|final] F(E) … [by E, …]` | aggregation |
 //! | `sort E [desc], …`, `topn N [offset M] by E [desc], …` | |
 //! | `join KIND NAME [null_aware] [build_left] [on E = E, …] [where E, …]` | |
+//! | `broadcast KIND NAME …` | the same as in a fragment, NAME's rows being a table; its key a column |
 //! | `lookup_join KIND NAME by E, … [build_left] [on E = E, …] [where E, …]` | `$0` inside NAME: its keys |
 //! | `apply KIND NAME [null_aware] [with E, …] [where E, …]` | `$0`, … inside NAME |
 //! | `union NAME` | |
@@ -19,10 +20,11 @@ use std::sync::Arc;
 
 use cairn_expr::agg::build_aggregate;
 use cairn_expr::{EvalContext, Expr};
-use cairn_types::{Datum, FieldType};
+use cairn_types::{Chunk, Datum, FieldType};
 
 use super::expr_text::Parser;
 use super::tables::Tables;
+use crate::broadcast::BroadcastTable;
 use crate::context::ExecContext;
 use crate::memory::MemoryTracker;
 use crate::operator::BoxOperator;
@@ -204,6 +206,7 @@ impl Builder<'_> {
             "exchange" => Box::new(Exchange::spawn(input, &ctx)),
             "union" => Box::new(UnionAll::new(schema, vec![input, self.named(rest)?])),
             "join" => self.join(&mut parser, input)?,
+            "broadcast" => self.broadcast(&mut parser, input)?,
             "lookup_join" => self.lookup_join(&mut parser, input)?,
             "apply" => self.apply(&mut parser, input)?,
             _ => return Err(format!("unknown step {name}").into()),
@@ -215,6 +218,26 @@ impl Builder<'_> {
         let right = self.named(parser.word())?;
         let desc = join_desc(parser, kind, left.schema(), right.schema())?;
         Ok(Box::new(HashJoin::new(left, right, desc, self.ctx.clone())?))
+    }
+
+    fn broadcast(&self, parser: &mut Parser<'_>, probe: BoxOperator) -> Result<BoxOperator> {
+        let kind = join_kind(parser.word())?;
+        let build = self.named(parser.word())?;
+        let table_types = build.schema().to_vec();
+        let join = match parser.rest.contains("build_left") {
+            true => join_desc(parser, kind, &table_types, probe.schema())?,
+            false => join_desc(parser, kind, probe.schema(), &table_types)?,
+        };
+        let rows = futures::executor::block_on(collect_rows(build))?;
+        let mut chunk = Chunk::new(&table_types, rows.len());
+        rows.iter().for_each(|row| chunk.push_row(row));
+        let mut bytes = Vec::new();
+        chunk.encode(&mut bytes);
+        let memory = self.ctx.account("broadcast table");
+        let table = BroadcastTable::decode(table_types.clone(), &bytes, memory)?;
+        let ctx = self.ctx.clone().with_tables(Arc::new([Arc::new(table)]));
+        let desc = BroadcastJoinDesc { join, table: 0, table_types };
+        Ok(Box::new(BroadcastJoin::new(probe, &desc, ctx)?))
     }
 
     fn lookup_join(&self, parser: &mut Parser<'_>, outer: BoxOperator) -> Result<BoxOperator> {

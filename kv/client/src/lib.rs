@@ -42,7 +42,7 @@ mod visibility;
 pub use backoff::Deadline;
 pub use cairn_proto::kv::{Assertion, AssertionLevel};
 pub use client::{ClientConfig, KvClient};
-pub use dist_scan::{DistScan, DistScanRequest, ScanPage};
+pub use dist_scan::{DistScan, DistScanRequest, ScanPage, ScanTable, ScanTables};
 pub use error::{KvError, ShownKey};
 pub use lock_waits::LockWaiting;
 pub use region_cache::{CachedRegion, KeyRange};

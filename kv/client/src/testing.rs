@@ -85,6 +85,8 @@ struct Inner {
     waits: BTreeSet<(u64, u64)>,
     faults: VecDeque<(&'static str, Fault)>,
     page_faults: VecDeque<usize>,
+    /// Digests of tables that stores know.
+    tables: BTreeSet<(u64, Bytes)>,
     /// Regions as PD still believes them to be, for so many answers.
     old_news: (u32, Vec<(Region, u64)>),
     /// PD has no leader: it gives no timestamps.
@@ -164,6 +166,11 @@ impl Cluster {
     /// The next coprocessor stream breaks behind so many pages.
     pub fn break_stream_behind(&self, pages: usize) {
         self.inner.lock().page_faults.push_back(pages);
+    }
+
+    /// Stores drop the tables that they were sent.
+    pub fn forget_tables(&self) {
+        self.inner.lock().tables.clear();
     }
 
     /// Requests since the last time, as `kind@store`.
@@ -848,6 +855,17 @@ impl KvStoreService for MockStore {
         let desc = fragment.settings.is_some();
         let mut inner = self.cluster.inner.lock();
         inner.calls.push(format!("coprocessor@{}", self.id));
+        for table in &request.tables {
+            let name = (self.id, table.digest.clone());
+            if !table.rows.is_empty() {
+                inner.calls.push(format!("rows@{}", self.id));
+                inner.tables.insert(name);
+            } else if !inner.tables.contains(&name) {
+                let response =
+                    CoprocessorResponse { unknown_table: true, ..CoprocessorResponse::default() };
+                return Ok(stream::iter([Ok(response)]).boxed());
+            }
+        }
         match inner.take_fault("coprocessor", &context) {
             Some(Fault::LostBefore) => return Err(self.unreachable()),
             Some(Fault::Region(kind)) => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_executor::broadcast::BroadcastTable;
 use cairn_executor::{
     ExecContext, ExecError, Fragment, KeyRange, MemoryTracker, RuntimeStats, build_fragment,
 };
@@ -15,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::pages::{PageRunner, Pages, error_response};
 use super::source::{EnteredView, ReadView, RegionSource};
+use super::tables::{Refusal, Tables};
 use crate::keys::region_contains;
 use crate::raftstore::{
     Clock, RaftKv, RegionContext, RegionError, RegionId, ReplicaRead, ReplicaView, Touched,
@@ -43,6 +45,7 @@ struct Shared {
     max_ts: Arc<MaxTs>,
     pool: Arc<ReadPool>,
     memory: Arc<MemoryTracker>,
+    tables: Arc<Tables>,
 }
 
 /// A request, decoded.
@@ -53,6 +56,7 @@ struct Task {
     ranges: Vec<KeyRange>,
     at: ReadView,
     page_rows: u32,
+    tables: Arc<[Arc<BroadcastTable>]>,
     cancel: CancellationToken,
 }
 
@@ -65,7 +69,8 @@ impl Endpoint {
         pool: Arc<ReadPool>,
     ) -> Endpoint {
         let memory = MemoryTracker::root("coprocessor", STORE_MEMORY_BYTES_MAX);
-        Endpoint { shared: Arc::new(Shared { kv, clock, max_ts, pool, memory }) }
+        let tables = Tables::new(Arc::clone(&memory), Arc::clone(&clock));
+        Endpoint { shared: Arc::new(Shared { kv, clock, max_ts, pool, memory, tables }) }
     }
 
     /// Starts a task; what is wrong with it comes as its only page.
@@ -85,6 +90,15 @@ impl Endpoint {
             Ok(region) => region,
             Err(error) => return single(refused(error)),
         };
+        // A request that was taken in has told its tables, whatever becomes of the task.
+        let tables = match self.shared.tables.of_request(&fragment, &request.tables) {
+            Ok(tables) => tables,
+            Err(Refusal::Invalid(error)) => return single(error_response(error)),
+            Err(Refusal::Unknown) => {
+                let unknown = kv::CoprocessorResponse { unknown_table: true, ..Default::default() };
+                return single(unknown);
+            }
+        };
         let task = Task {
             region,
             fragment,
@@ -95,6 +109,7 @@ impl Endpoint {
                 resolved: context.resolved_locks.into(),
             },
             page_rows: request.page_rows,
+            tables,
             cancel: CancellationToken::new(),
         };
         self.start(task)
@@ -235,6 +250,7 @@ impl Shared {
         let context = ExecContext::new(task.eval)
             .with_memory(self.memory.child("coprocessor task", TASK_MEMORY_BYTES_MAX))
             .with_cancel(task.cancel)
+            .with_tables(task.tables)
             .with_stats(Arc::clone(&stats), Arc::new(move || clock.now().0));
         let operator =
             build_fragment(&task.fragment, task.ranges, Arc::new(source), context.clone())?;

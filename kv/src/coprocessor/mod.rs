@@ -12,10 +12,14 @@
 //!
 //! **Resuming**: pages of fragments that keep the scan's order and rows say where
 //! the scan stands, so that a task broken by a lock or a lost leader goes on there.
+//!
+//! **Joins**: a fragment may join its rows with tables that the request brings along, or names; see
+//! [`tables`].
 
 pub mod endpoint;
 mod pages;
 pub mod source;
+mod tables;
 
 #[cfg(test)]
 mod tests;

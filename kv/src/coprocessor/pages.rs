@@ -169,7 +169,7 @@ impl PageRunner {
     }
 }
 
-/// Whether an operator gives its input's rows on as they come.
+/// Whether an operator gives its input's rows on as they come, or rows made of them.
 fn keeps_position(operator: &OpDesc) -> bool {
     matches!(
         operator,
@@ -179,6 +179,8 @@ fn keeps_position(operator: &OpDesc) -> bool {
             | OpDesc::Selection(_)
             | OpDesc::Projection(_)
             | OpDesc::Limit(_)
+            // It holds the position while it has more rows of what was scanned.
+            | OpDesc::HashJoin(_)
     )
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_engine::KvEngine;
 use cairn_executor::KeyRange;
+use cairn_executor::broadcast::TableDigest;
 use cairn_executor::plan::{
-    EvalSettings, Fragment, IndexLookupDesc, IndexScanDesc, LimitDesc, OpDesc, ScanColumn,
-    SelectionDesc, TableScanDesc,
+    BroadcastJoinDesc, EvalSettings, Fragment, HashJoinDesc, IndexLookupDesc, IndexScanDesc,
+    JoinKind, JoinSide, LimitDesc, OpDesc, ScanColumn, SelectionDesc, TableScanDesc,
 };
 use cairn_expr::{EvalContext, Expr, build_function};
 use cairn_kv_client::CoprocessorStream;
@@ -93,6 +94,16 @@ impl Table {
     }
 
     fn run(&self, operators: Vec<OpDesc>, range: KeyRange, page_rows: u32) -> CoprocessorStream {
+        self.run_with(operators, range, page_rows, Vec::new())
+    }
+
+    fn run_with(
+        &self,
+        operators: Vec<OpDesc>,
+        range: KeyRange,
+        page_rows: u32,
+        tables: Vec<kv::BroadcastTable>,
+    ) -> CoprocessorStream {
         let fragment = Fragment { operators, settings: EvalSettings::default() };
         self.endpoint.run(kv::CoprocessorRequest {
             context: Some(self.kv.context()),
@@ -100,6 +111,7 @@ impl Table {
             fragment: Some(fragment.to_proto().unwrap()),
             ranges: vec![range.into()],
             page_rows,
+            tables,
         })
     }
 }
@@ -287,4 +299,47 @@ async fn dropping_the_stream_ends_the_task() {
     })
     .await
     .expect("the task ends");
+}
+
+/// A semi join of the column `id` with a table of numbers.
+fn joined_with(numbers: &[i64]) -> (OpDesc, kv::BroadcastTable) {
+    let types = vec![bigint()];
+    let mut chunk = Chunk::new(&types, numbers.len());
+    numbers.iter().for_each(|number| chunk.push_row(&[Datum::Int(*number)]));
+    let mut rows = Vec::new();
+    chunk.encode(&mut rows);
+    let digest = TableDigest::of(&types, &rows).bytes().clone();
+    let key = || vec![Expr::column(0, bigint())];
+    let join = HashJoinDesc {
+        kind: JoinKind::Semi,
+        null_aware: false,
+        left_keys: key(),
+        right_keys: key(),
+        null_safe: vec![],
+        other_conditions: vec![],
+        build_side: JoinSide::Right,
+    };
+    let join = OpDesc::HashJoin(BroadcastJoinDesc { join, table: 0, table_types: types });
+    (join, kv::BroadcastTable { digest, rows: rows.into() })
+}
+
+#[tokio::test]
+async fn rows_are_joined_with_a_table_that_came_along_or_is_known() {
+    let table = Table::new(300);
+    let (join, numbers) = joined_with(&[7, 250, 1000]);
+    let named = kv::BroadcastTable { rows: Bytes::new(), ..numbers.clone() };
+    let run = async |tables| {
+        let operators = vec![table_scan(false), join.clone()];
+        collect(table.run_with(operators, all_rows(), 0, tables)).await
+    };
+    let pages = run(vec![named.clone()]).await;
+    assert_eq!(pages.len(), 1);
+    assert!(pages[0].unknown_table && pages[0].other_error.is_none(), "{pages:?}");
+    for tables in [vec![numbers], vec![named]] {
+        let pages = run(tables).await;
+        assert_eq!(pages.iter().flat_map(rows).collect::<Vec<_>>(), [(7, 14), (250, 500)]);
+        assert_eq!(pages.last().unwrap().summaries.as_ref().unwrap().operators[1].rows, 2);
+    }
+    let pages = run(vec![]).await;
+    assert!(pages[0].other_error.is_some(), "a join without its table: {pages:?}");
 }

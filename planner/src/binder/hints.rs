@@ -6,6 +6,8 @@
 //! | `HASH_JOIN(t, …)`, `TIDB_HJ` | join `t` by hash |
 //! | `NO_INDEX_JOIN(t, …)` | do not look rows of `t` up |
 //! | `NO_HASH_JOIN(t, …)` | do not join `t` by hash |
+//! | `BROADCAST_JOIN(t, …)`, `TIDB_BCJ` | join `t` by hash in the stores |
+//! | `NO_BROADCAST_JOIN(t, …)` | do not join `t` in the stores |
 //! | `LEADING(t, u, …)`, `JOIN_PREFIX`, `JOIN_ORDER` | join `t` and `u` first, in this order (the first such hint counts) |
 //! | `STRAIGHT_JOIN()`, `JOIN_FIXED_ORDER()` | join in the order of FROM, as `SELECT STRAIGHT_JOIN` |
 //!
@@ -127,6 +129,8 @@ fn meaning(name: &str) -> Option<(JoinHints, Order)> {
         "HASH_JOIN" | "TIDB_HJ" => JoinHints { hash: true, ..none },
         "NO_INDEX_JOIN" => JoinHints { no_index: true, ..none },
         "NO_HASH_JOIN" => JoinHints { no_hash: true, ..none },
+        "BROADCAST_JOIN" | "TIDB_BCJ" => JoinHints { broadcast: true, ..none },
+        "NO_BROADCAST_JOIN" => JoinHints { no_broadcast: true, ..none },
         _ => return None,
     };
     Some((says, Order::Any))

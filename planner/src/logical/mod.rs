@@ -235,6 +235,10 @@ pub struct JoinHints {
     pub no_index: bool,
     /// Not by hash.
     pub no_hash: bool,
+    /// By hash, in the stores.
+    pub broadcast: bool,
+    /// Not in the stores.
+    pub no_broadcast: bool,
     /// It is among the first to be joined, at this place.
     pub leading: Option<usize>,
 }
@@ -246,6 +250,8 @@ impl JoinHints {
         self.hash |= other.hash;
         self.no_index |= other.no_index;
         self.no_hash |= other.no_hash;
+        self.broadcast |= other.broadcast;
+        self.no_broadcast |= other.no_broadcast;
         self.leading = self.leading.or(other.leading);
     }
 }

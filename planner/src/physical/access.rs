@@ -311,6 +311,7 @@ impl Physical<'_> {
             is_pseudo: path.is_pseudo,
             lookup_cost: path.lookup_cost,
             lookup: index.is_some() && !path.covering,
+            tables: Vec::new(),
         };
         let (pushed, kept): (Vec<Expr>, Vec<Expr>) = path
             .filters

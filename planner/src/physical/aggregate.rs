@@ -21,6 +21,8 @@ use crate::statistics::Estimate;
 
 impl Physical<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &LogicalAggregate) -> Result<Task> {
+        let splits = self.splits(aggregate);
+        self.sent_goal = if splits { self.groups_goal(aggregate) } else { None };
         let task = self.task(&aggregate.input, None)?;
         self.aggregate_task(aggregate, task)
     }
@@ -32,7 +34,7 @@ impl Physical<'_> {
         task: Task,
     ) -> Result<Task> {
         match task {
-            Task::Cop(mut cop) if cop.accepts_rows() && self.splits(aggregate) => {
+            Task::Cop(mut cop) if cop.accepts_rows() && splits => {
                 let partial = self.push_partial(&mut cop, aggregate)?;
                 let root = self.finish(Task::Cop(cop))?;
                 Ok(Task::Root(self.final_aggregation(aggregate, partial, root)?))

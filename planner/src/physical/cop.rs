@@ -9,11 +9,12 @@ use super::{Physical, Root, Task};
 use crate::catalog::{IndexInfo, TableInfo};
 use crate::error::Result;
 use crate::logical::Col;
-use crate::plan::{CopInfo, PhysicalOp, Reader, RowLimit};
+use crate::plan::{CopInfo, PhysicalOp, PhysicalPlan, PlanColumn, Reader, RowLimit};
 use crate::ranger::RangeSpec;
 use crate::statistics::{Estimate, guess};
 
 /// A fragment in the making.
+#[derive(Clone)]
 pub(crate) struct CopTask {
     pub db: String,
     pub alias: String,
@@ -35,6 +36,8 @@ pub(crate) struct CopTask {
     pub lookup_cost: f64,
     /// Rows are looked up for index entries.
     pub lookup: bool,
+    /// Build sides of its joins.
+    pub tables: Vec<PhysicalPlan>,
 }
 
 impl CopTask {
@@ -99,7 +102,7 @@ impl Physical<'_> {
             (Some(_), false) => PhysicalOp::IndexReader(reader),
             (Some(_), true) => PhysicalOp::IndexLookUp(reader),
         };
-        let plan = self.node(op, Vec::new(), cop.estimate.rows, schema);
+        let plan = self.node(op, cop.tables, cop.estimate.rows, schema);
         let (layout, ordered) = (cop.layout, cop.keep_order);
         Ok(Root { plan, layout, ordered, estimate: Box::new(cop.estimate) })
     }
@@ -107,6 +110,22 @@ impl Physical<'_> {
     /// Adds an operator whose output is `cop.layout`.
     pub(super) fn push(&mut self, cop: &mut CopTask, op: OpDesc, name: &'static str) {
         let schema = self.schema(&cop.layout);
+        self.push_with(cop, op, name, schema);
+    }
+
+    /// Adds an operator that keeps the columns below it.
+    fn push_over(&mut self, cop: &mut CopTask, op: OpDesc, name: &'static str) {
+        let schema = cop.info.last().map(|info| info.schema.clone()).unwrap_or_default();
+        self.push_with(cop, op, name, schema);
+    }
+
+    pub(super) fn push_with(
+        &mut self,
+        cop: &mut CopTask,
+        op: OpDesc,
+        name: &'static str,
+        schema: Vec<PlanColumn>,
+    ) {
         let id = self.new_id();
         cop.operators.push(op);
         cop.info.push(CopInfo { id, name, row_count: cop.estimate.rows, schema });
@@ -135,7 +154,7 @@ impl Physical<'_> {
         }
         let conditions = self.resolve_all(conditions, &cop.layout)?;
         cop.estimate = estimate;
-        self.push(cop, OpDesc::Selection(SelectionDesc { conditions }), "Selection");
+        self.push_over(cop, OpDesc::Selection(SelectionDesc { conditions }), "Selection");
         Ok(())
     }
 
@@ -143,7 +162,7 @@ impl Physical<'_> {
     pub(crate) fn push_limit(&mut self, cop: &mut CopTask, limit: RowLimit) {
         cop.estimate.rows = cop.estimate.rows.min(limit.total_estimate());
         let op = OpDesc::Limit(LimitDesc { offset: 0, limit: limit.total(&[]) });
-        self.push(cop, op, "Limit");
+        self.push_over(cop, op, "Limit");
         cop.limit = Some(limit);
     }
 
@@ -151,7 +170,7 @@ impl Physical<'_> {
     pub(crate) fn push_top_n(&mut self, cop: &mut CopTask, by: Vec<SortItem>, limit: RowLimit) {
         cop.estimate.rows = cop.estimate.rows.min(limit.total_estimate());
         let op = OpDesc::TopN(TopNDesc { order_by: by, offset: 0, limit: limit.total(&[]) });
-        self.push(cop, op, "TopN");
+        self.push_over(cop, op, "TopN");
         cop.limit = Some(limit);
     }
 
@@ -187,6 +206,11 @@ fn needs_binding(op: &OpDesc) -> bool {
             aggregation.group_by.iter().chain(args).any(unbound)
         }
         OpDesc::TopN(top_n) => top_n.order_by.iter().any(|item| unbound(&item.expr)),
+        OpDesc::HashJoin(desc) => {
+            let join = &desc.join;
+            let keys = join.left_keys.iter().chain(&join.right_keys);
+            keys.chain(&join.other_conditions).any(unbound)
+        }
         OpDesc::TableScan(_)
         | OpDesc::IndexScan(_)
         | OpDesc::IndexLookup(_)

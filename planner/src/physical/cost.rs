@@ -11,6 +11,7 @@
 //! | join | cost besides that of its inputs |
 //! |---|---|
 //! | by hash | (left rows + right rows) × `hash_row` |
+//! | in the stores | build rows × `broadcast_copies` × (`send_row` + `hash_row`) + probe rows × `hash_row` − (probe rows − rows sent) × `send_row` |
 //! | by index | outer rows × (`lookup_key` + access path of one key) + (outer + inner rows) × `hash_row` |
 //!
 //! A look-up costs less the more the order of the index is that of the rows: between `lookup_row`
@@ -47,6 +48,9 @@ pub struct CostParams {
     pub lookup_key: f64,
     /// Sorting one row, per doubling of the number of rows.
     pub sort_row: f64,
+    /// Stores that a join's build side is sent to. The planner does not know how many hold rows of a table;
+    /// three is where a cluster begins.
+    pub broadcast_copies: f64,
 }
 
 impl CostParams {
@@ -62,6 +66,7 @@ impl CostParams {
         hash_row: 0.3,
         lookup_key: 4.0,
         sort_row: 0.3,
+        broadcast_copies: 3.0,
     };
 
     /// Cost of looking up a row for an index entry, by how far the order of the entries is that of
@@ -69,6 +74,11 @@ impl CostParams {
     pub fn lookup(&self, correlation: f64) -> f64 {
         let share = (correlation * correlation).min(1.0);
         self.lookup_row + (self.scan_row - self.lookup_row) * share
+    }
+
+    /// Cost of sending a join's build side to the stores, and of its hash tables there.
+    pub fn broadcast(&self, rows: f64) -> f64 {
+        rows * self.broadcast_copies * (self.send_row + self.hash_row)
     }
 
     /// Cost of sorting rows.

@@ -1,4 +1,4 @@
-//! Which way a join is run: by hash, or by looking up the rows of either side.
+//! Which way a join is run: by hash on the SQL node or in the stores, or by looking up the rows of either side.
 //!
 //! ```text
 //! SELECT * FROM o JOIN t ON t.id = o.a              both are read as a whole: HashJoin
@@ -6,6 +6,8 @@
 //! SELECT * FROM o JOIN t ON t.id = o.a ORDER BY o.id   IndexJoin over o in order, if that is
 //!                                                      cheaper than HashJoin and Sort
 //! SELECT * FROM o JOIN t ON t.id = o.a LIMIT 10        IndexJoin: it stops after few rows of o
+//! SELECT COUNT(*) FROM o JOIN t ON t.id = o.a WHERE t.k = 5   HashJoin next to the rows of o, if few
+//!                                                      rows of t are left (`broadcast_join.rs`)
 //! ```
 //!
 //! The cheapest wins. Without statistics costs rest on guesses (`cost.rs`), but on what is known
@@ -13,13 +15,17 @@
 //! both sides once; one by index reads its outer side and pays for every row of it.
 //!
 //! **Hints** go before costs: `INL_JOIN` of a side that can be looked up, then `HASH_JOIN` of
-//! either side; `NO_INDEX_JOIN` and `NO_HASH_JOIN` take a choice away, unless it is the last one.
+//! either side; `NO_INDEX_JOIN` and `NO_HASH_JOIN` take a choice away, unless it is the last one. Of the joins by
+//! hash `BROADCAST_JOIN` asks for the one in the stores, whatever the sizes, and `NO_BROADCAST_JOIN` for the
+//! other one.
 //! A hint that cannot be followed is told of.
 
 use cairn_executor::plan::JoinSide;
 
+use super::broadcast_join::Broadcast;
+use super::cop::CopTask;
 use super::index_join::{Candidate, inner_scan, sides};
-use super::{Physical, Root, WantedOrder};
+use super::{Physical, Root, Task, WantedOrder};
 use crate::error::Result;
 use crate::logical::tree::covered;
 use crate::logical::{JoinHints, Logical, LogicalJoin};
@@ -54,6 +60,11 @@ impl Wanted<'_> {
         self.order.map(|_| self.rows)
     }
 
+    /// All rows.
+    pub(super) fn rows(&self) -> f64 {
+        self.rows
+    }
+
     /// The part of the rows that is asked for.
     pub(super) fn fraction(&self) -> f64 {
         self.row_goal.map_or(1.0, |goal| (goal / self.rows).min(1.0))
@@ -61,40 +72,87 @@ impl Wanted<'_> {
 }
 
 impl Physical<'_> {
-    /// `row_goal`: how many rows a LIMIT above asks for.
+    /// `row_goal`: how many rows a LIMIT above asks for; `sent_goal`: how many are left of those that stores
+    /// would send.
     pub(super) fn join(
         &mut self,
         join: &LogicalJoin,
         order: WantedOrder<'_>,
         row_goal: Option<f64>,
-    ) -> Result<Root> {
+        sent_goal: Option<f64>,
+    ) -> Result<Task> {
         let correlated = join.correlated();
         if !correlated.is_empty() {
-            return self.apply(join, correlated);
+            return Ok(Task::Root(self.apply(join, correlated)?));
         }
-        let mut left = self.root(&join.left)?;
-        let mut right = self.root(&join.right)?;
+        let keys = self.keys(join)?;
+        let (left_goal, right_goal) = self.sent_goals(join, &keys, sent_goal);
+        self.sent_goal = left_goal;
+        let left = self.task(&join.left, None)?;
+        let left_probe = self.probe_task(join, JoinSide::Left, &left, &keys);
+        let mut left = self.finish(left)?;
+        self.sent_goal = right_goal;
+        let right = self.task(&join.right, None)?;
+        let right_probe = self.probe_task(join, JoinSide::Right, &right, &keys);
+        let mut right = self.finish(right)?;
         // One row is in every order, but not what it is joined with.
         left.ordered &= gives(&join.left, order);
         right.ordered &= gives(&join.right, order);
         let terms = JoinTerms::of(join);
         let estimate = Box::new(self.estimator().join(&terms, &left.estimate, &right.estimate));
-        let keys = self.keys(join)?;
         let wanted = Wanted { order, rows: estimate.rows, row_goal };
         let mut choices = self.index_joins(join, [&left, &right], &wanted)?;
-        let (by_hash, by_index) = self.allowed(join, &mut choices);
-        let hash_cost = self.hash_join_cost(join, &left, &right, &wanted);
-        let best = choices.into_iter().filter(|_| by_index);
+        let probes = [left_probe, right_probe];
+        let broadcast = self.best_broadcast(join, probes, [&left, &right], (&wanted, sent_goal));
+        let allowed = self.allowed(join, &mut choices, broadcast.is_some());
+        let mut hash_cost = self.hash_join_cost(join, &left, &right, &wanted);
+        let is_better = |best: &Broadcast| allowed.broadcast || best.cost < hash_cost;
+        let broadcast = broadcast.filter(|best| allowed.hash && is_better(best));
+        if let Some(best) = &broadcast {
+            hash_cost = best.cost;
+        }
+        let best = choices.into_iter().filter(|_| allowed.index && !allowed.broadcast);
         let best = best.min_by(|a, b| a.cost.total_cmp(&b.cost));
-        let best = best.filter(|best| !by_hash || best.cost < hash_cost);
-        let Some(Choice { candidate, ordered, .. }) = best else {
-            return self.hash_join(join, left, right, keys, estimate);
+        let best = best.filter(|best| !allowed.hash || best.cost < hash_cost);
+        if let Some(Choice { candidate, ordered, .. }) = best {
+            let outer = match candidate.inner() {
+                JoinSide::Right => left,
+                JoinSide::Left => right,
+            };
+            let outer = ordered.unwrap_or(outer);
+            let root = self.build_index_join(join, candidate, outer, keys, estimate)?;
+            return Ok(Task::Root(root));
+        }
+        match broadcast {
+            Some(best) => {
+                let build = if best.probe == JoinSide::Left { right } else { left };
+                self.build_broadcast_join(join, best, build, keys, *estimate)
+            }
+            None => Ok(Task::Root(self.hash_join(join, left, right, keys, estimate)?)),
+        }
+    }
+
+    /// The cheaper of the joins in the stores that hints leave.
+    fn best_broadcast(
+        &self,
+        join: &LogicalJoin,
+        [left_probe, right_probe]: [Option<Box<CopTask>>; 2],
+        [left, right]: [&Root; 2],
+        goals: (&Wanted<'_>, Option<f64>),
+    ) -> Option<Broadcast> {
+        let hinted = broadcast_hint(join);
+        if hinted == Some(false) {
+            return None;
+        }
+        let is_hinted = hinted == Some(true);
+        let with = |probe: JoinSide, cop: Option<Box<CopTask>>, roots: (&Root, &Root)| {
+            self.broadcast(join, (probe, cop?), roots, goals, is_hinted)
         };
-        let outer = match candidate.inner() {
-            JoinSide::Right => left,
-            JoinSide::Left => right,
-        };
-        self.build_index_join(join, candidate, ordered.unwrap_or(outer), keys, estimate)
+        let choices = [
+            with(JoinSide::Left, left_probe, (left, right)),
+            with(JoinSide::Right, right_probe, (right, left)),
+        ];
+        choices.into_iter().flatten().min_by(|a, b| a.cost.total_cmp(&b.cost))
     }
 
     /// All index joins, each with the better of its outer sides.
@@ -124,9 +182,14 @@ impl Physical<'_> {
         Ok(choices)
     }
 
-    /// Whether hints allow a join by hash, and one by index; takes index joins away that they do
-    /// not allow.
-    fn allowed(&mut self, join: &LogicalJoin, choices: &mut Vec<Choice>) -> (bool, bool) {
+    /// What hints allow; takes index joins away that they do not allow. `can_broadcast`: stores can run
+    /// the join.
+    fn allowed(
+        &mut self,
+        join: &LogicalJoin,
+        choices: &mut Vec<Choice>,
+        can_broadcast: bool,
+    ) -> Allowed {
         let [left, right] = [&join.left, &join.right].map(inner_scan);
         let hints = |inner: JoinSide| {
             let scan = if inner == JoinSide::Right { right } else { left };
@@ -135,7 +198,7 @@ impl Physical<'_> {
         let mut both = hints(JoinSide::Left);
         both.add(hints(JoinSide::Right));
         if both == JoinHints::default() {
-            return (true, true);
+            return Allowed { hash: true, index: true, broadcast: false };
         }
         choices.retain(|choice| !hints(choice.candidate.inner()).no_index);
         let hinted = |choice: &Choice| hints(choice.candidate.inner()).index;
@@ -144,6 +207,7 @@ impl Physical<'_> {
             choices.retain(hinted);
         }
         let by_hash = !by_index && (both.hash || !both.no_hash || choices.is_empty());
+        let broadcast = by_hash && both.broadcast && can_broadcast;
         let scans = [left, right].into_iter().flatten();
         for scan in scans {
             if scan.join_hints.index && !by_index {
@@ -155,7 +219,30 @@ impl Physical<'_> {
             if scan.join_hints.no_hash && by_hash && choices.is_empty() {
                 self.unused_hints.insert(format!("NO_HASH_JOIN({})", scan.alias));
             }
+            if scan.join_hints.broadcast && !broadcast {
+                self.unused_hints.insert(format!("BROADCAST_JOIN({})", scan.alias));
+            }
         }
-        (by_hash, by_index || !both.hash)
+        Allowed { hash: by_hash, index: by_index || !both.hash, broadcast }
+    }
+}
+
+/// Which ways to run a join hints leave.
+struct Allowed {
+    hash: bool,
+    index: bool,
+    /// By hash in the stores and in no other way.
+    broadcast: bool,
+}
+
+/// Whether stores are told to run a join, or not to.
+fn broadcast_hint(join: &LogicalJoin) -> Option<bool> {
+    let scans = [&join.left, &join.right].into_iter().filter_map(inner_scan);
+    let mut both = JoinHints::default();
+    scans.for_each(|scan| both.add(scan.join_hints));
+    match (both.no_broadcast, both.broadcast) {
+        (true, _) => Some(false),
+        (false, true) => Some(true),
+        (false, false) => None,
     }
 }

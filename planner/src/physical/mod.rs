@@ -16,11 +16,13 @@
 //! | `cop.rs` | the operators of stores |
 //! | `aggregate.rs`, `join.rs`, `order.rs` | those nodes |
 //! | `join_choice.rs`, `index_join.rs` | by hash or by index; joins that look inner rows up |
+//! | `broadcast_join.rs` | joins in the stores |
 //! | `narrow.rs` | projections that vanish into the access below |
 //! | `pricing.rs`, `cost.rs`, `plan_cost.rs` | what access paths and plans cost |
 
 mod access;
 mod aggregate;
+mod broadcast_join;
 mod cop;
 pub mod cost;
 mod index_join;
@@ -64,6 +66,9 @@ pub(crate) struct Physical<'p> {
     pub next_id: usize,
     /// How many rows of the next node's task are asked for, if a LIMIT says so.
     pub(super) row_goal: Option<f64>,
+    /// How many rows stores would send of the next node's task if it stays a cop task, where what stands above
+    /// it runs there and leaves fewer of them.
+    pub(super) sent_goal: Option<f64>,
     /// Hints that cannot be followed.
     pub unused_hints: BTreeSet<String>,
     correlated: BTreeMap<Col, usize>,
@@ -118,6 +123,7 @@ impl<'p> Physical<'p> {
             cost: CostParams::DEFAULT,
             next_id: 1,
             row_goal: None,
+            sent_goal: None,
             unused_hints: BTreeSet::new(),
             correlated: BTreeMap::new(),
         }
@@ -158,6 +164,7 @@ impl<'p> Physical<'p> {
     /// ([`Physical::ordered`]).
     pub(crate) fn task(&mut self, logical: &Logical, order: WantedOrder<'_>) -> Result<Task> {
         let row_goal = self.row_goal.take();
+        let sent_goal = self.sent_goal.take();
         match logical {
             Logical::Scan(scan) => self.scan(scan, order, row_goal),
             Logical::Dual { rows, columns } => {
@@ -166,17 +173,19 @@ impl<'p> Physical<'p> {
             Logical::Values { columns, rows } => self.values(columns, rows),
             Logical::Filter { conditions, input } => {
                 self.row_goal = row_goal.map(|goal| self.goal_below(goal, conditions, input));
+                self.sent_goal = sent_goal.filter(|_| conditions.iter().all(cop::pushable));
                 let task = self.task(input, order)?;
                 self.filter(task, conditions)
             }
             Logical::Project { exprs, input } => {
                 self.row_goal = row_goal;
+                let pushable = |(_, expr): &(Col, Expr)| cop::pushable(expr);
+                self.sent_goal = sent_goal.filter(|_| exprs.iter().all(pushable));
                 let below = self.task(input, order_below(order, exprs))?;
-                let root = self.finish(below)?;
-                Ok(Task::Root(self.project(root, exprs)?))
+                self.project_task(below, exprs)
             }
             Logical::Aggregate(aggregate) => self.aggregate(aggregate),
-            Logical::Join(join) => Ok(Task::Root(self.join(join, order, row_goal)?)),
+            Logical::Join(join) => self.join(join, order, row_goal, sent_goal),
             Logical::Sort { by, input } => Ok(Task::Root(self.sort(by, input)?)),
             Logical::Limit { limit, input } => self.limit(*limit, input, order),
             Logical::TopN { by, limit, input } => Ok(Task::Root(self.top_n(by, *limit, input)?)),

@@ -43,6 +43,8 @@ impl Physical<'_> {
     ) -> Result<Root> {
         let order = one_direction(by).then_some(by);
         self.row_goal = order.map(|_| limit.total_estimate());
+        self.sent_goal =
+            by.iter().all(|key| cop::pushable(&key.expr)).then(|| limit.total_estimate());
         let mut task = self.task(input, order)?;
         if order.is_some() && self.ordered(&task) {
             if let Task::Cop(cop) = &mut task

@@ -26,7 +26,10 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
         PhysicalOp::BatchPointGet(get) => get.keys.len() as f64 * point,
         PhysicalOp::TableReader(reader)
         | PhysicalOp::IndexReader(reader)
-        | PhysicalOp::IndexLookUp(reader) => reader_cost(reader, fraction, unit),
+        | PhysicalOp::IndexLookUp(reader) => {
+            // Tables that its rows are joined with are read as a whole.
+            below(1.0) + unit.broadcast(input) + reader_cost(reader, fraction, unit)
+        }
         PhysicalOp::HashJoin(join) => {
             let (build, probe) = match join.build_side {
                 JoinSide::Left => (0, 1),
@@ -73,6 +76,7 @@ fn reader_cost(reader: &Reader, fraction: f64, unit: &CostParams) -> f64 {
             OpDesc::IndexLookup(_) => info.row_count * reader.lookup_cost,
             OpDesc::Selection(filter) => rows * filter.conditions.len() as f64 * unit.filter_row,
             OpDesc::Projection(_) | OpDesc::Limit(_) | OpDesc::Sample(_) => rows * unit.filter_row,
+            OpDesc::HashJoin(_) => rows * unit.hash_row,
             OpDesc::Aggregation(_) | OpDesc::TopN(_) => {
                 fraction = 1.0;
                 rows * unit.hash_row

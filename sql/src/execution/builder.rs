@@ -14,7 +14,7 @@ use cairn_planner::plan::{Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader};
 use cairn_types::Datum;
 
 use super::view::ReadView;
-use super::{index_join, point, reader};
+use super::{broadcast, index_join, point, reader};
 use crate::infoschema::MemTableRows;
 
 /// What all operators of a statement are built with.
@@ -28,6 +28,8 @@ pub struct BuildContext {
     pub kv: Arc<KvClient>,
     /// Tasks of one reader under way at once.
     pub scan_concurrency: usize,
+    /// Bytes of a join's build side that are sent to every store at most.
+    pub broadcast_bytes_max: u64,
     /// How long rows that others have locked are waited for.
     pub lock_wait_timeout: Duration,
     /// Rows of virtual tables.
@@ -88,7 +90,10 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
         }
         PhysicalOp::TableReader(reader)
         | PhysicalOp::IndexReader(reader)
-        | PhysicalOp::IndexLookUp(reader) => reader::build(reader, context)?,
+        | PhysicalOp::IndexLookUp(reader) => match plan.children.is_empty() {
+            true => reader::build(reader, context)?,
+            false => broadcast::operator(plan, reader, context)?,
+        },
         PhysicalOp::MemTableScan(scan) => {
             context.mem_tables.operator(scan, plan.types(), exec())?
         }

@@ -7,6 +7,7 @@
 //! Point reads ([`point`]) build no operator and no chunk. Queries that lock gather their rows
 //! first ([`locking`]).
 
+mod broadcast;
 pub mod builder;
 mod index_join;
 mod locking;
@@ -143,6 +144,7 @@ pub async fn build_context(
         view,
         kv: Arc::clone(&session.domain.kv),
         scan_concurrency: session.settings().scan_concurrency,
+        broadcast_bytes_max: session.settings().broadcast_bytes_max,
         lock_wait_timeout: session.lock_wait_timeout(),
         mem_tables: crate::infoschema::MemTableRows::new(session),
         lookup_ranges: None,

@@ -4,6 +4,8 @@
 //! index (the stores do not know those writes), when it looks rows up by index entries and must keep their
 //! order (rows of several stores would come out of order), or when a SERIALIZABLE transaction must know
 //! more of what it reads than stores tell.
+//!
+//! Of a fragment with joins the lower part alone may run there, see [`super::broadcast`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,9 +14,11 @@ use bytes::Bytes;
 use cairn_executor::operators::ChunkSource;
 use cairn_executor::plan::OpDesc;
 use cairn_executor::{
-    BoxOperator, EvalSettings, ExecContext, ExecError, KeyRange, KvSource, OperatorMemory,
+    BoxOperator, EvalSettings, ExecContext, ExecError, Fragment, KeyRange, KvSource, OperatorMemory,
 };
-use cairn_kv_client::{DistScan, DistScanRequest, KvClient, ReadFrom, RequestScope, ScanPage};
+use cairn_kv_client::{
+    DistScan, DistScanRequest, KvClient, ReadFrom, RequestScope, ScanPage, ScanTables,
+};
 use cairn_planner::plan::{CopInfo, Reader};
 use cairn_types::keys::prefix_next;
 use cairn_types::{Chunk, FieldType, MysqlError, TimeStamp};
@@ -47,16 +51,61 @@ pub fn eval_settings(exec: &ExecContext) -> EvalSettings {
 
 /// Builds the operator that runs a reader's fragment.
 pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<BoxOperator> {
-    let mut eval = context.exec.eval.clone();
-    let mut ranges = super::builder::key_ranges(reader, context, &mut eval);
-    let fragment = reader.fragment(&mut eval, eval_settings(&context.exec));
-    let looks_up = fragment.operators.iter().any(|op| matches!(op, OpDesc::IndexLookup(_)));
-    let snapshot = context.view.snapshot();
-    let limit = reader.limit.as_ref().map(|limit| limit.total(&eval.params));
-    // What a SERIALIZABLE transaction reads is noted here: the rows that stores would look up by
-    // themselves, and how far a scan came that ends with its limit.
-    let is_noted = snapshot.reads().is_some() && (looks_up || limit.is_some());
-    if is_dirty(reader, &ranges, context) || (looks_up && reader.keep_order) || is_noted {
+    let read = Read::new(reader, context);
+    let fragment = read.fragment.clone();
+    read.start(reader, context, fragment, ScanTables::default())
+}
+
+/// A reader's fragment with what this run reads and its parameters.
+pub(super) struct Read {
+    /// The operators, bound.
+    pub fragment: Fragment,
+    ranges: Vec<KeyRange>,
+    /// Rows after which the fragment stops.
+    limit: Option<u64>,
+    /// The SQL node runs it, see the module documentation.
+    pub is_local: bool,
+}
+
+impl Read {
+    pub fn new(reader: &Reader, context: &BuildContext) -> Read {
+        let mut eval = context.exec.eval.clone();
+        let ranges = super::builder::key_ranges(reader, context, &mut eval);
+        let fragment = reader.fragment(&mut eval, eval_settings(&context.exec));
+        let looks_up = fragment.operators.iter().any(|op| matches!(op, OpDesc::IndexLookup(_)));
+        let limit = reader.limit.as_ref().map(|limit| limit.total(&eval.params));
+        // What a SERIALIZABLE transaction reads is noted here: the rows that stores would look up by
+        // themselves, and how far a scan came that ends with its limit.
+        let is_noted = context.view.snapshot().reads().is_some() && (looks_up || limit.is_some());
+        let is_local =
+            is_dirty(reader, &ranges, context) || (looks_up && reader.keep_order) || is_noted;
+        Read { fragment, ranges, limit, is_local }
+    }
+
+    /// Starts `fragment`, which is the one of this read or the lower part of it.
+    pub fn start(
+        &self,
+        reader: &Reader,
+        context: &BuildContext,
+        fragment: Fragment,
+        tables: ScanTables,
+    ) -> cairn_executor::Result<BoxOperator> {
+        let ends = |op: &OpDesc| matches!(op, OpDesc::Limit(_) | OpDesc::TopN(_));
+        let limit = self.limit.filter(|_| fragment.operators.iter().any(ends));
+        match self.is_local {
+            true => self.start_here(reader, context, &fragment, limit),
+            false => self.start_in_stores(reader, context, &fragment, limit, tables),
+        }
+    }
+
+    fn start_here(
+        &self,
+        reader: &Reader,
+        context: &BuildContext,
+        fragment: &Fragment,
+        limit: Option<u64>,
+    ) -> cairn_executor::Result<BoxOperator> {
+        let mut ranges = self.ranges.clone();
         let index = reader.index.as_deref();
         let own_rows = index.and_then(|index| OwnRows::of(&context.view, &reader.table, index));
         if own_rows.is_some() && index.is_some_and(|index| index.unique) {
@@ -67,57 +116,71 @@ pub fn build(reader: &Reader, context: &BuildContext) -> cairn_executor::Result<
         }
         let source: Arc<dyn KvSource> =
             Arc::new(TransactionSource::new(context.view.clone(), own_rows, limit));
-        return cairn_executor::build_fragment(&fragment, ranges, source, context.exec.clone());
+        cairn_executor::build_fragment(fragment, ranges, source, context.exec.clone())
     }
-    let types = fragment.validate()?;
-    let scan = DistributedRead {
-        kv: Arc::clone(&context.kv),
-        exec: context.exec.clone(),
-        start_ts: snapshot.start_ts(),
-        scope: snapshot.scope().clone(),
-        from: snapshot.read_from(),
-        remote: match Reader::remote_fragment(&fragment) {
-            Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
-            None => None,
-        },
-        scan: None,
-        remote_keys: VecDeque::new(),
-        memory: context.exec.account("IndexLookUp"),
-        types: types.clone(),
-        info: reader.info.clone(),
-        finished_primary: false,
-        concurrency: context.scan_concurrency,
-    };
-    let request = DistScanRequest {
-        keep_order: reader.keep_order,
-        desc: reader.desc,
-        concurrency: context.scan_concurrency,
-        limit_hint: limit,
-        scope: scan.scope.clone(),
-        reads: snapshot.reads().cloned(),
-        from: scan.from,
-        answer_bytes: answer_bytes(reader, limit),
-        ..DistScanRequest::new(
-            context.view.start_ts(),
-            Arc::new(fragment.to_proto()?),
-            ranges.iter().map(client_range).collect(),
-        )
-    };
-    let scan = DistributedRead { scan: Some(context.kv.dist_scan(request)), ..scan };
-    let stream = futures::stream::unfold(Some(scan), |state| async move {
-        let mut scan = state?;
-        match scan.next().await {
-            Ok(Some(chunk)) => Some((Ok(chunk), Some(scan))),
-            Ok(None) => None,
-            Err(error) => Some((Err(error), None)),
-        }
-    });
-    Ok(Box::new(ChunkSource::new(types, stream.boxed(), context.exec.clone())))
+
+    fn start_in_stores(
+        &self,
+        reader: &Reader,
+        context: &BuildContext,
+        fragment: &Fragment,
+        limit: Option<u64>,
+        tables: ScanTables,
+    ) -> cairn_executor::Result<BoxOperator> {
+        let snapshot = context.view.snapshot();
+        let types = fragment.validate()?;
+        let info = reader.info.iter().take(fragment.operators.len()).cloned().collect();
+        let scan = DistributedRead {
+            kv: Arc::clone(&context.kv),
+            exec: context.exec.clone(),
+            start_ts: snapshot.start_ts(),
+            scope: snapshot.scope().clone(),
+            from: snapshot.read_from(),
+            remote: match Reader::remote_fragment(fragment) {
+                Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
+                None => None,
+            },
+            tables: tables.clone(),
+            scan: None,
+            remote_keys: VecDeque::new(),
+            memory: context.exec.account("IndexLookUp"),
+            types: types.clone(),
+            info,
+            finished_primary: false,
+            concurrency: context.scan_concurrency,
+        };
+        let request = DistScanRequest {
+            keep_order: reader.keep_order,
+            desc: reader.desc,
+            concurrency: context.scan_concurrency,
+            limit_hint: limit,
+            scope: scan.scope.clone(),
+            reads: snapshot.reads().cloned(),
+            from: scan.from,
+            answer_bytes: answer_bytes(&scan.info, limit),
+            tables,
+            ..DistScanRequest::new(
+                context.view.start_ts(),
+                Arc::new(fragment.to_proto()?),
+                self.ranges.iter().map(client_range).collect(),
+            )
+        };
+        let scan = DistributedRead { scan: Some(context.kv.dist_scan(request)), ..scan };
+        let stream = futures::stream::unfold(Some(scan), |state| async move {
+            let mut scan = state?;
+            match scan.next().await {
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(scan))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(Box::new(ChunkSource::new(types, stream.boxed(), context.exec.clone())))
+    }
 }
 
-/// About how large the reader's rows are together, as the plan guesses their number.
-fn answer_bytes(reader: &Reader, limit: Option<u64>) -> u64 {
-    let Some(top) = reader.info.last() else { return 0 };
+/// About how large a fragment's rows are together, as the plan guesses their number.
+fn answer_bytes(info: &[CopInfo], limit: Option<u64>) -> u64 {
+    let Some(top) = info.last() else { return 0 };
     // What is beyond the range of the number is as large as can be.
     let rows = (top.row_count as u64).min(limit.unwrap_or(u64::MAX));
     rows.saturating_mul(top.schema.len() as u64 * COLUMN_BYTES_GUESS)
@@ -146,6 +209,8 @@ struct DistributedRead {
     from: ReadFrom,
     /// The second step's fragment.
     remote: Option<Arc<cairn_proto::cop::Fragment>>,
+    /// What both steps' fragments join their rows with.
+    tables: ScanTables,
     scan: Option<DistScan>,
     remote_keys: VecDeque<Bytes>,
     /// Of those keys.
@@ -188,6 +253,7 @@ impl DistributedRead {
                 scope: self.scope.clone(),
                 from: self.from,
                 answer_bytes: count as u64 * self.types.len() as u64 * COLUMN_BYTES_GUESS,
+                tables: self.tables.clone(),
                 ..DistScanRequest::new(self.start_ts, remote, ranges)
             };
             self.scan = Some(self.kv.dist_scan(request));

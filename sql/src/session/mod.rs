@@ -424,7 +424,13 @@ impl Session {
 
     /// Settings of the optimiser.
     pub fn plan_options(&self) -> PlanOptions {
-        PlanOptions { push_down: self.variables.settings.push_down, ..PlanOptions::default() }
+        let settings = &self.variables.settings;
+        PlanOptions {
+            push_down: settings.push_down,
+            broadcast_bytes_max: settings.broadcast_bytes_max,
+            broadcast_rows_max: settings.broadcast_rows_max,
+            ..PlanOptions::default()
+        }
     }
 
     /// Takes over the warnings of a statement.

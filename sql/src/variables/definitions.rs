@@ -5,6 +5,8 @@
 //!
 //! Source: MySQL 8.0 manual, 5.1.8 "Server System Variables".
 
+use cairn_executor::broadcast::BROADCAST_BYTES_MAX;
+
 /// Where a variable can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -305,6 +307,8 @@ pub const DEFINITIONS: &[Definition] = &[
     text_var("tidb_auto_analyze_end_time", Global, "23:59 +0000"),
     other_var("tidb_auto_analyze_ratio", Global, Kind::Float, "0.5"),
     text_var("tidb_auto_analyze_start_time", Global, "00:00 +0000"),
+    int_var("tidb_broadcast_join_threshold_count", Both, "100000", 0, i64::MAX),
+    int_var("tidb_broadcast_join_threshold_size", Both, "8388608", 0, BROADCAST_BYTES_MAX as i64),
     int_var("tidb_current_ts", ReadOnly, "0", 0, i64::MAX),
     int_var("tidb_distsql_scan_concurrency", Both, "15", 1, 256),
     enum_var("tidb_dml_type", Session, "standard", &["standard", "bulk"]),
@@ -325,6 +329,7 @@ pub const DEFINITIONS: &[Definition] = &[
     enum_var("tidb_mem_oom_action", Global, "CANCEL", &["CANCEL", "LOG"]),
     int_var("tidb_mem_quota_query", Both, "1073741824", -1, i64::MAX),
     bool_var("tidb_opt_agg_push_down", Both, true),
+    bool_var("tidb_opt_broadcast_join", Both, true),
     bool_var("tidb_opt_push_down", Both, true),
     int_var("tidb_read_staleness", Session, "0", i32::MIN as i64, 0),
     enum_var("tidb_replica_read", Both, "leader", REPLICA_READS),

@@ -202,6 +202,10 @@ pub struct Settings {
     pub executor_concurrency: usize,
     /// `tidb_opt_push_down`.
     pub push_down: bool,
+    /// `tidb_broadcast_join_threshold_size`; 0 also where `tidb_opt_broadcast_join` is off.
+    pub broadcast_bytes_max: u64,
+    /// `tidb_broadcast_join_threshold_count`.
+    pub broadcast_rows_max: u64,
     /// `div_precision_increment`.
     pub div_precision_increment: u8,
     /// `group_concat_max_len`.
@@ -266,6 +270,11 @@ impl Settings {
             scan_concurrency: unsigned("tidb_distsql_scan_concurrency") as usize,
             executor_concurrency: unsigned("tidb_executor_concurrency") as usize,
             push_down: text("tidb_opt_push_down") == "ON",
+            broadcast_bytes_max: match text("tidb_opt_broadcast_join") {
+                "ON" => unsigned("tidb_broadcast_join_threshold_size"),
+                _ => 0,
+            },
+            broadcast_rows_max: unsigned("tidb_broadcast_join_threshold_count"),
             div_precision_increment: unsigned("div_precision_increment") as u8,
             group_concat_max_len: unsigned("group_concat_max_len"),
             default_week_format: unsigned("default_week_format") as u8,

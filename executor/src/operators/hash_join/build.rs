@@ -1,5 +1,6 @@
 //! The side of a join that is put into a table.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use cairn_expr::{EvalContext, Expr};
@@ -10,7 +11,7 @@ use crate::batch::{self, RowStore};
 use crate::context::ExecContext;
 use crate::error::{ExecError, Result};
 use crate::plan::{HashJoinDesc, JoinKind, JoinSide};
-use crate::table::join::{JOIN_ROWS_MAX, JoinTableBuilder};
+use crate::table::join::{JOIN_ROWS_MAX, JoinTable, JoinTableBuilder};
 use crate::table::keys::{KeyBatch, KeyEncoder};
 
 /// Collects rows and their keys.
@@ -126,8 +127,16 @@ impl BuildSide {
     /// Links the rows.
     pub(super) fn finish(mut self, ctx: &ExecContext) -> JoinCore {
         ctx.flush_warnings(&mut self.eval);
+        let rows = std::mem::replace(&mut self.rows, RowStore::new(&[]));
+        let table = std::mem::replace(&mut self.table, JoinTableBuilder::new(true));
+        let table = self.has_keys().then(|| Arc::new(table.finish()));
+        self.over(Arc::new(rows), table)
+    }
+
+    /// A join with rows that were linked already.
+    pub(super) fn over(self, rows: Arc<RowStore>, table: Option<Arc<JoinTable>>) -> JoinCore {
         let is_keyed = self.has_keys();
-        let BuildSide { desc, rows, table, encoder, probe_is_left, .. } = self;
+        let BuildSide { desc, encoder, probe_is_left, .. } = self;
         let preserved = match desc.kind {
             JoinKind::LeftOuter => !probe_is_left,
             JoinKind::RightOuter => probe_is_left,
@@ -139,7 +148,7 @@ impl BuildSide {
             kind: desc.kind,
             null_aware: desc.null_aware,
             probe_is_left,
-            table: is_keyed.then(|| table.finish()),
+            table,
             keys: is_keyed.then_some(JoinKeys { probe: probe_keys, encoder }),
             conditions: desc.other_conditions,
             na_equalities: self.na_equalities,
@@ -149,6 +158,11 @@ impl BuildSide {
             matched,
             keeps_order: false,
         }
+    }
+
+    /// How keys are told apart.
+    pub(super) fn encoder(&self) -> &KeyEncoder {
+        &self.encoder
     }
 }
 

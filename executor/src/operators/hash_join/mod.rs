@@ -21,6 +21,8 @@
 //!
 //! **Order.** None is promised: workers finish as they do.
 //!
+//! In fragments that stores run it is [`BroadcastJoin`] that probes, over rows that were put into a table before.
+//!
 //! **Spilling** ([`spilled`]). A build side that memory does not hold is divided by the hash of its keys and written
 //! to disk, and so is the probe side; then the parts are joined one after the other, each as a join of its own.
 //!
@@ -30,6 +32,7 @@
 //! **Left out:** the same for other kinds: error 8175 over the quota.
 
 mod blocks;
+mod broadcast;
 mod build;
 pub(super) mod probe;
 mod spilled;
@@ -43,6 +46,7 @@ use cairn_types::{Chunk, FieldType};
 use tokio::sync::{Mutex, mpsc};
 
 use self::blocks::BlockJoin;
+pub use self::broadcast::BroadcastJoin;
 use self::build::BuildSide;
 use self::probe::ProbeCursor;
 use self::spilled::SpilledJoin;
@@ -102,10 +106,10 @@ pub(crate) struct JoinCore {
     conditions: Vec<Expr>,
     /// Null-aware joins: the keys' equalities, over the same columns.
     na_equalities: Vec<Expr>,
-    build: RowStore,
+    build: Arc<RowStore>,
     build_types: Vec<FieldType>,
     probe_types: Vec<FieldType>,
-    table: Option<JoinTable>,
+    table: Option<Arc<JoinTable>>,
     /// Which build rows were matched, if those are to be preserved.
     matched: Option<Vec<AtomicBool>>,
     /// Probe rows without a match stand among the others, where they came.
@@ -136,7 +140,7 @@ impl JoinCore {
             keys: None,
             conditions,
             na_equalities,
-            build: rows,
+            build: Arc::new(rows),
             build_types: right_types,
             probe_types: left_types,
             table: None,
@@ -375,7 +379,7 @@ impl Operator for HashJoin {
 }
 
 /// Refuses an unsound join; returns the types of its output.
-pub(super) fn check(
+pub(crate) fn check(
     desc: &mut HashJoinDesc,
     left: &[FieldType],
     right: &[FieldType],

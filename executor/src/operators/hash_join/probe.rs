@@ -43,6 +43,14 @@ enum Phase {
     Done,
 }
 
+/// What a step gave.
+pub(super) enum Step {
+    Joined(Chunk),
+    /// No rows; there may be more.
+    Nothing,
+    Done,
+}
+
 /// See the module documentation.
 pub(crate) struct ProbeCursor {
     chunk: Chunk,
@@ -93,34 +101,41 @@ impl ProbeCursor {
         eval: &mut EvalContext,
     ) -> Result<Option<Chunk>> {
         loop {
-            if self.pairs_at < self.probe_rows.len() {
-                match self.join_pairs(core, eval)? {
-                    Some(joined) => return Ok(Some(joined)),
-                    None => continue,
-                }
-            }
-            self.pairs_at = 0;
-            self.probe_rows.clear();
-            self.build_rows.clear();
-            let phase = self.phase;
-            match phase {
-                Phase::Pairs if self.find_pairs(core) => {}
-                Phase::Pairs => {
-                    self.row = 0;
-                    self.build_at = 0;
-                    self.phase = if core.null_aware { Phase::Unknown } else { Phase::Rest };
-                }
-                Phase::Unknown if self.find_unknown(core) => {}
-                Phase::Unknown => self.phase = Phase::Rest,
-                Phase::Rest => {
-                    self.phase = Phase::Done;
-                    if let Some(rest) = self.rest(core)? {
-                        return Ok(Some(rest));
-                    }
-                }
-                Phase::Done => return Ok(None),
+            match self.step(core, eval)? {
+                Step::Joined(chunk) => return Ok(Some(chunk)),
+                Step::Nothing => {}
+                Step::Done => return Ok(None),
             }
         }
+    }
+
+    /// Some bounded work towards the next joined chunk.
+    pub(super) fn step(&mut self, core: &JoinCore, eval: &mut EvalContext) -> Result<Step> {
+        if self.pairs_at < self.probe_rows.len() {
+            return Ok(self.join_pairs(core, eval)?.map_or(Step::Nothing, Step::Joined));
+        }
+        self.pairs_at = 0;
+        self.probe_rows.clear();
+        self.build_rows.clear();
+        let phase = self.phase;
+        match phase {
+            Phase::Pairs if self.find_pairs(core) => {}
+            Phase::Pairs => {
+                self.row = 0;
+                self.build_at = 0;
+                self.phase = if core.null_aware { Phase::Unknown } else { Phase::Rest };
+            }
+            Phase::Unknown if self.find_unknown(core) => {}
+            Phase::Unknown => self.phase = Phase::Rest,
+            Phase::Rest => {
+                self.phase = Phase::Done;
+                if let Some(rest) = self.rest(core)? {
+                    return Ok(Step::Joined(rest));
+                }
+            }
+            Phase::Done => return Ok(Step::Done),
+        }
+        Ok(Step::Nothing)
     }
 
     /// Collects candidates; `false`: there are no more.

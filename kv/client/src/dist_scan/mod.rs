@@ -12,6 +12,7 @@
 //! stops its workers and cancels their tasks in the stores.
 
 mod reader;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use crate::request::wait_for_pd;
 use crate::scope::RequestScope;
 use crate::txn::read_set::ReadSet;
 use reader::TaskReader;
+pub use tables::{ScanTable, ScanTables};
 
 /// Tasks read at once unless the request says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 15;
@@ -67,6 +69,8 @@ pub struct DistScanRequest {
     pub from: ReadFrom,
     /// About how large all rows are together.
     pub answer_bytes: u64,
+    /// Tables that the fragment joins its rows with.
+    pub tables: ScanTables,
 }
 
 impl DistScanRequest {
@@ -88,6 +92,7 @@ impl DistScanRequest {
             reads: None,
             from: ReadFrom::default(),
             answer_bytes: 0,
+            tables: ScanTables::default(),
         }
     }
 }

@@ -11,6 +11,8 @@
 //! **Noting.** What is struck off was read, and so was the whole part of a request that delivers pages
 //! without a mark, before they are delivered.
 //!
+//! **Tables** that the fragment joins with are sent to each store once, see [`super::tables`].
+//!
 //! **Regions.** What remains is cut by the region of its first key whenever a
 //! request is sent, so splits and merges need no special case.
 
@@ -22,6 +24,7 @@ use cairn_proto::cop::Fragment;
 use cairn_proto::kv::{CoprocessorRequest, CoprocessorResponse, KeyRange as ProtoRange};
 use futures::StreamExt;
 
+use super::tables::ScanTables;
 use super::{DistScanRequest, ScanPage};
 use crate::backoff::Retrier;
 use crate::client::KvClient;
@@ -56,6 +59,9 @@ pub(super) struct TaskReader {
     fragment: Arc<Fragment>,
     desc: bool,
     page_rows: u32,
+    tables: ScanTables,
+    /// How often a store did not know them.
+    tables_unknown: u32,
     /// What remains, ascending.
     rest: VecDeque<KeyRange>,
     running: Option<Running>,
@@ -89,6 +95,8 @@ impl TaskReader {
             fragment: request.fragment.clone(),
             desc: request.desc,
             page_rows: page_rows as u32,
+            tables: request.tables.clone(),
+            tables_unknown: 0,
             rest: ranges.into(),
             running: None,
             elsewhere: None,
@@ -148,12 +156,15 @@ impl TaskReader {
         let ranges = part
             .iter()
             .map(|range| ProtoRange { start: range.start.clone(), end: range.end.clone() });
+        let sending = self.tables.for_store(region.leader.store_id);
+        let sending = self.retrier.scope().run(sending).await?;
         let request = CoprocessorRequest {
             context: Some(context),
             start_ts: self.snapshot.start_ts().0,
             fragment: Some((*self.fragment).clone()),
             ranges: ranges.collect(),
             page_rows: self.page_rows,
+            tables: sending.tables(),
         };
         let opened = match self.client.cache.service_of(&region).await {
             Ok(service) => {
@@ -166,10 +177,15 @@ impl TaskReader {
         };
         match opened {
             Ok(stream) => {
+                sending.is_taken();
                 self.running = Some(Running { region, part, stream });
                 Ok(())
             }
-            Err(error) => self.broken(&region, error).await,
+            Err(error) => {
+                // Others may send them meanwhile.
+                drop(sending);
+                self.broken(&region, error).await
+            }
         }
     }
 
@@ -231,6 +247,12 @@ impl TaskReader {
             self.snapshot.clear_locks(&[lock], &mut self.retrier).await?;
             self.hops = self.snapshot.options(self.answer_bytes).hops();
             return Ok(());
+        }
+        if response.unknown_table {
+            self.drop_held(|| "a store forgot a table".into())?;
+            self.tables_unknown += 1;
+            let store_id = running.region.leader.store_id;
+            return self.tables.are_unknown_to(store_id, self.tables_unknown).await;
         }
         if let Some(error) = response.other_error {
             // It tells of rows, too.

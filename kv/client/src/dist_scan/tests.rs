@@ -7,7 +7,7 @@ use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{NotLeader, RegionNotFound, ServerIsBusy};
 
 use crate::testing::{Cluster, Fault};
-use crate::{DistScanRequest, KeyRange, KvClient, KvError, ScanOptions};
+use crate::{DistScanRequest, KeyRange, KvClient, KvError, ScanOptions, ScanTable, ScanTables};
 
 const KEYS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 
@@ -107,6 +107,55 @@ async fn every_row_once_whatever_breaks() {
                     assert_eq!(found, wanted, "{told}");
                 }
             }
+        }
+    }
+}
+
+/// A scan of everything that joins its rows with a table.
+fn joining(client: &Arc<KvClient>, cluster: &Cluster, tables: &ScanTables) -> crate::DistScan {
+    let ranges = vec![KeyRange::new("a", "m")];
+    let request = DistScanRequest::new(cluster.ts(), Arc::new(Fragment::default()), ranges);
+    client.dist_scan(DistScanRequest { tables: tables.clone(), ..request })
+}
+
+fn table_of(bytes: usize) -> ScanTables {
+    ScanTables::new(vec![ScanTable { digest: "digest".into(), rows: vec![1; bytes].into() }])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_is_sent_a_table_once_and_again_when_it_forgot_it() {
+    let cluster = filled(&["c", "e", "h"]);
+    let client = cluster.client();
+    let times_sent = || cluster.calls().iter().filter(|call| *call == "rows@1").count();
+    let tables = table_of(1 << 20);
+    for (forget, sent) in [(false, 1), (false, 0), (true, 1), (false, 0)] {
+        if forget {
+            cluster.forget_tables();
+        }
+        let found = rows(joining(&client, &cluster, &tables)).await.expect("reads");
+        assert_eq!(found.len(), KEYS.len(), "each row once");
+        assert_eq!(times_sent(), sent, "forgotten: {forget}");
+    }
+    // Small ones are not worth the question.
+    let small = table_of(100);
+    rows(joining(&client, &cluster, &small)).await.expect("reads");
+    assert_eq!(times_sent(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_reach_whoever_answers_in_the_end() {
+    for fault in [Fault::LostBefore, Fault::LeaderTo(2), Fault::Split("g")] {
+        for broken in [None, Some(1)] {
+            let cluster = filled(&["c", "h"]);
+            let client = cluster.client();
+            cluster.fault("coprocessor", fault.clone());
+            if let Some(pages) = broken {
+                cluster.break_stream_behind(pages);
+            }
+            let mut found =
+                rows(joining(&client, &cluster, &table_of(1 << 20))).await.expect("reads");
+            found.sort();
+            assert_eq!(found, KEYS, "{fault:?} {broken:?}");
         }
     }
 }
