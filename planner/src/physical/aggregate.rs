@@ -34,7 +34,7 @@ impl Physical<'_> {
         task: Task,
     ) -> Result<Task> {
         match task {
-            Task::Cop(mut cop) if cop.accepts_rows() && splits => {
+            Task::Cop(mut cop) if cop.accepts_rows() && self.splits(aggregate) => {
                 let partial = self.push_partial(&mut cop, aggregate)?;
                 let root = self.finish(Task::Cop(cop))?;
                 Ok(Task::Root(self.final_aggregation(aggregate, partial, root)?))
