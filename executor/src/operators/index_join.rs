@@ -44,6 +44,7 @@ use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::plan::fragment::check_exprs;
 use crate::plan::{IndexJoinDesc, JoinKind, JoinSide};
+use crate::runtime_stats::Detail;
 
 /// Rows of the largest batch, in full chunks: with the usual 1,024 rows each, 2,048 keys are
 /// looked up at once, which hides the round trip and keeps a request far below a megabyte.
@@ -129,7 +130,10 @@ impl IndexJoin {
         let keys = distinct_keys(&self.desc.lookup_keys, &batch, &mut self.eval)?;
         // The probe evaluates the expressions again, and warns of them.
         self.eval.warnings.take();
+        let start_ns = self.ctx.detail_ns();
         let rows = (self.factory)(&keys.values)?;
+        self.ctx.count(Detail::LookUpRounds, 1);
+        self.ctx.count(Detail::LookUpKeys, rows.keys as u64);
         if let Some(row) = keys.first_rows.get(rows.keys) {
             self.rest = Some(batch::slice(&batch, *row, batch.num_rows()));
             batch = batch::slice(&batch, 0, *row);
@@ -149,6 +153,7 @@ impl IndexJoin {
             false => read.await?,
         };
         self.reads_ahead = true;
+        self.ctx.count_time(Detail::LookUpTimeNs, start_ns);
         if !core.is_pointless() {
             let core = core.in_probe_order();
             let cursor = ProbeCursor::new(&core, batch, &mut self.eval)?;

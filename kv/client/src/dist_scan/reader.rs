@@ -19,8 +19,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::cop::Fragment;
-use cairn_proto::kv::{CoprocessorRequest, CoprocessorResponse, KeyRange as ProtoRange};
+use cairn_proto::kv::{
+    CoprocessorRequest, CoprocessorResponse, ExecSummaries, KeyRange as ProtoRange,
+};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use super::{DistScanRequest, ScanPage};
 use crate::backoff::Retrier;
@@ -29,6 +32,7 @@ use crate::error::KvError;
 use crate::region_cache::{CachedRegion, KeyRange};
 use crate::replicas::Hops;
 use crate::request::{read_elsewhere, wait_for_pd};
+use crate::request_log::RequestSpan;
 use crate::snapshot::Snapshot;
 use crate::transport::{CoprocessorStream, TransportError};
 
@@ -47,6 +51,9 @@ struct Running {
     /// What the request covers.
     part: Vec<KeyRange>,
     stream: CoprocessorStream,
+    start: Instant,
+    /// Bytes of the rows that have come.
+    bytes: u64,
 }
 
 /// Reads the pages of a list of ranges.
@@ -155,6 +162,7 @@ impl TaskReader {
             ranges: ranges.collect(),
             page_rows: self.page_rows,
         };
+        let start = Instant::now();
         let opened = match self.client.cache.service_of(&region).await {
             Ok(service) => {
                 let opening = service.coprocessor(request);
@@ -166,7 +174,7 @@ impl TaskReader {
         };
         match opened {
             Ok(stream) => {
-                self.running = Some(Running { region, part, stream });
+                self.running = Some(Running { region, part, stream, start, bytes: 0 });
                 Ok(())
             }
             Err(error) => self.broken(&region, error).await,
@@ -209,7 +217,7 @@ impl TaskReader {
     /// Takes in one response; puts the request back unless it is over.
     async fn take(
         &mut self,
-        running: Running,
+        mut running: Running,
         response: CoprocessorResponse,
     ) -> Result<(), KvError> {
         if let Some(error) = response.region_error {
@@ -246,6 +254,10 @@ impl TaskReader {
         }
         let last = response.summaries.is_some();
         self.held_bytes += response.chunk.len();
+        running.bytes += response.chunk.len() as u64;
+        if let Some(summaries) = &response.summaries {
+            self.note_task(&running, summaries);
+        }
         self.held.push(ScanPage {
             chunk: response.chunk,
             remote_row_keys: response.remote_row_keys,
@@ -266,6 +278,14 @@ impl TaskReader {
         }
         self.running = Some(running);
         Ok(())
+    }
+
+    /// Tells the statement's log what the request cost.
+    fn note_task(&self, running: &Running, summaries: &ExecSummaries) {
+        let Some(log) = &self.snapshot.scope().log else { return };
+        let rows = summaries.operators.last().map_or(0, |top| top.rows);
+        let span = RequestSpan::until_now("Cop", &running.region, Some(running.start), true);
+        log.note_task(&RequestSpan { bytes: running.bytes, rows, ..span });
     }
 
     fn note_read(&self, ranges: &[KeyRange]) {
