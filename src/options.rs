@@ -234,6 +234,9 @@ layered_options! {
         tmp_storage_path: PathBuf, "CAIRN_SQL_TMP_STORAGE_PATH";
         /// Temporary files of all statements together, in bytes; 0: no limit.
         tmp_storage_quota: u64, "CAIRN_SQL_TMP_STORAGE_QUOTA";
+        /// File of the slow log; when it is full it becomes one with ".1" behind its name. Default: one
+        /// in the folder of temporary files, named after the port.
+        slow_log_path: PathBuf, "CAIRN_SQL_SLOW_LOG_PATH";
         /// Let accounts without a password in from beyond this machine.
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         insecure: bool, "CAIRN_SQL_INSECURE";

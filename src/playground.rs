@@ -87,6 +87,11 @@ pub fn pd_name(n: usize) -> String {
     format!("pd-{}", n + 1)
 }
 
+/// The slow log of the n-th SQL node.
+pub fn slow_log_name(n: usize) -> String {
+    format!("sql-{}-slow.log", n + 1)
+}
+
 /// Folder of the n-th member. The first one's is that of a time with one member.
 pub fn pd_folder(n: usize) -> String {
     if n == 0 { "pd".to_owned() } else { pd_name(n) }
@@ -138,6 +143,7 @@ pub async fn run(args: PlaygroundArgs) -> Result<(), StartError> {
             addr: nth_addr(host, args.port.unwrap_or(4000), n),
             status_addr: Some(nth_addr(host, args.status_port.unwrap_or(10080), n)),
             tmp_storage_path: args.tmp_storage_path.clone(),
+            slow_log_path: Some(data.of(&slow_log_name(n))),
             tmp_storage_quota_bytes: args
                 .tmp_storage_quota
                 .unwrap_or(defaults.tmp_storage_quota_bytes),

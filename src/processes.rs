@@ -12,7 +12,9 @@ use tokio::process::{Child, Command};
 
 use crate::error::StartError;
 use crate::options::{Counts, PlaygroundArgs};
-use crate::playground::{DataDir, RESERVE_BYTES, client_command, nth_addr, pd_folder, pd_name};
+use crate::playground::{
+    DataDir, RESERVE_BYTES, client_command, nth_addr, pd_folder, pd_name, slow_log_name,
+};
 use crate::roles::{announce, connect_pd, wait_for_replicas};
 use crate::signals::StopSignals;
 
@@ -160,6 +162,7 @@ pub async fn run(args: PlaygroundArgs, log_arguments: &[String]) -> Result<(), S
                 sql_args.extend(words(&[flag, &number.to_string()]));
             }
         }
+        sql_args.extend(words(&["--slow-log-path", &path(&slow_log_name(n))]));
         if let Some(path) = &args.tmp_storage_path {
             sql_args.extend(words(&["--tmp-storage-path", &path.to_string_lossy()]));
         }

@@ -276,6 +276,7 @@ pub async fn run_sql(args: SqlArgs) -> Result<(), StartError> {
         connections_max: args.max_connections.unwrap_or(defaults.connections_max),
         memory_limit_bytes: args.memory_limit_bytes.unwrap_or(defaults.memory_limit_bytes),
         tmp_storage_path: args.tmp_storage_path,
+        slow_log_path: args.slow_log_path,
         tmp_storage_quota_bytes: args.tmp_storage_quota.unwrap_or(defaults.tmp_storage_quota_bytes),
         insecure: args.insecure.unwrap_or(false),
         gc_life_time: args.gc_life_time_s.map_or(defaults.gc_life_time, Duration::from_secs),

@@ -31,6 +31,7 @@ pub fn build_fragment(
     let mut ranges = Some(ranges);
     let mut tree: Option<BoxOperator> = None;
     for (place, desc) in fragment.operators.iter().enumerate() {
+        let ctx = ctx.for_operator(place, desc.name());
         let operator: BoxOperator = match desc {
             OpDesc::TableScan(scan) => {
                 let ranges = ranges.take().unwrap_or_default();

@@ -6,22 +6,20 @@
 //!
 //! Time comes in through [`ClockFn`]: this crate has no clock of its own.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_expr::{EvalContext, Warnings};
 use cairn_types::chunk::{CHUNK_ROWS_INIT, CHUNK_ROWS_MAX};
-use cairn_types::{Chunk, FieldType, MysqlError, Warning};
+use cairn_types::{MysqlError, Warning};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::broadcast::BroadcastTable;
 use crate::error::{ExecError, Result};
 use crate::memory::{MemoryTracker, OperatorMemory};
-use crate::operator::{BoxOperator, Operator};
+use crate::operator::BoxOperator;
+use crate::runtime_stats::{Detail, Instrumented, OperatorStats, RuntimeStats};
 use crate::spill::SpillSpace;
 
 /// Workers of a parallel operator unless the statement says otherwise
@@ -53,6 +51,10 @@ pub struct ExecContext {
     /// Where operators report what they did (EXPLAIN ANALYZE, execution
     /// summaries); `None`: nobody asks.
     pub stats: Option<Arc<RuntimeStats>>,
+    /// Ids of a fragment's operators, under which they report instead of their places.
+    pub fragment_ids: Option<Arc<[usize]>>,
+    /// Where the operator that this context was made for tells details; `None`: nobody asks.
+    operator: Option<Arc<OperatorStats>>,
     /// Row keys an index lookup found but may not read here.
     pub remote_row_keys: Arc<RemoteRowKeys>,
     /// Where the fragment's scan stands.
@@ -76,6 +78,8 @@ impl ExecContext {
             chunk_rows_init: CHUNK_ROWS_INIT,
             chunk_rows_max: CHUNK_ROWS_MAX,
             stats: None,
+            fragment_ids: None,
+            operator: None,
             remote_row_keys: Arc::default(),
             scan_position: Arc::default(),
             clock: Arc::new(|| 0),
@@ -170,8 +174,50 @@ impl ExecContext {
     /// place in the plan); the operator itself if nobody asks.
     pub fn instrument(&self, id: usize, name: &str, operator: BoxOperator) -> BoxOperator {
         let Some(stats) = &self.stats else { return operator };
-        let counters = stats.operator(id, name);
-        Box::new(Instrumented { operator, counters, clock: self.clock.clone() })
+        let counters = stats.operator(self.stats_id(id), name);
+        Box::new(Instrumented::new(operator, counters, self.clock.clone()))
+    }
+
+    /// The context of operator `id`: where details are asked for, it has accounts of its own for memory and
+    /// disk, and tells what it does.
+    pub fn for_operator(&self, id: usize, name: &str) -> ExecContext {
+        let Some(stats) = self.stats.as_ref().filter(|stats| stats.is_detailed()) else {
+            return self.clone();
+        };
+        let operator = stats.operator(self.stats_id(id), name);
+        let disk = self.spill.as_ref().map(SpillSpace::disk);
+        let accounts = operator.accounts(name, &self.memory, disk);
+        let spill = self.spill.clone().zip(accounts.disk.clone());
+        ExecContext {
+            memory: accounts.memory.clone(),
+            spill: spill.map(|(space, disk)| space.counted_by(disk)),
+            operator: Some(operator),
+            ..self.clone()
+        }
+    }
+
+    fn stats_id(&self, id: usize) -> usize {
+        let known = self.fragment_ids.as_ref().and_then(|ids| ids.get(id));
+        known.copied().unwrap_or(id)
+    }
+
+    /// Adds to a detail of the operator, if somebody asks.
+    pub fn count(&self, detail: Detail, amount: u64) {
+        if let Some(operator) = &self.operator {
+            operator.count(detail, amount);
+        }
+    }
+
+    /// The time for details, in nanoseconds; 0 if nobody asks.
+    pub fn detail_ns(&self) -> u64 {
+        if self.operator.is_some() { (self.clock)() } else { 0 }
+    }
+
+    /// Adds the time since `start_ns` of [`ExecContext::detail_ns`] to a detail, if somebody asks.
+    pub fn count_time(&self, detail: Detail, start_ns: u64) {
+        if let Some(operator) = &self.operator {
+            operator.count(detail, (self.clock)().saturating_sub(start_ns));
+        }
     }
 }
 
@@ -266,95 +312,5 @@ impl ScanPosition {
     pub fn get(&self) -> Option<Bytes> {
         let keys = self.keys.lock();
         keys.answered.clone().filter(|_| keys.holds == 0)
-    }
-}
-
-/// What one operator did.
-#[derive(Debug, Default)]
-pub struct OperatorStats {
-    rows: AtomicU64,
-    loops: AtomicU64,
-    time_ns: AtomicU64,
-}
-
-/// [`OperatorStats`] at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OperatorSummary {
-    /// Name given at [`ExecContext::instrument`].
-    pub name: String,
-    /// Rows returned.
-    pub rows: u64,
-    /// Calls of `next`.
-    pub loops: u64,
-    /// Time in `next`, children included.
-    pub time_ns: u64,
-}
-
-impl OperatorStats {
-    /// Adds to the counters (also for summaries that come from a store).
-    pub fn add(&self, rows: u64, loops: u64, time_ns: u64) {
-        self.rows.fetch_add(rows, Ordering::Relaxed);
-        self.loops.fetch_add(loops, Ordering::Relaxed);
-        self.time_ns.fetch_add(time_ns, Ordering::Relaxed);
-    }
-}
-
-/// Counters of all operators of a statement, by their place in the plan.
-#[derive(Debug, Default)]
-pub struct RuntimeStats {
-    operators: Mutex<BTreeMap<usize, (String, Arc<OperatorStats>)>>,
-}
-
-impl RuntimeStats {
-    /// The counters of operator `id`; made at the first call. Several instances
-    /// of one plan operator (workers, re-executed subqueries) share them.
-    pub fn operator(&self, id: usize, name: &str) -> Arc<OperatorStats> {
-        let mut operators = self.operators.lock();
-        let entry =
-            operators.entry(id).or_insert_with(|| (name.to_string(), Arc::new(Default::default())));
-        entry.1.clone()
-    }
-
-    /// All counters, ordered by id.
-    pub fn summaries(&self) -> Vec<(usize, OperatorSummary)> {
-        let operators = self.operators.lock();
-        operators
-            .iter()
-            .map(|(id, (name, stats))| {
-                let summary = OperatorSummary {
-                    name: name.clone(),
-                    rows: stats.rows.load(Ordering::Relaxed),
-                    loops: stats.loops.load(Ordering::Relaxed),
-                    time_ns: stats.time_ns.load(Ordering::Relaxed),
-                };
-                (*id, summary)
-            })
-            .collect()
-    }
-}
-
-/// Counts what passes through.
-struct Instrumented {
-    operator: BoxOperator,
-    counters: Arc<OperatorStats>,
-    clock: ClockFn,
-}
-
-#[async_trait]
-impl Operator for Instrumented {
-    fn schema(&self) -> &[FieldType] {
-        self.operator.schema()
-    }
-
-    async fn next(&mut self) -> Result<Option<Chunk>> {
-        let start_ns = (self.clock)();
-        let result = self.operator.next().await;
-        let time_ns = (self.clock)().saturating_sub(start_ns);
-        let rows = match &result {
-            Ok(Some(chunk)) => chunk.num_selected() as u64,
-            _ => 0,
-        };
-        self.counters.add(rows, 1, time_ns);
-        result
     }
 }

@@ -16,6 +16,7 @@
 
 //! | [`sample`] | what is gathered for statistics, and how it is merged |
 //! | [`context`], [`memory`] | what the operators of a statement share |
+//! | [`runtime_stats`] | what they did, for those who ask |
 //! | [`spill`] | what memory does not hold, on disk |
 
 //!
@@ -35,6 +36,7 @@ pub mod operator;
 pub mod operators;
 mod order;
 pub mod plan;
+pub mod runtime_stats;
 pub mod sample;
 pub mod source;
 pub mod spill;
@@ -46,12 +48,11 @@ mod tests;
 mod testscripts;
 
 pub use build::{build_fragment, build_operator};
-pub use context::{
-    ChunkRows, ClockFn, ExecContext, OperatorStats, OperatorSummary, RemoteRowKeys, RuntimeStats,
-};
+pub use context::{ChunkRows, ClockFn, ExecContext, RemoteRowKeys};
 pub use error::{ExecError, Result};
 pub use memory::{MemoryTracker, OperatorMemory};
 pub use operator::{BoxOperator, Operator};
 pub use plan::{EvalSettings, Fragment, OpDesc};
+pub use runtime_stats::{Detail, OperatorStats, OperatorSummary, RuntimeStats};
 pub use source::{KeyRange, KvBatch, KvScan, KvSource, RowRead};
 pub use spill::SpillSpace;

@@ -45,7 +45,7 @@ pub struct MemoryTracker {
     log_only: AtomicBool,
     logged: AtomicBool,
     parent: Option<Arc<MemoryTracker>>,
-    victim: Option<Victim>,
+    victim: Option<Arc<Victim>>,
     statements: Mutex<Vec<Weak<MemoryTracker>>>,
     victim_bytes_min: AtomicU64,
 }
@@ -63,9 +63,10 @@ impl MemoryTracker {
         MemoryTracker::create(scope.into(), limit_bytes, None, None)
     }
 
-    /// A tracker below this one.
+    /// A tracker below this one: of a statement, or of a part of this one.
     pub fn child(self: &Arc<Self>, scope: impl Into<String>, limit_bytes: u64) -> Arc<Self> {
-        MemoryTracker::create(scope.into(), limit_bytes, Some(self.clone()), None)
+        let victim = self.victim.clone();
+        MemoryTracker::create(scope.into(), limit_bytes, Some(self.clone()), victim)
     }
 
     /// A statement's tracker below this one, the node's, which may end it through `cancel`.
@@ -75,7 +76,7 @@ impl MemoryTracker {
         limit_bytes: u64,
         cancel: CancellationToken,
     ) -> Arc<Self> {
-        let victim = Victim { cancel, cancelled: AtomicBool::new(false) };
+        let victim = Arc::new(Victim { cancel, cancelled: AtomicBool::new(false) });
         let statement =
             MemoryTracker::create(scope.into(), limit_bytes, Some(self.clone()), Some(victim));
         let mut statements = self.statements.lock();
@@ -90,7 +91,7 @@ impl MemoryTracker {
         scope: String,
         limit_bytes: u64,
         parent: Option<Arc<Self>>,
-        victim: Option<Victim>,
+        victim: Option<Arc<Victim>>,
     ) -> Arc<Self> {
         Arc::new(MemoryTracker {
             scope,
@@ -248,8 +249,14 @@ impl MemoryTracker {
         if !self.is_cancelled() {
             return Ok(());
         }
-        let limit = self.parent.as_ref().map_or(0, |node| node.limit_bytes());
-        Err(ExecError::ServerMemoryExceeded { scope: self.scope.clone(), limit })
+        match &self.parent {
+            // A part of a statement speaks for all of it.
+            Some(parent) if parent.victim.is_some() => parent.check(),
+            parent => {
+                let limit = parent.as_ref().map_or(0, |node| node.limit_bytes());
+                Err(ExecError::ServerMemoryExceeded { scope: self.scope.clone(), limit })
+            }
+        }
     }
 
     /// Reserves bytes in this tracker and all above it if each stays below four fifths of its

@@ -121,10 +121,9 @@ impl PlanKey {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use super::*;
     use crate::catalog::TableInfo;
+    use crate::identity::PlanIdentity;
     use crate::plan::{AccessKind, PhysicalOp, PhysicalPlan, PlanKind, TableAccess};
 
     fn key(statement: &str) -> PlanKey {
@@ -156,7 +155,7 @@ mod tests {
             slot_count: 0,
             cacheable: true,
             tables: tables.iter().map(access).collect(),
-            lock_tag: OnceLock::new(),
+            identity: PlanIdentity::default(),
         })
     }
 

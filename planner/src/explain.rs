@@ -30,6 +30,12 @@ pub const EXPLAIN_COLUMNS: [&str; 5] = ["id", "estRows", "task", "access object"
 pub struct ExplainRow {
     /// Tree lines, name and number.
     pub id: String,
+    /// How deep it stands in the tree; 0 at the top.
+    pub level: usize,
+    /// What the operator is, without its number.
+    pub name: &'static str,
+    /// `(Build)`, `(Probe)`, or nothing.
+    pub side: &'static str,
     /// Estimated rows.
     pub est_rows: String,
     /// `root` or `cop[kv]`.
@@ -90,6 +96,9 @@ pub fn explain(plan: &Plan) -> Vec<ExplainRow> {
         };
         tree.rows.push(ExplainRow {
             id: "ScalarSubQuery".to_string(),
+            level: 0,
+            name: "ScalarSubQuery",
+            side: "",
             est_rows: "N/A".to_string(),
             task: "root",
             access_object: String::new(),
@@ -132,11 +141,12 @@ struct Place {
     prefix: String,
     /// `None` at the root; else whether it is the last child.
     last: Option<bool>,
+    level: usize,
 }
 
 impl Place {
     fn root() -> Place {
-        Place { prefix: String::new(), last: None }
+        Place { prefix: String::new(), last: None, level: 0 }
     }
 
     fn child(&self, last: bool) -> Place {
@@ -145,7 +155,8 @@ impl Place {
             Some(true) => "  ",
             Some(false) => "│ ",
         };
-        Place { prefix: format!("{}{line}", self.prefix), last: Some(last) }
+        let prefix = format!("{}{line}", self.prefix);
+        Place { prefix, last: Some(last), level: self.level + 1 }
     }
 
     fn id(&self, name: &str) -> String {
@@ -175,9 +186,12 @@ fn lookup_keys(join: &IndexJoin, outer: &[PlanColumn]) -> LookupKeys {
 }
 
 impl Tree {
-    fn statement(&mut self, name: &str) {
+    fn statement(&mut self, name: &'static str) {
         self.rows.push(ExplainRow {
             id: name.to_string(),
+            level: 0,
+            name,
+            side: "",
             est_rows: "N/A".to_string(),
             task: "root",
             access_object: String::new(),
@@ -187,11 +201,14 @@ impl Tree {
         });
     }
 
-    fn plan(&mut self, plan: &PhysicalPlan, place: Place, side: &str) {
+    fn plan(&mut self, plan: &PhysicalPlan, place: Place, side: &'static str) {
         let below = plan.children.first().map(|child| &child.schema[..]).unwrap_or_default();
         let name = format!("{}_{}{side}", plan.op.name(), plan.id);
         self.rows.push(ExplainRow {
             id: place.id(&name),
+            level: place.level,
+            name: plan.op.name(),
+            side,
             est_rows: rows_text(plan.row_count),
             task: "root",
             access_object: access_object(&plan.op),
@@ -250,7 +267,7 @@ impl Tree {
         reader: &Reader,
         range: std::ops::Range<usize>,
         place: &Place,
-        side: &str,
+        side: &'static str,
     ) {
         let mut place = place.clone();
         let mut side = side;
@@ -262,6 +279,9 @@ impl Tree {
             let op = &reader.operators[at];
             self.rows.push(ExplainRow {
                 id: place.id(&name),
+                level: place.level,
+                name: info.name,
+                side,
                 est_rows: rows_text(info.row_count),
                 task: "cop[kv]",
                 access_object: cop_object(reader, op),

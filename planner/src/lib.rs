@@ -34,6 +34,7 @@ pub mod context;
 pub mod defaults;
 pub mod error;
 pub mod explain;
+pub mod identity;
 pub mod logical;
 pub mod parse;
 pub mod physical;

@@ -10,9 +10,8 @@
 //! **Operator ids.** Every operator, those inside fragments too, has an id unique
 //! within the plan; run-time statistics are kept by it, and EXPLAIN prints it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use cairn_executor::plan::{
     AggregationDesc, ApplyDesc, EvalSettings, Fragment, HashJoinDesc, IndexJoinDesc, JoinSide,
     LimitDesc, OpDesc, ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
@@ -22,6 +21,7 @@ use cairn_parser::ast::{LockStrength, LockWait};
 use cairn_types::{Datum, FieldType};
 
 use crate::catalog::{IndexInfo, TableInfo};
+use crate::identity::PlanIdentity;
 use crate::ranger::RangeSpec;
 
 /// A planned statement.
@@ -43,9 +43,8 @@ pub struct Plan {
     /// Tables the statement touches and what it does with them (for privileges
     /// and metadata checks).
     pub tables: Vec<TableAccess>,
-    /// The digest of the statement's text, for those who ask what a lock is waited for; made when
-    /// it is first needed.
-    pub lock_tag: OnceLock<Bytes>,
+    /// What the statement and the plan are known by.
+    pub identity: PlanIdentity,
 }
 
 /// The kinds of planned statements.

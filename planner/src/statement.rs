@@ -1,12 +1,11 @@
 //! Statements to plans: the crate's entry.
 
-use std::sync::OnceLock;
-
 use cairn_parser::ast::{self, Statement};
 
 use crate::binder::Binder;
 use crate::context::PlanContext;
 use crate::error::{PlanError, Result};
+use crate::identity::PlanIdentity;
 use crate::logical::{Col, Logical};
 use crate::physical::Physical;
 use crate::plan::{PhysicalPlan, Plan, PlanKind, Subplan};
@@ -137,7 +136,7 @@ impl<'s> Planner<'s> {
             slot_count: self.binder.slot_count,
             cacheable: self.binder.cacheable,
             tables: self.binder.tables,
-            lock_tag: OnceLock::new(),
+            identity: PlanIdentity::default(),
         })
     }
 }

@@ -23,6 +23,8 @@ pub struct SqlConfig {
     pub tmp_storage_path: Option<PathBuf>,
     /// Temporary files of all statements together; 0: no limit.
     pub tmp_storage_quota_bytes: u64,
+    /// The file of the slow log; one in the folder of temporary files when absent.
+    pub slow_log_path: Option<PathBuf>,
     /// Plans kept in the shared cache.
     pub plan_cache_entries: usize,
     /// Let accounts without a password in from beyond loopback.
@@ -50,11 +52,30 @@ impl Default for SqlConfig {
             memory_limit_bytes: 0,
             tmp_storage_path: None,
             tmp_storage_quota_bytes: 0,
+            slow_log_path: None,
             plan_cache_entries: 10_000,
             insecure: false,
             statistics_lease: Duration::from_secs(3),
             gc_life_time: Duration::from_secs(600),
             gc_run_interval: Duration::from_secs(600),
         }
+    }
+}
+
+impl SqlConfig {
+    /// Where temporary files are.
+    pub fn tmp_folder(&self) -> PathBuf {
+        self.tmp_storage_path.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// The file of the slow log.
+    pub fn slow_log_file(&self) -> PathBuf {
+        let in_folder = || {
+            // Of nodes that take any free port each has a file of its own.
+            let port = self.addr.port();
+            let number = if port == 0 { std::process::id() } else { u32::from(port) };
+            self.tmp_folder().join(format!("cairn-slow-{number}.log"))
+        };
+        self.slow_log_path.clone().unwrap_or_else(in_folder)
     }
 }

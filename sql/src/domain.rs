@@ -23,10 +23,13 @@ use crate::error::{Result, SqlError};
 use crate::gc;
 use crate::infoschema;
 use crate::lock_view::deadlocks::Deadlocks;
-use crate::lock_view::{DigestTexts, nodes};
+use crate::lock_view::nodes;
 use crate::memory::NodeMemory;
 use crate::metrics::Metrics;
 use crate::named_locks::NamedLocks;
+use crate::observed::digest::DigestTexts;
+use crate::observed::slow_log::SlowLog;
+use crate::observed::summary::Summaries;
 use crate::processes::Processes;
 use crate::protocol::auth::PasswordKey;
 use crate::schema_lease::{NodeReport, Nodes, SchemaLease};
@@ -100,6 +103,10 @@ pub struct Domain {
     pub deadlocks: Deadlocks,
     /// What digests of statements stand for.
     pub digests: DigestTexts,
+    /// What statements of one kind did together.
+    pub summaries: Summaries,
+    /// Statements that took long.
+    pub slow_log: SlowLog,
     /// Plans shared by all sessions.
     pub plans: cairn_planner::cache::PlanCache,
     /// What is known of tables' rows.
@@ -141,13 +148,14 @@ impl Domain {
         let variables = GlobalVariables::new(&config);
         let domain = Arc::new(Self {
             memory: NodeMemory::new(&config, &variables.current()),
-            variables,
             auto_ids: AutoIds::default(),
             named_locks: NamedLocks::default(),
             table_locks: NodeLocks::default(),
             open_branches: OpenBranches::default(),
             deadlocks: Deadlocks::default(),
             digests: DigestTexts::default(),
+            summaries: Summaries::new(&variables.current(), clock::unix_micros()),
+            slow_log: SlowLog::new(&config, &variables.current()),
             plans: cairn_planner::cache::PlanCache::new(config.plan_cache_entries),
             statistics: NodeStatistics::default(),
             schema: Arc::default(),
@@ -162,6 +170,7 @@ impl Domain {
             nodes: Nodes::default(),
             reloads: tokio::sync::Mutex::new(()),
             statements: AtomicU64::new(0),
+            variables,
             config,
             kv,
             pd,
@@ -189,6 +198,7 @@ impl Domain {
         tokio::spawn(statistics::keep_fresh(Arc::clone(&domain)));
         tokio::spawn(statistics::auto::run(Arc::clone(&domain)));
         tokio::spawn(NodeMemory::watch(Arc::clone(&domain)));
+        tokio::spawn(SlowLog::keep_writing(Arc::clone(&domain)));
         Ok(domain)
     }
 
@@ -230,6 +240,8 @@ impl Domain {
         self.accounts.replace(stored.accounts.clone());
         self.variables.replace(&stored.variables);
         self.memory.apply(&self.variables.current());
+        self.summaries.apply(&self.variables.current());
+        self.slow_log.apply(&self.variables.current());
         self.schema.replace(SchemaSnapshot::new(stored, &infoschema::databases()));
         Ok(self.schema.current())
     }
@@ -501,11 +513,12 @@ impl Domain {
     /// The answer to `COM_STATISTICS`.
     pub fn statistics_line(&self) -> String {
         format!(
-            "Uptime: {}  Threads: {}  Questions: {}  Slow queries: 0  Opens: 0  Flush tables: 0  \
+            "Uptime: {}  Threads: {}  Questions: {}  Slow queries: {}  Opens: 0  Flush tables: 0  \
              Open tables: 0  Queries per second avg: 0.000",
             self.uptime_s(),
             self.processes.open_count(),
             self.statement_count(),
+            self.slow_log.count(),
         )
     }
 }

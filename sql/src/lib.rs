@@ -18,6 +18,7 @@
 //! | [`ddl`], [`catalog`] | changes of the schema; how it is stored and cached |
 //! | [`infoschema`] | virtual tables |
 //! | [`lock_view`] | transactions, waits for locks and deadlocks as people see them |
+//! | [`observed`] | what statements did: digests, summary, slow log |
 //! | [`table_locks`] | locks of tables, and of everything for a backup |
 //! | [`statistics`] | what is known of tables' rows: gathered, stored, shown |
 //! | [`xa`] | branches of distributed transactions |
@@ -45,6 +46,7 @@ pub mod lock_view;
 pub mod memory;
 pub mod metrics;
 pub mod named_locks;
+pub mod observed;
 pub mod pattern;
 pub mod processes;
 pub mod protocol;

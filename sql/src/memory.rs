@@ -52,11 +52,10 @@ pub struct StatementMemory {
 impl NodeMemory {
     /// For a node with these settings and global variables.
     pub fn new(config: &SqlConfig, variables: &Values) -> NodeMemory {
-        let folder = config.tmp_storage_path.clone().unwrap_or_else(std::env::temp_dir);
         let node = NodeMemory {
             memory: MemoryTracker::root("the SQL node", 0),
             disk: MemoryTracker::root("the SQL node", config.tmp_storage_quota_bytes),
-            files: Arc::new(TempFolder::new(folder)),
+            files: Arc::new(TempFolder::new(config.tmp_folder())),
             machine_bytes: machine_bytes(),
             spills: AtomicBool::new(true),
             log_only: AtomicBool::new(false),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use cairn_planner::plan::Plan;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub struct Process {
     activity: Mutex<Activity>,
     /// Cancels the running statement; replaced by every statement.
     statement: Mutex<CancellationToken>,
+    /// The plan of its statement, or of the one before.
+    plan: Mutex<Option<Arc<Plan>>>,
     /// Its transaction, once that has a timestamp.
     transaction: Mutex<Option<Arc<OpenTransaction>>>,
     /// The tables that it uses, for those who want to lock them.
@@ -89,6 +92,16 @@ impl Process {
         let open = Arc::new(open);
         *self.transaction.lock() = Some(Arc::clone(&open));
         ShownHere { process: Arc::clone(self), open }
+    }
+
+    /// Tells by which plan its statement runs.
+    pub fn show_plan(&self, plan: &Arc<Plan>) {
+        *self.plan.lock() = Some(Arc::clone(plan));
+    }
+
+    /// The plan of its statement, or of the last one that had a plan.
+    pub fn plan(&self) -> Option<Arc<Plan>> {
+        self.plan.lock().clone()
     }
 
     /// Its transaction, if one has begun.
@@ -198,12 +211,18 @@ impl Processes {
                 since: clock::monotonic_now(),
             }),
             statement: Mutex::new(connection.child_token()),
+            plan: Mutex::default(),
             transaction: Mutex::default(),
             uses: Mutex::default(),
             connection,
         });
         self.by_id.insert(id, Arc::clone(&process));
         Some(ProcessGuard { processes: Arc::clone(self), process })
+    }
+
+    /// The connection of a number.
+    pub fn find(&self, id: ConnectionId) -> Option<Arc<Process>> {
+        self.by_id.get(&id).map(|process| Arc::clone(&process))
     }
 
     /// `KILL`; false when there is no such connection.

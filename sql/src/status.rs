@@ -11,9 +11,13 @@ use cairn_planner::Catalog;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::clock;
 use crate::domain::Domain;
 use crate::lock_view::deadlocks::Deadlock;
 use crate::lock_view::tables::{self, ShownTransaction};
+use crate::observed::slow_log::format::SlowQuery;
+use crate::observed::summary::Shown;
+use crate::observed::tables as observed;
 
 /// Serves until the node stops.
 pub async fn serve(domain: Arc<Domain>, listener: TcpListener) {
@@ -25,6 +29,10 @@ pub async fn serve(domain: Arc<Domain>, listener: TcpListener) {
         .route(tables::TRANSACTIONS_PATH, get(transactions))
         .route(tables::DEADLOCKS_PATH, get(deadlocks))
         .route(tables::DIGESTS_PATH, get(digests))
+        .route(observed::SUMMARY_PATH, get(summary))
+        .route(observed::HISTORY_PATH, get(history))
+        .route(observed::EVICTED_PATH, get(evicted))
+        .route(observed::SLOW_PATH, get(slow))
         .with_state(domain);
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serving.await {
@@ -66,4 +74,20 @@ async fn deadlocks(State(domain): State<Arc<Domain>>) -> Json<Vec<Deadlock>> {
 
 async fn digests(State(domain): State<Arc<Domain>>) -> Json<HashMap<String, String>> {
     Json(domain.digests.all())
+}
+
+async fn summary(State(domain): State<Arc<Domain>>) -> Json<Vec<Shown>> {
+    Json(domain.summaries.current(clock::unix_micros()))
+}
+
+async fn history(State(domain): State<Arc<Domain>>) -> Json<Vec<Shown>> {
+    Json(domain.summaries.history(clock::unix_micros()))
+}
+
+async fn evicted(State(domain): State<Arc<Domain>>) -> Json<Vec<(i64, i64, u64)>> {
+    Json(domain.summaries.evicted(clock::unix_micros()))
+}
+
+async fn slow(State(domain): State<Arc<Domain>>) -> Json<Vec<SlowQuery>> {
+    Json(domain.slow_log.read().await)
 }

@@ -195,7 +195,10 @@ impl Playground {
     /// As [`Playground::start_sql_node`], with further options of `cairn sql`.
     pub async fn start_sql_node_with(&mut self, options: &[&str]) -> Result<u16, HarnessError> {
         let pd = self.pd().unwrap_or_default();
-        let args = ["sql", "--addr", "127.0.0.1:0", "--status-addr", "127.0.0.1:0", "--pd", &pd];
+        let slow_log = self.dir.path().join("sql-second-slow.log").display().to_string();
+        let addresses = ["--addr", "127.0.0.1:0", "--status-addr", "127.0.0.1:0"];
+        let args =
+            [&["sql"], &addresses[..], &["--pd", &pd, "--slow-log-path", &slow_log]].concat();
         let args: Vec<String> = args.iter().chain(options).map(|arg| (*arg).to_owned()).collect();
         let served = Served::start(&args, &self.dir.path().join("sql-second")).await?;
         let address = served.ready.get(2).and_then(|address| address.parse::<SocketAddr>().ok());

@@ -45,6 +45,7 @@ use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::plan::fragment::check_exprs;
 use crate::plan::{IndexJoinDesc, JoinKind, JoinSide};
+use crate::runtime_stats::Detail;
 
 /// Rows of the largest batch, in full chunks: with the usual 1,024 rows each, 2,048 keys are
 /// looked up at once, which hides the round trip and keeps a request far below a megabyte.
@@ -134,11 +135,14 @@ impl IndexJoin {
         // The probe evaluates the expressions again, and warns of them.
         self.eval.warnings.take();
         loop {
+            let start_ns = self.ctx.detail_ns();
             let wanted = keys.values.len().min(self.keys_max);
             let rows = (self.factory)(&keys.values[..wanted])?;
             let taken = rows.keys;
+            self.ctx.count(Detail::LookUpRounds, 1);
+            self.ctx.count(Detail::LookUpKeys, taken as u64);
             let rest = keys.first_rows.get(taken).copied();
-            let core = match self.read_inner(rows, rest.is_none()).await {
+            let core = match self.read_inner(rows, rest.is_none()).await? {
                 // With fewer keys it may do.
                 Err(ExecError::MemoryExceeded { .. }) if taken > 1 => {
                     self.memory.clear();
@@ -147,6 +151,9 @@ impl IndexJoin {
                 }
                 core => core?,
             };
+            // Not every key has so many rows.
+            self.keys_max = self.keys_max.saturating_mul(2);
+            self.ctx.count_time(Detail::LookUpTimeNs, start_ns);
             let batch = match rest {
                 Some(row) => {
                     self.rest = Some(batch::slice(&batch, row, batch.num_rows()));
@@ -164,8 +171,8 @@ impl IndexJoin {
     }
 
     /// Reads the inner rows of some keys, and the next batch meanwhile if these are the last keys
-    /// of theirs.
-    async fn read_inner(&mut self, rows: InnerRows, are_last: bool) -> Result<JoinCore> {
+    /// of theirs. What goes wrong with that batch is the outer error: its rows cannot be had again.
+    async fn read_inner(&mut self, rows: InnerRows, are_last: bool) -> Result<Result<JoinCore>> {
         let mut inner = match rows.operator {
             Some(inner) => inner,
             None => Box::new(Values::new(self.inner_types.clone(), Vec::new(), self.ctx.clone())?),
@@ -174,12 +181,12 @@ impl IndexJoin {
         let read = JoinCore::with_keys(&mut inner, types, desc, &self.ctx, &mut self.memory);
         let reads_ahead = std::mem::replace(&mut self.reads_ahead, true);
         if !reads_ahead || !are_last || self.next.is_some() {
-            return read.await;
+            return Ok(read.await);
         }
         // Both to their ends: a batch half read would be lost.
         let (core, next) = futures::future::join(read, self.outer.next()).await;
         self.next = next?;
-        core
+        Ok(core)
     }
 }
 

@@ -108,6 +108,13 @@ impl SpillSpace {
         &self.disk
     }
 
+    /// The same place, with what is written counted by `disk`, a tracker below the statement's.
+    #[must_use]
+    pub(crate) fn counted_by(mut self, disk: Arc<MemoryTracker>) -> SpillSpace {
+        self.disk = disk;
+        self
+    }
+
     /// See [`SpillSizes`].
     pub(crate) fn sizes(&self) -> &SpillSizes {
         &self.sizes

@@ -30,11 +30,13 @@ use std::time::Duration;
 use cairn_pd_client::PdError;
 use cairn_proto::kv::region_error::Kind;
 use cairn_proto::kv::{Context, KvRequest, KvResponse, RegionError, kv_request};
+use tokio::time::Instant;
 
 use crate::backoff::{BackoffKind, Retrier};
 use crate::error::KvError;
 use crate::region_cache::{CachedRegion, RegionCache};
 use crate::replicas::{Hops, ReadFrom};
+use crate::request_log::{RequestSpan, command_name};
 use crate::transport::TransportError;
 
 /// A command as requests carry it.
@@ -201,14 +203,21 @@ impl RegionCache {
         let service = self.service_of(region).await?;
         let context = self.context_of(region, options, retrier);
         let timeout_ms = u64::from(context.timeout_ms);
+        let log = retrier.scope().log.as_ref();
+        let noted = log.map(|log| (log, command_name(&cmd), log.is_detailed().then(Instant::now)));
         let request = KvRequest { context: Some(context), cmd: Some(cmd) };
-        match tokio::time::timeout(deadline.remaining(), service.call(request)).await {
+        let answer = match tokio::time::timeout(deadline.remaining(), service.call(request)).await {
             Ok(result) => result,
             Err(_) => Err(TransportError::DeadlineExceeded {
                 address: format!("store {}", region.leader.store_id),
                 timeout_ms,
             }),
+        };
+        if let Some((log, (name, is_write), start)) = noted {
+            let answered = answer.is_ok();
+            log.note(is_write, || RequestSpan::until_now(name, region, start, answered));
         }
+        answer
     }
 
     /// The connection to the region's leader; a store that PD does not know counts

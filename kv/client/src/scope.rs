@@ -9,11 +9,14 @@
 //! [`Context::timeout_ms`]: cairn_proto::kv::Context
 //! [`ClientConfig`]: crate::ClientConfig
 
+use std::sync::Arc;
+
 use cairn_proto::kv::Priority;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Deadline;
 use crate::error::KvError;
+use crate::request_log::RequestLog;
 
 /// The bounds of one statement's requests. The default has none.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,8 @@ pub struct RequestScope {
     pub cancel: Option<CancellationToken>,
     /// Importance to the stores.
     pub priority: Priority,
+    /// Where it is noted what they cost.
+    pub log: Option<Arc<RequestLog>>,
 }
 
 impl RequestScope {

@@ -24,6 +24,7 @@ use cairn_types::TimeStamp;
 use futures::StreamExt;
 use futures::stream;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::backoff::Retrier;
 use crate::client::{KvClient, key_after};
@@ -32,6 +33,7 @@ use crate::lock_resolver::{LockOutcome, wait_for_lock};
 use crate::region_cache::{CachedRegion, KeyRange};
 use crate::replicas::{ROW_BYTES_GUESS, ReadFrom};
 use crate::request::{Cmd, RequestOptions, SendError, expect_response, wait_for_pd};
+use crate::request_log::RequestSpan;
 use crate::scope::RequestScope;
 use crate::txn::read_set::ReadSet;
 use crate::visibility::OpenView;
@@ -175,7 +177,12 @@ impl Snapshot {
         }
         let region = self.client.cache.cached(key)?;
         let service = self.client.cache.cached_store(region.leader.store_id)?;
+        let log = self.scope.log.as_ref();
+        let noted = log.map(|log| (log, log.is_detailed().then(Instant::now)));
         let response = service.try_get_now(&region.context(), key, self.start_ts.0)?;
+        if let Some((log, start)) = noted {
+            log.note(false, || RequestSpan::until_now("Get", &region, start, true));
+        }
         if response.region_error.is_some() {
             return None;
         }

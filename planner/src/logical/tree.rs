@@ -263,18 +263,29 @@ impl LogicalJoin {
     }
 }
 
+/// Branches of an OR that are looked at for what it implies: more of them say little, and cost much.
+const IMPLYING_BRANCHES_MAX: usize = 64;
+
 /// What an OR implies for these columns alone: one branch for each of its branches, which all have
 /// to say something of them.
 pub fn implied(condition: &Expr, columns: &BTreeSet<Col>) -> Option<Expr> {
     if !matches!(condition.as_function(), Some((Func::Or, _))) {
         return None;
     }
-    let own = |branch: Expr| {
-        let parts = branch.split_cnf().into_iter();
-        Expr::join_cnf(parts.filter(|part| part.has_columns() && covered(part, columns)).collect())
-    };
-    let branches: Option<Vec<Expr>> = condition.clone().split_dnf().into_iter().map(own).collect();
-    branches.and_then(Expr::join_dnf)
+    let branches = condition.clone().split_dnf();
+    if branches.len() > IMPLYING_BRANCHES_MAX {
+        return None;
+    }
+    let mut implied: Vec<Expr> = Vec::new();
+    for branch in branches {
+        let own = branch.split_cnf().into_iter();
+        let own = own.filter(|part| part.has_columns() && covered(part, columns));
+        let own = Expr::join_cnf(own.collect())?;
+        if !implied.contains(&own) {
+            implied.push(own);
+        }
+    }
+    Expr::join_dnf(implied)
 }
 
 /// Whether all columns of an expression are in `columns`.

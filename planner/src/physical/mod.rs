@@ -48,6 +48,7 @@ use cairn_parser::ast::LockWait;
 
 use cop::CopTask;
 pub(crate) use cost::CostParams;
+pub use plan_cost::operator_costs;
 
 /// Makes the physical plans of one statement.
 pub(crate) struct Physical<'p> {

@@ -9,6 +9,13 @@ use cairn_executor::plan::{JoinSide, OpDesc};
 use super::cost::CostParams;
 use crate::plan::{PhysicalOp, PhysicalPlan, Reader};
 
+/// What each operator of the root task costs with everything below it, by its id: for EXPLAIN.
+pub fn operator_costs(plan: &PhysicalPlan) -> Vec<(usize, f64)> {
+    let own = (plan.id, plan_cost(plan, 1.0, &CostParams::DEFAULT));
+    let below = plan.children.iter().flat_map(operator_costs);
+    std::iter::once(own).chain(below).collect()
+}
+
 /// Cost of the first `fraction` of a plan's rows, with everything below it.
 pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -> f64 {
     let child = |at: usize, fraction: f64| {

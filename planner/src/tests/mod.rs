@@ -176,6 +176,7 @@ impl Runner for Session {
         match tag {
             Some("columns") => Ok(columns(&plan)),
             Some("keys") => Ok(keys(&plan)),
+            Some("normal") => Ok(plan.normal_text()),
             Some(tag) => Err(format!("unknown tag {tag}").into()),
             None => Ok(explain_text(&plan) + &warnings.concat()),
         }
@@ -239,5 +240,5 @@ macro_rules! scripts {
 
 scripts! {
     founding select names aggregate joins index_join subqueries rules ranges access dml
-    statistics index_choice join_order broadcast_join tpch
+    statistics index_choice join_order broadcast_join tpch identity
 }

@@ -31,6 +31,7 @@ mod expr;
 mod function;
 mod grammar;
 mod lex;
+pub mod normalize;
 mod parse;
 mod query;
 mod statement;

@@ -82,6 +82,7 @@ pub async fn run(
                     && !transaction.has_flushed() =>
             {
                 session.check_cancelled()?;
+                session.measures.retries += 1;
                 before.restore(session);
             }
             outcome => break outcome?,
@@ -140,6 +141,7 @@ async fn change_and_lock(
             return outcome;
         }
         session.restart_write(statement).await?;
+        session.measures.retries += 1;
         before.restore(session);
     }
     Err(restarted_too_often())
@@ -180,8 +182,7 @@ async fn change(
         true => ReadView::Snapshot(transaction.snapshot()),
         false => ReadView::Transaction(Arc::clone(transaction)),
     };
-    let mut context =
-        crate::execution::build_context(session, plan, view, parameters, None).await?;
+    let mut context = crate::execution::build_context(session, plan, view, parameters).await?;
     context.exec.eval.strict = context.exec.eval.sql_mode.is_strict();
     let outcome = match &plan.kind {
         PlanKind::Insert(insert) => insert::run(session, insert, statement, &mut context).await,

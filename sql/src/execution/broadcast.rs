@@ -29,20 +29,21 @@ use futures::StreamExt;
 use super::builder::{BuildContext, build};
 use super::reader::Read;
 
-/// Builds the operator of a reader with the build sides of its joins.
+/// Builds the operator of a reader with the build sides of its joins; `own`: the context of the reader itself.
 pub fn operator(
     plan: &PhysicalPlan,
     reader: &Reader,
     context: &BuildContext,
+    own: &BuildContext,
 ) -> Result<BoxOperator> {
-    let read = Read::new(reader, context);
+    let read = Read::new(reader, own);
     let schema = read.fragment.validate()?;
     let tables = plan.children.iter().map(|table| build(table, context).map(Some));
     Ok(Box::new(BroadcastRead {
         schema,
-        memory: context.exec.account("HashJoin"),
+        memory: own.exec.account("HashJoin"),
         tables: tables.collect::<Result<_>>()?,
-        state: State::Start(Box::new((read, reader.clone(), context.clone()))),
+        state: State::Start(Box::new((read, reader.clone(), own.clone()))),
     }))
 }
 

@@ -9,11 +9,12 @@ use cairn_executor::operators::{
 };
 use cairn_executor::{BoxOperator, ExecContext, KeyRange, Result};
 use cairn_expr::{EvalContext, Expr};
-use cairn_kv_client::KvClient;
+use cairn_kv_client::{KvClient, RequestLog, RequestScope};
 use cairn_planner::plan::{Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader};
 use cairn_types::Datum;
 
 use super::view::ReadView;
+use super::watch::Watch;
 use super::{broadcast, index_join, point, reader};
 use crate::infoschema::MemTableRows;
 
@@ -37,6 +38,29 @@ pub struct BuildContext {
     /// What is read of the only table of a plan that an index join looks up in; `None`: what
     /// the conditions of its reader say.
     pub lookup_ranges: Option<Arc<[KeyRange]>>,
+    /// Who watches the statement.
+    pub watch: Option<Arc<Watch>>,
+    /// Where the requests of the reader that is built are noted, if not with the statement's.
+    pub reader_log: Option<Arc<RequestLog>>,
+}
+
+impl BuildContext {
+    /// The context of a reader of its own, if the statement is watched.
+    fn of_reader(&self, plan: &PhysicalPlan, reader: &Reader) -> Option<BuildContext> {
+        let watch = self.watch.as_ref()?;
+        let mut exec = self.exec.for_operator(plan.id, plan.op.name());
+        exec.fragment_ids = Some(reader.info.iter().map(|info| info.id).collect());
+        let reader_log = Some(watch.reader(plan.id));
+        Some(BuildContext { exec, reader_log, ..self.clone() })
+    }
+
+    /// What requests of the reader that is built carry.
+    pub fn reader_scope(&self, scope: &RequestScope) -> RequestScope {
+        match &self.reader_log {
+            None => scope.clone(),
+            Some(log) => RequestScope { log: Some(Arc::clone(log)), ..scope.clone() },
+        }
+    }
 }
 
 /// Key ranges of a reader: those that an index join looks up, or what its conditions say with
@@ -77,7 +101,7 @@ fn child(plan: &PhysicalPlan, at: usize, context: &BuildContext) -> Result<BoxOp
 }
 
 fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator> {
-    let exec = || context.exec.clone();
+    let exec = || context.exec.for_operator(plan.id, plan.op.name());
     let params = &context.exec.eval.params;
     Ok(match &plan.op {
         PhysicalOp::PointGet(get) => {
@@ -90,10 +114,14 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
         }
         PhysicalOp::TableReader(reader)
         | PhysicalOp::IndexReader(reader)
-        | PhysicalOp::IndexLookUp(reader) => match plan.children.is_empty() {
-            true => reader::build(reader, context)?,
-            false => broadcast::operator(plan, reader, context)?,
-        },
+        | PhysicalOp::IndexLookUp(reader) => {
+            let own = context.of_reader(plan, reader);
+            let own = own.as_ref().unwrap_or(context);
+            match plan.children.is_empty() {
+                true => reader::build(reader, own)?,
+                false => broadcast::operator(plan, reader, context, own)?,
+            }
+        }
         PhysicalOp::MemTableScan(scan) => {
             context.mem_tables.operator(scan, plan.types(), exec())?
         }
@@ -173,5 +201,6 @@ fn apply(plan: &PhysicalPlan, inner: &ApplyPlan, context: &BuildContext) -> Resu
         build(&inner_plan, &context)
     };
     let desc = inner.desc.clone();
-    Ok(Box::new(Apply::new(outer, inner_types, Box::new(factory), desc, context.exec.clone())?))
+    let exec = context.exec.for_operator(plan.id, plan.op.name());
+    Ok(Box::new(Apply::new(outer, inner_types, Box::new(factory), desc, exec)?))
 }

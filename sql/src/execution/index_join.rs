@@ -35,7 +35,8 @@ pub fn operator(
     let slots = join.slots.clone();
     let inner_context = context.clone();
     let mut eval = context.exec.eval();
-    let mut memory = context.exec.account("IndexJoin");
+    let own = context.exec.for_operator(plan.id, plan.op.name());
+    let mut memory = own.account("IndexJoin");
     let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
         let reader = inner.reader();
         let reader = reader.ok_or_else(|| ExecError::invalid_plan("there is nothing to read"))?;
@@ -61,6 +62,5 @@ pub fn operator(
         let operator = Some(build(&inner, &context)?);
         Ok(InnerRows { operator, keys: taken })
     });
-    let exec = context.exec.clone();
-    Ok(Box::new(IndexJoin::new(outer, inner_types, factory, join.desc.clone(), exec)?))
+    Ok(Box::new(IndexJoin::new(outer, inner_types, factory, join.desc.clone(), own)?))
 }

@@ -45,7 +45,7 @@ async fn gather(
     parameters: &[Datum],
 ) -> Result<(Vec<Chunk>, BuildContext)> {
     let view = ReadView::Transaction(Arc::clone(&statement.transaction));
-    let context = build_context(session, plan, view, parameters, None).await?;
+    let context = build_context(session, plan, view, parameters).await?;
     let mut operator = builder::build(root, &context)?;
     let mut memory = context.exec.account("SelectLock");
     let mut chunks = Vec::new();

@@ -16,10 +16,11 @@ pub mod point;
 pub mod reader;
 pub mod source;
 pub mod view;
+pub mod watch;
 
 use std::sync::Arc;
 
-use cairn_executor::{BoxOperator, ExecContext, ExecError, RuntimeStats};
+use cairn_executor::{BoxOperator, ExecContext, ExecError};
 use cairn_kv_client::KvError;
 use cairn_planner::plan::{PhysicalOp, PhysicalPlan, Plan, Subplan, SubplanKind};
 use cairn_types::{Datum, errno};
@@ -33,6 +34,7 @@ use crate::sink::ResultSink;
 
 pub use builder::BuildContext;
 pub use view::ReadView;
+pub use watch::Watch;
 
 impl From<ExecError> for SqlError {
     fn from(error: ExecError) -> Self {
@@ -87,24 +89,23 @@ pub async fn run_query(
             locking::run(session, plan, root, &mut statement, parameters, sink).await
         } else {
             let view = ReadView::Transaction(Arc::clone(&statement.transaction));
-            stream_rows(session, plan, root, view, parameters, None, sink).await
+            stream_rows(session, plan, root, view, parameters, sink).await
         };
         return session.end_write(statement, outcome).await;
     }
     let view = ReadView::of_plan(session, plan).await?;
-    stream_rows(session, plan, root, view, parameters, None, sink).await
+    stream_rows(session, plan, root, view, parameters, sink).await
 }
 
-/// Runs a query for `EXPLAIN ANALYZE`: its rows are only counted.
+/// Runs a query that takes no locks for `EXPLAIN ANALYZE`: its rows are only counted.
 pub async fn run_for_stats(
     session: &mut Session,
     plan: &Arc<Plan>,
     root: &PhysicalPlan,
     parameters: &[Datum],
-    stats: Arc<RuntimeStats>,
 ) -> Result<()> {
     let view = ReadView::of_session(session).await?;
-    let mut context = build_context(session, plan, view, parameters, Some(stats)).await?;
+    let mut context = build_context(session, plan, view, parameters).await?;
     let mut operator = builder::build(root, &context)?;
     while operator.next().await?.is_some() {
         session.check_cancelled()?;
@@ -126,7 +127,6 @@ pub async fn build_context(
     plan: &Arc<Plan>,
     view: ReadView,
     parameters: &[Datum],
-    stats: Option<Arc<RuntimeStats>>,
 ) -> Result<BuildContext> {
     let mut eval = session.eval_context();
     eval.params = slots(plan, parameters).into();
@@ -136,7 +136,9 @@ pub async fn build_context(
         .with_spill(memory.spill)
         .with_cancel(session.token().clone());
     exec.concurrency = session.settings().executor_concurrency;
-    if let Some(stats) = stats {
+    let watch = session.watch().cloned();
+    if let Some(watch) = &watch {
+        let stats = Arc::clone(&watch.stats);
         exec = exec.with_stats(stats, Arc::new(clock::monotonic_nanos));
     }
     let mut context = BuildContext {
@@ -148,6 +150,8 @@ pub async fn build_context(
         lock_wait_timeout: session.lock_wait_timeout(),
         mem_tables: crate::infoschema::MemTableRows::new(session),
         lookup_ranges: None,
+        watch,
+        reader_log: None,
     };
     for subplan in &plan.subplans {
         if matches!(subplan.kind, SubplanKind::NamedLock(_)) && plan.tables.is_empty() {
@@ -205,12 +209,11 @@ async fn stream_rows(
     root: &PhysicalPlan,
     view: ReadView,
     parameters: &[Datum],
-    stats: Option<Arc<RuntimeStats>>,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
     let deadline = session.scope().deadline;
     let work = async {
-        let context = build_context(session, plan, view, parameters, stats).await?;
+        let context = build_context(session, plan, view, parameters).await?;
         let operator = builder::build(root, &context)?;
         let rows = send_rows(session, plan, operator, sink).await?;
         Ok::<_, SqlError>((rows, context))

@@ -134,7 +134,7 @@ impl Read {
             kv: Arc::clone(&context.kv),
             exec: context.exec.clone(),
             start_ts: snapshot.start_ts(),
-            scope: snapshot.scope().clone(),
+            scope: context.reader_scope(snapshot.scope()),
             from: snapshot.read_from(),
             remote: match Reader::remote_fragment(fragment) {
                 Some(fragment) => Some(Arc::new(fragment.to_proto()?)),
@@ -273,7 +273,7 @@ impl DistributedRead {
             let skip = self.info.len().saturating_sub(summaries.operators.len());
             for (info, summary) in self.info.iter().skip(skip).zip(summaries.operators) {
                 let counters = stats.operator(info.id, info.name);
-                counters.add(summary.rows, summary.loops, summary.time_ns);
+                counters.add_task(summary.rows, summary.loops, summary.time_ns);
             }
         }
         if page.chunk.is_empty() {

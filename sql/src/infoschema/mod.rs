@@ -3,7 +3,8 @@
 //! Their tables are in the catalog like others, marked virtual; the planner reads them
 //! with `MemTableScan`, whose rows are made here when the operator first runs; those that PD knows
 //! come page by page ([`cluster`]), those about locks from all nodes and stores
-//! ([`crate::lock_view`]).
+//! ([`crate::lock_view`]), and those about statements that ended
+//! ([`crate::observed`]).
 //!
 //! Source: MySQL 8.0 manual, chapter 28 "INFORMATION_SCHEMA Tables".
 
@@ -28,6 +29,7 @@ use crate::catalog::SchemaSnapshot;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
 use crate::lock_view::tables::LockTable;
+use crate::observed::tables::StatementTable;
 use crate::session::Session;
 use cluster::ClusterTable;
 
@@ -139,6 +141,15 @@ impl MemTableRows {
             let (schema, context) = (types.clone(), exec.clone());
             let chunks = futures::stream::once(async move {
                 let rows = table.rows(domain, known, context).await?;
+                Ok(futures::stream::iter(chunks_of(&rows, &columns, &schema)).map(Ok))
+            });
+            let chunks = chunks.map_err(|error: SqlError| ExecError::from(error.to_mysql()));
+            return Ok(Box::new(ChunkSource::new(types, chunks.try_flatten().boxed(), exec)));
+        }
+        if let Some(table) = StatementTable::find(&scan.db, &scan.table.name) {
+            let (schema, domain, context) = (types.clone(), Arc::clone(&self.domain), exec.clone());
+            let chunks = futures::stream::once(async move {
+                let rows = table.rows(domain, context).await?;
                 Ok(futures::stream::iter(chunks_of(&rows, &columns, &schema)).map(Ok))
             });
             let chunks = chunks.map_err(|error: SqlError| ExecError::from(error.to_mysql()));

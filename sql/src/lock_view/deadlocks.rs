@@ -6,8 +6,8 @@ use cairn_kv_client::LockWaiting;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::SqlDigest;
 use crate::clock;
+use crate::observed::digest::from_tag;
 
 /// Circles remembered; TiDB's `deadlock-history-capacity` is 10.
 const HISTORY_MAX: usize = 32;
@@ -55,7 +55,7 @@ impl Deadlocks {
             waiter: wait.waiter.0,
             holder: wait.holder.0,
             key: wait.key.to_vec(),
-            digest: SqlDigest::from_tag(&wait.tag).map(|digest| digest.to_string()),
+            digest: from_tag(&wait.tag).map(|digest| digest.to_string()),
         };
         let kept = &circle[circle.len().saturating_sub(WAITS_MAX)..];
         let mut history = self.0.lock();

@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_executor::ExecContext;
 use cairn_proto::pd::ConfigEntry;
+use cairn_types::Datum;
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ use tokio::net::TcpStream;
 use crate::clock;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
+use crate::infoschema::Rows;
 
 const PREFIX: &str = "sql/nodes/";
 /// A node that was silent for so long is not asked, and its entry is removed.
@@ -99,6 +102,39 @@ pub async fn ask_others<T: DeserializeOwned>(
         Answer { instance, outcome }
     });
     Ok(join_all(asked).await)
+}
+
+/// What this node knows, and what the others tell at `path`, if one is given, each by its name. Nodes that do not
+/// answer are warnings of the statement.
+pub async fn gather<T: DeserializeOwned>(
+    domain: &Arc<Domain>,
+    exec: &ExecContext,
+    own: T,
+    path: Option<&str>,
+) -> Result<Vec<(String, T)>> {
+    let mut all = vec![(own_instance(domain), own)];
+    let Some(path) = path else { return Ok(all) };
+    for answer in ask_others::<T>(domain, path).await? {
+        match answer.outcome {
+            Ok(known) => all.push((answer.instance, known)),
+            Err(reason) => exec.warn(missing(&answer.instance, &reason).to_mysql()),
+        }
+    }
+    Ok(all)
+}
+
+/// Rows of a table that names the node first, if it shows all nodes.
+pub fn with_instance<'a>(
+    rows: impl Iterator<Item = (&'a String, Vec<Datum>)>,
+    cluster: bool,
+) -> Rows {
+    let row = |(instance, mut row): (&String, Vec<Datum>)| {
+        if cluster {
+            row.insert(0, Datum::text(instance.clone()));
+        }
+        row
+    };
+    rows.map(row).collect()
 }
 
 /// The body at a path of a status port. HTTP/1.0: the answer ends with the connection.

@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::deadlocks::Deadlock;
 use super::key_info::key_info;
-use super::{OpenTransaction, Phase, SqlDigest, nodes, related_tables};
+use super::{OpenTransaction, Phase, nodes, related_tables};
 use crate::catalog::SchemaSnapshot;
 use crate::clock;
 use crate::domain::Domain;
 use crate::error::Result;
 use crate::infoschema::Rows;
+use crate::observed::digest::from_tag;
 use crate::processes::Process;
 
 /// Where the status port shows the node's transactions.
@@ -113,19 +114,8 @@ impl Asking {
         path: &str,
         cluster: bool,
     ) -> Result<Vec<(String, T)>> {
-        let mut all = vec![(nodes::own_instance(&self.domain), own)];
-        if !cluster {
-            return Ok(all);
-        }
-        for answer in nodes::ask_others::<T>(&self.domain, path).await? {
-            match answer.outcome {
-                Ok(known) => all.push((answer.instance, known)),
-                Err(reason) => {
-                    self.exec.warn(nodes::missing(&answer.instance, &reason).to_mysql());
-                }
-            }
-        }
-        Ok(all)
+        let path = cluster.then_some(path);
+        nodes::gather(&self.domain, &self.exec, own, path).await
     }
 
     async fn transactions(&self, cluster: bool) -> Result<Rows> {
@@ -135,13 +125,13 @@ impl Asking {
         let rows = nodes.iter().flat_map(|(instance, list)| {
             list.iter().map(move |one| (instance, transaction_row(one, zone)))
         });
-        Ok(with_instance(rows, cluster))
+        Ok(nodes::with_instance(rows, cluster))
     }
 
     async fn data_lock_waits(&self) -> Result<Rows> {
         let mut waits = self.domain.kv.lock_waits().await?;
         waits.sort_by_key(|wait| (wait.holder, wait.waiter));
-        let digest = |tag: &[u8]| SqlDigest::from_tag(tag).map(|digest| digest.to_string());
+        let digest = |tag: &[u8]| from_tag(tag).map(|digest| digest.to_string());
         let texts = self.texts(waits.iter().filter_map(|wait| digest(&wait.tag))).await?;
         let row = |wait: &cairn_kv_client::LockWaiting| {
             let digest = digest(&wait.tag);
@@ -184,7 +174,7 @@ impl Asking {
                 }
             }
         }
-        Ok(with_instance(rows.into_iter(), cluster))
+        Ok(nodes::with_instance(rows.into_iter(), cluster))
     }
 
     /// Texts of digests; other nodes are asked if this one does not know all of them.
@@ -202,17 +192,6 @@ impl Asking {
         }
         Ok(known)
     }
-}
-
-/// Rows of a table that names the node first, if it shows all nodes.
-fn with_instance<'a>(rows: impl Iterator<Item = (&'a String, Vec<Datum>)>, cluster: bool) -> Rows {
-    let row = |(instance, mut row): (&String, Vec<Datum>)| {
-        if cluster {
-            row.insert(0, Datum::text(instance.clone()));
-        }
-        row
-    };
-    rows.map(row).collect()
 }
 
 /// The open transactions of this node.
@@ -233,21 +212,21 @@ fn shown_transaction(
     let transaction = &open.transaction;
     let activity = process.activity();
     let (current, all) = open.statements();
-    let digest = current.and_then(|text| domain.digests.digest(&text));
+    let running = current.map(|text| domain.digests.normal(&text));
     let waiting = transaction.locking_for();
     let state = match open.phase() {
         Phase::Committing => "Committing",
         Phase::RollingBack => "RollingBack",
         Phase::Open if waiting.is_some() => "LockWaiting",
-        Phase::Open if digest.is_some() => "Running",
+        Phase::Open if running.is_some() => "Running",
         Phase::Open => "Idle",
     };
-    let all_digests = all.iter().filter_map(|text| domain.digests.digest(text));
+    let all_digests = all.iter().map(|text| domain.digests.normal(text).digest);
     ShownTransaction {
         start_ts: transaction.start_ts().0,
         state: state.to_owned(),
-        digest: digest.map(|digest| digest.to_string()),
-        digest_text: digest.and_then(|digest| Some(domain.digests.text(digest)?.to_string())),
+        digest: running.as_ref().map(|normal| normal.digest.to_string()),
+        digest_text: running.map(|normal| normal.text.to_string()),
         waiting_us: waiting.map(|time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
         keys: transaction.len() as u64,
         bytes: transaction.size_bytes(),

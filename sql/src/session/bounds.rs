@@ -9,9 +9,10 @@
 //! **Errors.** Whoever stops is told "interrupted" (1317); [`Session::tell_interruption`] says at
 //! the end whether it was the statement's time that ran out (3024), or the node's memory (8175).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_kv_client::{Deadline, KvError, RequestScope};
+use cairn_kv_client::{Deadline, KvError, RequestLog, RequestScope};
 use cairn_parser::ast::{Priority as Word, Query, QueryBody, Select, Statement};
 use cairn_proto::kv::Priority;
 use cairn_types::errno;
@@ -36,7 +37,11 @@ pub struct Bounds {
 impl Bounds {
     /// Nothing but the connection's token.
     pub fn new(killed: CancellationToken) -> Bounds {
-        let scope = RequestScope { cancel: Some(killed.clone()), ..RequestScope::default() };
+        let scope = RequestScope {
+            cancel: Some(killed.clone()),
+            log: Some(Arc::default()),
+            ..RequestScope::default()
+        };
         Bounds { token: killed.clone(), killed, scope, _timer: None }
     }
 
@@ -66,6 +71,11 @@ impl Session {
     /// What the statement's requests to the stores carry.
     pub fn scope(&self) -> &RequestScope {
         &self.bounds.scope
+    }
+
+    /// Has the statement's requests noted here from now on.
+    pub(crate) fn keep_requests(&mut self, log: &Arc<RequestLog>) {
+        self.bounds.scope.log = Some(Arc::clone(log));
     }
 
     /// Takes up what a statement says of its time and importance. Only queries have a limit of

@@ -35,9 +35,11 @@ use crate::catalog::SchemaSnapshot;
 use crate::clock;
 use crate::domain::Domain;
 use crate::error::{Result, SqlError};
-use crate::lock_view::text_start;
+use crate::execution::Watch;
 use crate::memory::StatementMemory;
 use crate::named_locks::SessionLocks;
+use crate::observed::Measures;
+use crate::observed::digest::text_start;
 use crate::processes::{ConnectionId, Process};
 use crate::protocol::constants::status;
 use crate::table_locks::SessionTableLocks;
@@ -86,7 +88,7 @@ pub struct Session {
     pub shared: Arc<SessionShared>,
     current_database: Option<String>,
     info: Arc<SessionInfo>,
-    user: String,
+    pub(crate) user: String,
     current_user: String,
     /// `affected_rows` counts rows found.
     pub found_rows_wanted: bool,
@@ -103,11 +105,15 @@ pub struct Session {
     release: bool,
     bounds: Bounds,
     /// Beginning of the running statement's text.
-    statement_text: String,
+    pub(crate) statement_text: String,
     /// Its plan, if it has one.
-    statement_plan: Option<Arc<Plan>>,
+    pub(crate) statement_plan: Option<Arc<Plan>>,
     /// What it may use, once it has run operators.
-    statement_memory: Option<StatementMemory>,
+    pub(crate) statement_memory: Option<StatementMemory>,
+    /// Who watches it.
+    pub(crate) statement_watch: Option<Arc<Watch>>,
+    /// Its times.
+    pub measures: Measures,
 }
 
 impl Session {
@@ -143,6 +149,8 @@ impl Session {
             statement_text: String::new(),
             statement_plan: None,
             statement_memory: None,
+            statement_watch: None,
+            measures: Measures::default(),
             domain,
             process,
         };
@@ -343,6 +351,8 @@ impl Session {
         self.shared.begin_statement(token.clone());
         self.bounds = Bounds::new(token);
         self.statement_memory = None;
+        self.statement_watch = None;
+        self.measures = Measures::begin();
         self.domain.count_statement();
     }
 
@@ -355,6 +365,7 @@ impl Session {
 
     /// The plan by which it runs.
     pub fn set_statement_plan(&mut self, plan: &Arc<Plan>) {
+        self.process.show_plan(plan);
         self.statement_plan = Some(Arc::clone(plan));
     }
 

@@ -90,6 +90,8 @@ impl Session {
                 matches!(&explain.target, ExplainTarget::Statement(target)
                     if matches!(**target, Statement::Query(_)))
             }
+            // The statement that is traced is looked at when it runs.
+            Statement::Trace(_) => return Ok(()),
             _ => false,
         };
         if !parsed.as_of.is_empty() {

@@ -89,7 +89,7 @@ impl Session {
     pub async fn prepare(&mut self, text: &str, token: CancellationToken) -> Result<PreparedInfo> {
         self.begin_statement(token);
         self.diagnostics = super::Diagnostics::default();
-        let QueuedStatement { parsed, text } = self.parse_for_prepare(text)?;
+        let QueuedStatement { parsed, text, .. } = self.parse_for_prepare(text)?;
         let columns = statement::describe(self, &parsed).await?;
         if self.prepared.by_id.len() == STATEMENTS_MAX {
             return Err(SqlError::new(
@@ -182,7 +182,7 @@ impl Session {
         let name = fold_name(name);
         // A failed PREPARE also forgets the statement of that name.
         self.prepared.by_name.remove(&name);
-        let QueuedStatement { parsed, text } = self.parse_for_prepare(text)?;
+        let QueuedStatement { parsed, text, .. } = self.parse_for_prepare(text)?;
         statement::describe(self, &parsed).await?;
         if self.prepared.by_name.len() == STATEMENTS_MAX {
             return Err(SqlError::new(

@@ -8,6 +8,7 @@ use cairn_types::collation::Charset;
 use cairn_types::errno;
 
 use super::{Session, raw_literals};
+use crate::clock;
 use crate::error::{Result, SqlError};
 
 /// The statements of one `COM_QUERY`, parsed one by one: those before a mistake run.
@@ -15,6 +16,8 @@ use crate::error::{Result, SqlError};
 pub struct StatementQueue {
     text: String,
     next: Option<Result<ParsedStatement, ParseError>>,
+    /// How long parsing `next` took.
+    next_ns: u64,
     /// Where the statement after `next` begins.
     rest_at: usize,
     mode: ParserMode,
@@ -27,10 +30,13 @@ pub struct QueuedStatement {
     pub parsed: ParsedStatement,
     /// Its own text.
     pub text: String,
+    /// How long parsing it took.
+    pub parse_ns: u64,
 }
 
 impl StatementQueue {
     fn advance(&mut self) {
+        let start_ns = clock::monotonic_nanos();
         self.next = match parse_next(&self.text, self.rest_at, &self.mode) {
             Ok(None) => None,
             Ok(Some((parsed, rest_at))) => {
@@ -39,6 +45,7 @@ impl StatementQueue {
             }
             Err(error) => Some(Err(error)),
         };
+        self.next_ns = clock::monotonic_nanos().saturating_sub(start_ns);
     }
 
     /// The next statement; the error of one that does not parse ends the queue.
@@ -46,8 +53,9 @@ impl StatementQueue {
         let Some(next) = self.next.take() else { return Ok(None) };
         let parsed = next.map_err(parse_error)?;
         let text = self.text.get(parsed.range.clone()).unwrap_or_default().to_owned();
+        let parse_ns = self.next_ns;
         self.advance();
-        Ok(Some(QueuedStatement { parsed, text }))
+        Ok(Some(QueuedStatement { parsed, text, parse_ns }))
     }
 
     /// Whether there is text behind the next statement.
@@ -107,7 +115,8 @@ impl Session {
     /// Queues the statements of a text; more than one only if `multi`.
     pub fn split(&self, text: &str, multi: bool) -> Result<StatementQueue> {
         let mode = self.parser_mode();
-        let mut queue = StatementQueue { text: text.to_owned(), next: None, rest_at: 0, mode };
+        let mut queue =
+            StatementQueue { text: text.to_owned(), next: None, next_ns: 0, rest_at: 0, mode };
         queue.advance();
         match &queue.next {
             None => Err(SqlError::new(errno::ER_EMPTY_QUERY, "Query was empty")),

@@ -38,7 +38,8 @@ use super::{Session, fold_name};
 use crate::catalog::{SchemaSnapshot, VersionHold};
 use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
-use crate::lock_view::{OpenTransaction, Phase, SqlDigest};
+use crate::lock_view::{OpenTransaction, Phase};
+use crate::observed::digest::to_tag;
 use crate::processes::ShownHere;
 use crate::statistics::changes::{Changes, Tally};
 use crate::{table_locks, xa};
@@ -346,12 +347,7 @@ impl Session {
         if !transaction.is_pessimistic() {
             return;
         }
-        let digest = || self.domain.digests.digest(&self.statement_text);
-        let tag = || digest().map(SqlDigest::to_tag).unwrap_or_default();
-        transaction.tag_statement(match &self.statement_plan {
-            Some(plan) => plan.lock_tag.get_or_init(tag).clone(),
-            None => tag(),
-        });
+        transaction.tag_statement(to_tag(&self.statement_identity().digest));
     }
 
     /// Has the statement start over: it locked rows that were changed since it read them. It

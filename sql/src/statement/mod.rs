@@ -10,6 +10,7 @@ pub mod explain;
 pub mod plan;
 pub mod set;
 pub mod show;
+pub mod trace;
 
 use cairn_parser::ast::{
     ExplainTarget, ParsedStatement, PrepareSource, Statement, StatisticsVerb, Xa,
@@ -42,6 +43,7 @@ impl Session {
         sink: &mut dyn ResultSink,
     ) -> Result<()> {
         self.begin_statement(token);
+        self.measures.parse_ns = statement.parse_ns;
         if statement.parsed.parameter_count > 0 {
             return Err(SqlError::new(
                 errno::ER_PARSE_ERROR,
@@ -60,6 +62,7 @@ pub async fn execute_prepared(
     parameters: Parameters,
     sink: &mut dyn ResultSink,
 ) -> Result<()> {
+    session.measures.is_prepared = true;
     run(session, parsed, text, &parameters, sink).await
 }
 
@@ -77,11 +80,13 @@ async fn run(
     let previous_row_count = session.row_count;
     let outcome = dispatch(session, parsed, text, parameters, sink).await;
     let outcome = outcome.map_err(|error| session.tell_interruption(error));
+    let requests = session.scope().log.as_ref().map(|log| log.sums()).unwrap_or_default();
     session.end_bounds();
     session.release_schema();
     if outcome.is_ok() && session.row_count == previous_row_count && !is_change(statement) {
         session.row_count = if matches!(statement, Statement::Query(_)) { -1 } else { 0 };
     }
+    session.tell_ended(statement, &outcome, requests);
     outcome
 }
 
@@ -130,7 +135,8 @@ async fn describe_at(session: &mut Session, parsed: &ParsedStatement) -> Result<
             Ok(plan.columns.to_vec())
         }
         Statement::Show(show) => show::columns(session, show),
-        Statement::Explain(explain) => Ok(explain::columns(explain)),
+        Statement::Explain(explain) => explain::columns(explain),
+        Statement::Trace(trace) => Ok(trace::columns(trace)?),
         Statement::Describe(_) => Ok(show::describe_columns()),
         Statement::SplitTable(_) => Ok(regions::split_columns()),
         Statement::Xa(xa) if matches!(**xa, Xa::Recover { .. }) => Ok(crate::xa::recover_columns()),
@@ -190,11 +196,17 @@ async fn dispatch(
                 session.bound_statement(target);
                 explain::run(session, explain, target, parameters, sink).await
             }
-            ExplainTarget::Connection(_) => Err(SqlError::not_supported("EXPLAIN FOR CONNECTION")),
+            ExplainTarget::Connection(id) => {
+                explain::of_connection(session, explain, *id, sink).await
+            }
         },
+        Statement::Trace(trace) => {
+            trace::run(session, (trace, parsed), text, parameters, sink).await
+        }
         Statement::Execute(execute) => {
             let (prepared, text) = session.named_statement(&execute.name)?;
             let parameters = user_variable_parameters(session, &execute.using);
+            session.measures.is_prepared = true;
             if prepared.parameter_count as usize != parameters.values.len() {
                 return Err(SqlError::new(
                     errno::ER_WRONG_ARGUMENTS,

@@ -9,6 +9,7 @@ use cairn_types::{Datum, FieldType};
 
 use super::Parameters;
 use crate::catalog::SchemaSnapshot;
+use crate::clock;
 use crate::domain::in_flashback;
 use crate::error::{Result, SqlError};
 use crate::session::Session;
@@ -70,6 +71,7 @@ pub fn cached(
     };
     if let Some(plan) = session.domain.plans.get(&key) {
         check_flashback(&schema, &plan)?;
+        session.measures.plan_was_cached = true;
         return Ok(plan);
     }
     let generation = session.domain.plans.generation();
@@ -82,6 +84,18 @@ pub fn cached(
 
 /// The plan of a statement that may use its tables now: it has waited for locks of others.
 pub async fn entered(
+    session: &mut Session,
+    statement: &Statement,
+    text: &str,
+    types: &[FieldType],
+) -> Result<Arc<Plan>> {
+    let start_ns = clock::monotonic_nanos();
+    let entered = enter(session, statement, text, types).await;
+    session.measures.compile_ns += clock::monotonic_nanos().saturating_sub(start_ns);
+    entered
+}
+
+async fn enter(
     session: &mut Session,
     statement: &Statement,
     text: &str,
@@ -173,8 +187,7 @@ async fn run_expressions(
     let PlanKind::Query(root) = &plan.kind else { return Ok(Vec::new()) };
     let types = root.types();
     let view = crate::execution::ReadView::of_plan(session, plan).await?;
-    let mut context =
-        crate::execution::build_context(session, plan, view, parameters, None).await?;
+    let mut context = crate::execution::build_context(session, plan, view, parameters).await?;
     let rows = crate::dml::gather_rows(root, &context, "Set").await?;
     crate::execution::take_warnings(session, &mut context);
     let row = rows.into_iter().next().unwrap_or_default();

@@ -490,6 +490,7 @@ fn status(session: &Session) -> Made {
     let rows = [
         ("Connections", domain.processes.open_count() as u64),
         ("Questions", domain.statement_count()),
+        ("Slow_queries", domain.slow_log.count()),
         ("Threads_connected", domain.processes.open_count() as u64),
         ("Uptime", domain.uptime_s()),
     ];

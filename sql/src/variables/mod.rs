@@ -145,6 +145,7 @@ impl GlobalVariables {
             .iter()
             .map(|definition| (definition.name, definition.default.to_owned()))
             .collect();
+        base.insert("slow_query_log_file", config.slow_log_file().display().to_string());
         base.insert("port", config.addr.port().to_string());
         base.insert("version", config.server_version.clone());
         base.insert("max_connections", config.connections_max.to_string());
@@ -190,6 +191,8 @@ pub struct Settings {
     pub charset_client: Charset,
     /// `max_execution_time`; 0: none.
     pub max_execution_time_ms: u64,
+    /// `long_query_time`.
+    pub long_query_time_ns: u64,
     /// `tidb_force_priority`, over what a statement says itself.
     pub forced_priority: Option<Priority>,
     /// `wait_timeout`.
@@ -259,6 +262,8 @@ impl Settings {
             charset_client: Charset::from_name(text("character_set_client"))
                 .unwrap_or(Charset::Utf8mb4),
             max_execution_time_ms: unsigned("max_execution_time"),
+            // What is negative counts as nothing.
+            long_query_time_ns: (text("long_query_time").parse().unwrap_or(10.0) * 1e9) as u64,
             forced_priority: match text("tidb_force_priority") {
                 "LOW_PRIORITY" => Some(Priority::Low),
                 "HIGH_PRIORITY" => Some(Priority::High),

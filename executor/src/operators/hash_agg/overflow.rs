@@ -16,6 +16,7 @@ use super::HashAgg;
 use super::distinct::DistinctOverflow;
 use crate::batch;
 use crate::error::{ExecError, Result};
+use crate::runtime_stats::Detail;
 use crate::spill::partition::Partitions;
 use crate::spill::{Area, SpillSource, SpillStream};
 
@@ -44,6 +45,7 @@ impl HashAgg {
             return Err(ExecError::invalid_plan("an aggregation has no place to spill to"));
         };
         let area = Area::open(space, "HashAgg").await?;
+        self.ctx.count(Detail::SpillRounds, 1);
         let count = space.sizes().partitions;
         let parts = (!self.group_by.is_empty())
             .then(|| Partitions::new(&area, count, &self.input_types, self.depth));
@@ -114,7 +116,9 @@ impl HashAgg {
             let depth = self.depth + 1;
             let streams = parts.finish().await?.into_iter().filter(|stream| stream.rows() > 0);
             // The first part comes next.
-            self.parts.extend(streams.rev().map(|stream| Part { stream, depth }));
+            let streams: Vec<_> = streams.collect();
+            self.ctx.count(Detail::SpillPartitions, streams.len() as u64);
+            self.parts.extend(streams.into_iter().rev().map(|stream| Part { stream, depth }));
         }
         self.aggregates.forget_seen();
         self.memory.force_set(self.bytes() as u64);

@@ -58,6 +58,7 @@ use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::plan::fragment::check_exprs;
 use crate::plan::{ApplyDesc, HashJoinDesc, JoinKind, JoinSide};
+use crate::runtime_stats::Detail;
 use crate::spill::must_spill;
 use crate::spill::partition::DEPTH_MAX;
 use crate::table::join::JoinTable;
@@ -259,6 +260,7 @@ impl HashJoin {
             JoinSide::Left => (left, right),
             JoinSide::Right => (right, left),
         };
+        let start_ns = self.ctx.detail_ns();
         let types = (probe.schema().to_vec(), build.schema().to_vec());
         let mut side = BuildSide::new(desc, types.0, types.1, &self.ctx)?;
         let divides = side.has_stable_keys() && self.depth < DEPTH_MAX;
@@ -281,6 +283,7 @@ impl HashJoin {
             return Ok(());
         }
         let core = Arc::new(side.finish(&self.ctx));
+        self.ctx.count_time(Detail::BuildTimeNs, start_ns);
         self.state = match core.is_pointless() {
             true => State::Rest { core, row: 0 },
             false => State::Inline { core, probe, cursor: None, chunks: 0 },
@@ -316,7 +319,9 @@ impl HashJoin {
                 State::Start { .. } => self.start().await?,
                 State::Inline { core, probe, cursor, chunks } => {
                     if let Some(active) = cursor {
+                        let start_ns = self.ctx.detail_ns();
                         let joined = active.next(core, &mut self.eval)?;
+                        self.ctx.count_time(Detail::ProbeTimeNs, start_ns);
                         self.ctx.flush_warnings(&mut self.eval);
                         match joined {
                             Some(chunk) => return Ok(Some(chunk)),
@@ -446,7 +451,9 @@ async fn join_chunk(
     let mut cursor = ProbeCursor::new(core, chunk, eval)?;
     loop {
         ctx.check()?;
+        let start_ns = ctx.detail_ns();
         let joined = cursor.next(core, eval)?;
+        ctx.count_time(Detail::ProbeTimeNs, start_ns);
         ctx.flush_warnings(eval);
         let Some(joined) = joined else { return Ok(true) };
         if sender.send(Ok(joined)).await.is_err() {

@@ -31,6 +31,7 @@ use crate::error::{ExecError, Result};
 use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 use crate::plan::{HashJoinDesc, JoinKind, JoinSide};
+use crate::runtime_stats::Detail;
 use crate::spill::partition::Partitions;
 use crate::spill::{Area, SpillSource, SpillStream, SpillWriter};
 
@@ -111,6 +112,9 @@ impl SpilledJoin {
         drop(probe);
         let probed = parts.finish().await?;
         memory.force_set(0);
+        ctx.count(Detail::SpillRounds, 1);
+        let used = built.parts.iter().filter(|part| part.rows() > 0).count();
+        ctx.count(Detail::SpillPartitions, used as u64);
 
         let nulls = match (built.nulls, probed.nulls) {
             (Some(build), Some(probe)) => {

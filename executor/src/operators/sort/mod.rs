@@ -33,6 +33,7 @@ use crate::operator::{BoxOperator, Operator};
 use crate::order::{OrderEncoder, OrderKeys, PREFIX_BYTES};
 use crate::plan::SortDesc;
 use crate::plan::fragment::check_expr;
+use crate::runtime_stats::Detail;
 use crate::spill::{Area, SpillSizes, SpillStream, SpillWriter, must_spill};
 
 /// Bytes of one entry.
@@ -182,6 +183,7 @@ impl Sort {
             writer.push(&chunk).await?;
         }
         runs.list.push(writer.finish().await?);
+        self.ctx.count(Detail::SpillRounds, 1);
         self.rows = RowStore::new(&self.schema);
         self.memory.force_set(0);
         Ok(())

@@ -21,8 +21,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::cop::Fragment;
-use cairn_proto::kv::{CoprocessorRequest, CoprocessorResponse, KeyRange as ProtoRange};
+use cairn_proto::kv::{
+    CoprocessorRequest, CoprocessorResponse, ExecSummaries, KeyRange as ProtoRange,
+};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use super::tables::ScanTables;
 use super::{DistScanRequest, ScanPage};
@@ -32,6 +35,7 @@ use crate::error::KvError;
 use crate::region_cache::{CachedRegion, KeyRange};
 use crate::replicas::Hops;
 use crate::request::{read_elsewhere, wait_for_pd};
+use crate::request_log::RequestSpan;
 use crate::snapshot::Snapshot;
 use crate::transport::{CoprocessorStream, TransportError};
 
@@ -50,6 +54,9 @@ struct Running {
     /// What the request covers.
     part: Vec<KeyRange>,
     stream: CoprocessorStream,
+    start: Instant,
+    /// Bytes of the rows that have come.
+    bytes: u64,
 }
 
 /// Reads the pages of a list of ranges.
@@ -166,6 +173,7 @@ impl TaskReader {
             page_rows: self.page_rows,
             tables: sending.tables(),
         };
+        let start = Instant::now();
         let opened = match self.client.cache.service_of(&region).await {
             Ok(service) => {
                 let opening = service.coprocessor(request);
@@ -178,7 +186,7 @@ impl TaskReader {
         match opened {
             Ok(stream) => {
                 sending.is_taken();
-                self.running = Some(Running { region, part, stream });
+                self.running = Some(Running { region, part, stream, start, bytes: 0 });
                 Ok(())
             }
             Err(error) => {
@@ -225,7 +233,7 @@ impl TaskReader {
     /// Takes in one response; puts the request back unless it is over.
     async fn take(
         &mut self,
-        running: Running,
+        mut running: Running,
         response: CoprocessorResponse,
     ) -> Result<(), KvError> {
         if let Some(error) = response.region_error {
@@ -268,6 +276,10 @@ impl TaskReader {
         }
         let last = response.summaries.is_some();
         self.held_bytes += response.chunk.len();
+        running.bytes += response.chunk.len() as u64;
+        if let Some(summaries) = &response.summaries {
+            self.note_task(&running, summaries);
+        }
         self.held.push(ScanPage {
             chunk: response.chunk,
             remote_row_keys: response.remote_row_keys,
@@ -288,6 +300,14 @@ impl TaskReader {
         }
         self.running = Some(running);
         Ok(())
+    }
+
+    /// Tells the statement's log what the request cost.
+    fn note_task(&self, running: &Running, summaries: &ExecSummaries) {
+        let Some(log) = &self.snapshot.scope().log else { return };
+        let rows = summaries.operators.last().map_or(0, |top| top.rows);
+        let span = RequestSpan::until_now("Cop", &running.region, Some(running.start), true);
+        log.note_task(&RequestSpan { bytes: running.bytes, rows, ..span });
     }
 
     fn note_read(&self, ranges: &[KeyRange]) {

@@ -258,6 +258,21 @@ impl Grammar<'_, '_> {
         Ok(Statement::Describe(Describe { table, column }))
     }
 
+    /// `TRACE [FORMAT = x] ..`.
+    pub(crate) fn trace(&mut self) -> Parse<Statement> {
+        self.expect("TRACE")?;
+        let mut format = None;
+        if self.eat("FORMAT") {
+            self.expect_sign(&Token::Eq)?;
+            format = Some(self.ident_or_string()?.to_ascii_lowercase());
+        }
+        if !self.explainable() && !self.is("COMMIT") {
+            return self.fail("a statement that can be traced");
+        }
+        let statement = Box::new(self.statement()?);
+        Ok(Statement::Trace(Trace { format, statement }))
+    }
+
     fn explainable(&self) -> bool {
         const WORDS: [&str; 9] =
             ["SELECT", "INSERT", "REPLACE", "UPDATE", "DELETE", "WITH", "TABLE", "VALUES", "ALTER"];

@@ -349,6 +349,15 @@ pub struct Explain {
     pub target: ExplainTarget,
 }
 
+/// `TRACE`: run a statement and tell how long each step took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// `FORMAT = x`, lower case.
+    pub format: Option<String>,
+    /// The statement.
+    pub statement: Box<Statement>,
+}
+
 /// What is explained.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExplainTarget {

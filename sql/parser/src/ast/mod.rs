@@ -136,6 +136,8 @@ pub enum Statement {
     Show(Box<Show>),
     /// `EXPLAIN statement`.
     Explain(Box<Explain>),
+    /// `TRACE statement`.
+    Trace(Trace),
     /// `DESCRIBE t`, `EXPLAIN t`.
     Describe(Describe),
     /// `DO a, b`; at least one.
