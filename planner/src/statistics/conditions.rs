@@ -193,6 +193,12 @@ impl Estimator<'_> {
                     true => self.fraction(input, std::slice::from_ref(arg)),
                     false => self.single(input, arg)?,
                 };
+                // These are never NULL themselves.
+                if let Some((Func::IsNull | Func::NullEq | Func::IsTrue | Func::IsFalse, _)) =
+                    arg.as_function()
+                {
+                    return Some((1.0 - fraction).max(0.0));
+                }
                 let columns = arg.columns();
                 let valued = columns.iter().filter_map(|col| input.columns.get(col));
                 let valued = valued.map(ColumnEstimate::valued).fold(1.0, f64::min);

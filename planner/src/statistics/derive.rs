@@ -59,8 +59,11 @@ impl<'s> Estimator<'s> {
         let table = &*scan.table;
         let known = self.statistics.table_statistics(table);
         let rows = known.as_ref().map_or(0.0, |known| known.row_count);
-        let known = known.filter(|known| known.analyzed_ts > 0);
-        let Some(known) = known else {
+        // What was found in an empty table says nothing of the rows that came since.
+        let is_described = |known: &Arc<TableStatistics>| {
+            known.analyzed_ts > 0 && (known.analyzed_rows >= 1.0 || known.row_count < 1.0)
+        };
+        let Some(known) = known.filter(is_described) else {
             let mut estimate = Estimate::of_rows(rows.max(PSEUDO_ROWS));
             estimate.unique = unique_keys(scan);
             return TableEstimate { estimate, statistics: None };
@@ -189,7 +192,11 @@ impl<'s> Estimator<'s> {
                 None => counts.push(column.distinct + column.null_fraction.ceil()),
             }
         }
-        if input.unique.iter().any(|key| key.iter().all(|col| cols.contains(col))) {
+        // NULL may be there more than once, in a unique key too.
+        let is_valued = |col: &Col| input.columns.get(col).is_none_or(|c| c.null_fraction == 0.0);
+        let is_whole =
+            |key: &BTreeSet<Col>| key.iter().all(|col| cols.contains(col) && is_valued(col));
+        if input.unique.iter().any(is_whole) {
             return input.rows;
         }
         while let Some(group) = known_group(input, &cols) {

@@ -54,10 +54,12 @@ pub(crate) struct ColumnSource {
 }
 
 impl ColumnSource {
-    /// Its values, if they are described.
+    /// Its values, if they are described: not where there were none, and rows have changed since.
     pub fn values(&self) -> Option<Values<'_>> {
         let distribution = self.table.columns.get(&self.column)?;
-        Some(Values::new(&self.table, distribution))
+        let values = Values::new(&self.table, distribution);
+        let is_unknown = distribution.distinct_count < 1.0 && values.fresh_rows() >= 1.0;
+        (!is_unknown).then_some(values)
     }
 }
 

@@ -161,18 +161,28 @@ impl Estimator<'_> {
                 }
                 if !terms.others.is_empty() {
                     let both = joined(left, right);
-                    let below: f64 = terms
-                        .implied
-                        .iter()
-                        .map(|part| self.fraction(&both, std::slice::from_ref(part)))
-                        .product();
-                    rows *= (self.fraction(&both, &terms.others) / below.max(f64::MIN_POSITIVE))
-                        .min(1.0);
+                    let below = self.asked_below(terms, &both);
+                    rows *= (self.fraction(&both, &terms.others) / below).min(1.0);
                 }
                 let rows = rows.max(1.0);
                 if kind == JoinKind::LeftOuter { rows.max(left.rows) } else { rows }
             }
         }
+    }
+
+    /// Fraction of the pairs that is left by what conditions of the join imply for one table: that was
+    /// asked below, whatever the order of joins. What they imply for several may not have been.
+    fn asked_below(&self, terms: &JoinTerms, both: &Estimate) -> f64 {
+        let of_one_table = |part: &&Expr| {
+            let scan = |col: Col| Some(both.columns.get(&col)?.source.as_ref()?.scan);
+            let mut scans = part.columns().into_iter().map(scan);
+            let first = scans.next().flatten();
+            first.is_some() && scans.all(|scan| scan == first)
+        };
+        let parts = terms.implied.iter().filter(of_one_table);
+        let below: f64 =
+            parts.map(|part| self.fraction(both, std::slice::from_ref(part))).product();
+        below.max(f64::MIN_POSITIVE)
     }
 
     /// Pairs with equal keys.

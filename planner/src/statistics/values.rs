@@ -76,7 +76,7 @@ impl<'s> Values<'s> {
     }
 
     /// Rows that may have values which were unknown when the table was analyzed.
-    fn fresh_rows(&self) -> f64 {
+    pub fn fresh_rows(&self) -> f64 {
         self.modified.max(self.rows - self.analyzed_rows).clamp(0.0, self.rows)
     }
 

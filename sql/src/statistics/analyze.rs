@@ -299,7 +299,8 @@ async fn build(
             tokio::task::spawn_blocking(move || targets.build(part, &sampled, options, read_ts));
         built.extend(one.await.map_err(|_| SqlError::Interrupted)?);
         if is_background {
-            tokio::time::sleep(begun.elapsed() * BACKGROUND_PAUSE).await;
+            let rest = tokio::time::sleep(begun.elapsed() * BACKGROUND_PAUSE);
+            let _ = request.cancel.run_until_cancelled(rest).await;
         }
         if request.cancel.is_cancelled() {
             return Err(SqlError::Interrupted);

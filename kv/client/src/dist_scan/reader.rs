@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_proto::cop::Fragment;
 use cairn_proto::kv::{
-    CoprocessorRequest, CoprocessorResponse, ExecSummaries, KeyRange as ProtoRange,
+    CoprocessorRequest, CoprocessorResponse, ExecSummaries, KeyRange as ProtoRange, Priority,
 };
 use futures::StreamExt;
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ use crate::region_cache::{CachedRegion, KeyRange};
 use crate::replicas::Hops;
 use crate::request::{read_elsewhere, wait_for_pd};
 use crate::request_log::RequestSpan;
+use crate::scope::RequestScope;
 use crate::snapshot::Snapshot;
 use crate::transport::{CoprocessorStream, TransportError};
 
@@ -43,6 +44,8 @@ use crate::transport::{CoprocessorStream, TransportError};
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// Time until the next page of a task must arrive.
 const PAGE_TIMEOUT_MS: u64 = 60_000;
+/// The same for a task in the background, which rests most of the time.
+const BACKGROUND_PAGE_TIMEOUT_MS: u64 = 600_000;
 /// Ranges of one request.
 const RANGES_MAX: usize = 4096;
 /// Largest first page a limit asks for.
@@ -96,7 +99,7 @@ impl TaskReader {
         let options = snapshot.options(request.answer_bytes);
         let page_rows = request.limit_hint.unwrap_or(0).min(FIRST_PAGE_ROWS_MAX);
         TaskReader {
-            retrier: client.retrier_for(PAGE_TIMEOUT_MS).within(&request.scope),
+            retrier: client.retrier_for(page_timeout_ms(&request.scope)).within(&request.scope),
             client,
             snapshot,
             fragment: request.fragment.clone(),
@@ -270,7 +273,10 @@ impl TaskReader {
                 message: error.message,
             });
         }
-        self.retrier = self.client.retrier_for(PAGE_TIMEOUT_MS).within(self.snapshot.scope());
+        self.retrier = self
+            .client
+            .retrier_for(page_timeout_ms(self.snapshot.scope()))
+            .within(self.snapshot.scope());
         if self.hops.has_failed() {
             self.hops = self.snapshot.options(self.answer_bytes).hops();
         }
@@ -391,6 +397,13 @@ impl TaskReader {
         self.held.clear();
         self.held_bytes = 0;
         Ok(())
+    }
+}
+
+fn page_timeout_ms(scope: &RequestScope) -> u64 {
+    match scope.priority {
+        Priority::Background => BACKGROUND_PAGE_TIMEOUT_MS,
+        _ => PAGE_TIMEOUT_MS,
     }
 }
 
