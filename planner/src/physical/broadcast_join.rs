@@ -27,8 +27,8 @@
 //! an aggregation, a TopN or another join tells downwards how many rows it would let the stores send
 //! ([`Physical::sent_goal`]).
 //!
-//! Source: the broadcast join of TiDB's coprocessor cache and MPP modes; M. T. Özsu, P. Valduriez, "Principles of
-//! Distributed Database Systems", 4th edition, section 8.4 (fragment and replicate).
+//! Source: R. Epstein, M. Stonebraker, E. Wong, "Distributed Query Processing in a Relational Data Base System", SIGMOD
+//! 1978 (fragment and replicate), and TiDB's broadcast hash join.
 
 use cairn_executor::plan::fragment::{FRAGMENT_COLUMNS_MAX, FRAGMENT_OPERATORS_MAX};
 use cairn_executor::plan::{
