@@ -87,8 +87,7 @@ fn a_broken_task_goes_on_between_two_probe_chunks() {
         let many: Rows = (0..2_000).map(|at| (Some(at % 5), Some(at))).collect();
         let mut join = join_of(JoinKind::LeftOuter, JoinSide::Right);
         join.join.left_keys = vec![column(1)];
-        let mut other = join.clone();
-        other.join.kind = JoinKind::Semi;
+        let other = join_of(JoinKind::Semi, JoinSide::Right);
         let operators = vec![scan(), OpDesc::HashJoin(join), OpDesc::HashJoin(other)];
         let fragment = Fragment { operators, settings: EvalSettings::default() };
         // The rows that were marked, and what remains: all of it done, or so many chunks.

@@ -6,7 +6,7 @@
 //! | `HASH_JOIN(t, …)`, `TIDB_HJ` | join `t` by hash |
 //! | `NO_INDEX_JOIN(t, …)` | do not look rows of `t` up |
 //! | `NO_HASH_JOIN(t, …)` | do not join `t` by hash |
-//! | `BROADCAST_JOIN(t, …)`, `TIDB_BCJ` | join `t` by hash in the stores |
+//! | `BROADCAST_JOIN(t, …)`, `TIDB_BCJ` | join `t` by hash in the stores, `t` being sent there if that can be |
 //! | `NO_BROADCAST_JOIN(t, …)` | do not join `t` in the stores |
 //! | `LEADING(t, u, …)`, `JOIN_PREFIX`, `JOIN_ORDER` | join `t` and `u` first, in this order (the first such hint counts) |
 //! | `STRAIGHT_JOIN()`, `JOIN_FIXED_ORDER()` | join in the order of FROM, as `SELECT STRAIGHT_JOIN` |

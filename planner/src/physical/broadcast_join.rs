@@ -27,8 +27,8 @@
 //! an aggregation, a TopN or another join tells downwards how many rows it would let the stores send
 //! ([`Physical::sent_goal`]).
 //!
-//! Source: the broadcast join of TiDB's coprocessor cache and MPP modes; M. T. Özsu, P. Valduriez, "Principles of
-//! Distributed Database Systems", 4th edition, section 8.4 (fragment and replicate).
+//! Source: R. Epstein, M. Stonebraker, E. Wong, "Distributed Query Processing in a Relational Data Base System", SIGMOD
+//! 1978 (fragment and replicate), and TiDB's broadcast hash join.
 
 use cairn_executor::plan::fragment::{FRAGMENT_COLUMNS_MAX, FRAGMENT_OPERATORS_MAX};
 use cairn_executor::plan::{
@@ -145,6 +145,13 @@ impl Physical<'_> {
         };
         let (rows, table_rows) = (probe_root.plan.row_count, build.plan.row_count);
         let sent = sent_goal.map_or(wanted.rows(), |goal| goal.min(wanted.rows()));
+        // Joined rows are wider than those of the probe side alone.
+        let probe_bytes = self.row_bytes(&probe_root.estimate, &cop.layout);
+        let build_bytes = match join.kind.keeps_right() {
+            true => self.row_bytes(&build.estimate, &build.layout),
+            false => 0.0,
+        };
+        let sent = sent * (probe_bytes + build_bytes) / probe_bytes.max(1.0);
         let probing = plan_cost(&probe_root.plan, fraction, unit)
             + (rows * (unit.hash_row - unit.send_row) + sent * unit.send_row) * fraction;
         let cost = plan_cost(&build.plan, 1.0, unit) + unit.broadcast(table_rows) + probing + sort;
@@ -239,9 +246,14 @@ impl Physical<'_> {
 
     /// Whether rows may be sent to every store.
     fn is_small(&self, estimate: &Estimate, columns: &[Col]) -> bool {
-        let row_bytes: f64 = columns.iter().map(|col| self.column_bytes(estimate, *col)).sum();
         estimate.rows <= self.options.broadcast_rows_max as f64
-            && estimate.rows * row_bytes <= self.options.broadcast_bytes_max as f64
+            && estimate.rows * self.row_bytes(estimate, columns)
+                <= self.options.broadcast_bytes_max as f64
+    }
+
+    /// Bytes of a row, on average.
+    fn row_bytes(&self, estimate: &Estimate, columns: &[Col]) -> f64 {
+        columns.iter().map(|col| self.column_bytes(estimate, *col)).sum()
     }
 
     /// Bytes of a column's value, on average.

@@ -11,7 +11,7 @@
 //! | join | cost besides that of its inputs |
 //! |---|---|
 //! | by hash | (left rows + right rows) × `hash_row` |
-//! | in the stores | build rows × `broadcast_copies` × (`send_row` + `hash_row`) + probe rows × `hash_row` − (probe rows − rows sent) × `send_row` |
+//! | in the stores | build rows × `broadcast_copies` × (`send_row` + `hash_row`) + probe rows × `hash_row` − (probe rows − rows sent × how much wider they are) × `send_row` |
 //! | by index | outer rows × (`lookup_key` + access path of one key) + (outer + inner rows) × `hash_row` |
 //!
 //! A look-up costs less the more the order of the index is that of the rows: between `lookup_row`

@@ -140,19 +140,28 @@ impl Physical<'_> {
         [left, right]: [&Root; 2],
         goals: (&Wanted<'_>, Option<f64>),
     ) -> Option<Broadcast> {
-        let hinted = broadcast_hint(join);
-        if hinted == Some(false) {
+        let hint = |side: &Logical| {
+            inner_scan(side).map_or_else(JoinHints::default, |scan| scan.join_hints)
+        };
+        let (left_hint, right_hint) = (hint(&join.left), hint(&join.right));
+        if left_hint.no_broadcast || right_hint.no_broadcast {
             return None;
         }
-        let is_hinted = hinted == Some(true);
+        let is_hinted = left_hint.broadcast || right_hint.broadcast;
         let with = |probe: JoinSide, cop: Option<Box<CopTask>>, roots: (&Root, &Root)| {
             self.broadcast(join, (probe, cop?), roots, goals, is_hinted)
         };
-        let choices = [
-            with(JoinSide::Left, left_probe, (left, right)),
-            with(JoinSide::Right, right_probe, (right, left)),
-        ];
-        choices.into_iter().flatten().min_by(|a, b| a.cost.total_cmp(&b.cost))
+        let of_right = with(JoinSide::Left, left_probe, (left, right));
+        let of_left = with(JoinSide::Right, right_probe, (right, left));
+        // A table that is named alone is the one to be sent.
+        match (of_left, of_right) {
+            (Some(choice), _) if left_hint.broadcast && !right_hint.broadcast => Some(choice),
+            (_, Some(choice)) if right_hint.broadcast && !left_hint.broadcast => Some(choice),
+            (of_left, of_right) => {
+                let choices = [of_left, of_right].into_iter().flatten();
+                choices.min_by(|a, b| a.cost.total_cmp(&b.cost))
+            }
+        }
     }
 
     /// All index joins, each with the better of its outer sides.
@@ -233,16 +242,4 @@ struct Allowed {
     index: bool,
     /// By hash in the stores and in no other way.
     broadcast: bool,
-}
-
-/// Whether stores are told to run a join, or not to.
-fn broadcast_hint(join: &LogicalJoin) -> Option<bool> {
-    let scans = [&join.left, &join.right].into_iter().filter_map(inner_scan);
-    let mut both = JoinHints::default();
-    scans.for_each(|scan| both.add(scan.join_hints));
-    match (both.no_broadcast, both.broadcast) {
-        (true, _) => Some(false),
-        (false, true) => Some(true),
-        (false, false) => None,
-    }
 }
