@@ -5,6 +5,8 @@
 //! └─Scan t: a, b, c    →    └─Scan t: a
 //! ```
 //!
+//! A window whose functions nobody reads is no more than its input.
+//!
 //! **Must not fire** on group columns and the inputs of conditions, nor leave an
 //! operator without any column: rows must stay countable. A table then gives its
 //! handle, which every index has too.
@@ -40,11 +42,27 @@ pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> 
             let keep = if aggregate.groups.is_empty() { keep_some(keep) } else { keep.collect() };
             retain(&mut aggregate.aggs, &keep);
         }
+        Logical::Window(window) => {
+            window.functions.retain(|(col, _)| wanted.contains(col));
+            if window.functions.is_empty() {
+                let input = std::mem::replace(&mut window.input, Logical::one_row());
+                return run(input, wanted);
+            }
+        }
         Logical::Union { columns, inputs } => {
             let keep: Vec<bool> = keep_some(columns.iter().map(|col| wanted.contains(col)));
             retain(columns, &keep);
             for (input, own) in inputs {
                 retain(own, &keep);
+                let below: BTreeSet<Col> = own.iter().copied().collect();
+                let child = std::mem::replace(input, Logical::one_row());
+                *input = run(child, &below)?;
+            }
+            return Ok(plan);
+        }
+        Logical::Recursive(union) => {
+            // What a round reads of the one before is not known here.
+            for (input, own) in std::iter::once(&mut union.seed).chain(&mut union.parts) {
                 let below: BTreeSet<Col> = own.iter().copied().collect();
                 let child = std::mem::replace(input, Logical::one_row());
                 *input = run(child, &below)?;
@@ -58,6 +76,11 @@ pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> 
         _ => wanted.clone(),
     };
     below.extend(plan.used_columns());
+    if let Logical::Window(window) = &plan {
+        window.functions.iter().for_each(|(col, _)| {
+            below.remove(col);
+        });
+    }
     if let Logical::Join(join) = &plan {
         below.extend(join.right.free_columns());
     }

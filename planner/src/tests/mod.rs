@@ -239,5 +239,5 @@ macro_rules! scripts {
 
 scripts! {
     founding select names aggregate joins index_join subqueries rules ranges access dml
-    statistics index_choice join_order tpch
+    statistics index_choice join_order tpch window recursive_cte
 }

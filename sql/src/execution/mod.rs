@@ -16,6 +16,7 @@ pub mod reader;
 pub mod source;
 pub mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_executor::{BoxOperator, ExecContext, ExecError, RuntimeStats};
@@ -146,6 +147,8 @@ pub async fn build_context(
         lock_wait_timeout: session.lock_wait_timeout(),
         mem_tables: crate::infoschema::MemTableRows::new(session),
         lookup_ranges: None,
+        recursion_depth_max: session.settings().recursion_depth_max,
+        work_tables: BTreeMap::new(),
     };
     for subplan in &plan.subplans {
         if matches!(subplan.kind, SubplanKind::NamedLock(_)) && plan.tables.is_empty() {
