@@ -309,6 +309,11 @@ pub enum PhysicalOp {
     /// A recursive common table expression: the first input is run once, the others for the rows of
     /// each round.
     Recursive(Box<RecursiveUnion>),
+    /// A common table expression with several readers: whoever is the first runs its input.
+    SharedCte {
+        /// The same for all of its readers, whose inputs are the same too.
+        id: usize,
+    },
     /// The rows of the last round.
     WorkTable {
         /// Number of the [`PhysicalOp::Recursive`] they belong to.
@@ -345,6 +350,7 @@ impl PhysicalOp {
             PhysicalOp::Apply(_) => "Apply",
             PhysicalOp::UnionAll => "Union",
             PhysicalOp::Recursive(_) => "CTE",
+            PhysicalOp::SharedCte { .. } => "CTEFullScan",
             PhysicalOp::WorkTable { .. } => "CTETable",
             PhysicalOp::MaxOneRow => "MaxOneRow",
             PhysicalOp::SelectLock(_) => "SelectLock",

@@ -14,6 +14,7 @@
 //! | [`Window`] | window functions over sorted input | input order |
 //! | [`Sample`] | what statistics are made of | parts at the end |
 //! | [`RecursiveUnion`] | a union that reads its own rows, round by round | rounds' order |
+//! | [`SharedScan`] | reads rows that are made once for several readers | input order |
 //! | [`UnionAll`] | inputs one after the other | inputs' order |
 //! | [`Values`], [`ChunkSource`], [`WorkTable`] | constants, chunks from elsewhere | as given |
 //! | [`MaxOneRow`] | a scalar subquery's row | |
@@ -39,6 +40,7 @@ mod rows;
 mod sample;
 mod scan;
 mod selection;
+mod shared;
 mod sort;
 mod stream_agg;
 mod table_scan;
@@ -63,6 +65,7 @@ pub use recursive_union::{RecursiveUnion, RoundFactory, RoundRows, WorkTable};
 pub(crate) use rows::value_fits;
 pub use sample::Sample;
 pub use selection::Selection;
+pub use shared::{SharedRows, SharedScan};
 pub use sort::Sort;
 pub use stream_agg::StreamAgg;
 pub use table_scan::TableScan;

@@ -1,11 +1,13 @@
 //! Common table expressions.
 //!
-//! A name of WITH is bound anew at each use. One that reads itself is a union whose first parts, the
+//! A name of WITH is bound anew at each use, unless it groups, unites, orders or the like: then its readers
+//! share one query ([`Logical::Shared`]). One that reads itself is a union whose first parts, the
 //! seed, do not; the others are run over the rows of the round before until a round yields nothing. The
 //! seed's columns give the types.
 //!
 //! Source: MySQL 8.0 manual, "WITH (Common Table Expressions)".
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cairn_parser::ast::{self, QueryBody, SetOperator};
@@ -16,7 +18,7 @@ use super::from::{FromItem, rename};
 use super::query::plain_field;
 use super::{Binder, BoundQuery, Field};
 use crate::error::{PlanError, Result};
-use crate::logical::{Col, Logical, LogicalRecursive};
+use crate::logical::{Col, Logical, LogicalRecursive, LogicalShared};
 
 /// A name of WITH that can be used, and those it may use itself.
 #[derive(Clone)]
@@ -24,6 +26,28 @@ pub(super) struct CteBinding<'a> {
     cte: &'a ast::Cte,
     visible: usize,
     recursive: bool,
+    /// Its query, if its readers share it.
+    shared: Option<Rc<SharedQuery>>,
+}
+
+/// A query that its readers share.
+struct SharedQuery {
+    id: usize,
+    plan: Logical,
+    fields: Vec<Field>,
+}
+
+impl SharedQuery {
+    /// The query with these columns for a reader's.
+    fn read_as(&self, fields: Vec<Field>) -> BoundQuery {
+        let plan = Logical::Shared(Box::new(LogicalShared {
+            id: self.id,
+            columns: fields.iter().map(|field| field.col).collect(),
+            own: self.fields.iter().map(|field| field.col).collect(),
+            input: self.plan.clone(),
+        }));
+        BoundQuery { plan, fields }
+    }
 }
 
 /// A name of WITH whose query is being bound.
@@ -33,7 +57,7 @@ pub(super) struct OpenCte<'a> {
     is_union: bool,
     /// Its columns, once its seed is known.
     columns: Option<Vec<(Arc<str>, FieldType)>>,
-    /// Number of the rows that it reads of itself.
+    /// Number of it and of the rows that it reads of itself.
     work_table: usize,
     /// How deep in queries it may be read.
     depth: usize,
@@ -47,7 +71,7 @@ impl<'a> Binder<'a> {
         let before = self.ctes.len();
         for cte in with.iter().flat_map(|with| &with.ctes) {
             let (visible, recursive) = (self.ctes.len(), with.is_some_and(|with| with.recursive));
-            self.ctes.push(CteBinding { cte, visible, recursive });
+            self.ctes.push(CteBinding { cte, visible, recursive, shared: None });
         }
         before
     }
@@ -76,10 +100,30 @@ impl<'a> Binder<'a> {
         let cte = self.ctes[at].cte;
         let bound = match self.open_ctes.iter().position(|open| std::ptr::eq(open.cte, cte)) {
             Some(place) => self.own_rows(place)?,
-            None => self.cte_query(at)?,
+            None => self.reader(at)?,
         };
         let fields = rename(bound.fields, alias.unwrap_or(&cte.name), &cte.columns)?;
         Ok(Some((bound.plan, fields, Vec::new())))
+    }
+
+    /// One more reader of a name.
+    fn reader(&mut self, at: usize) -> Result<BoundQuery> {
+        if let Some(query) = self.ctes[at].shared.clone() {
+            let mut fields = Vec::with_capacity(query.fields.len());
+            for field in &query.fields {
+                fields.push(Field { col: self.new_column(field.ty.clone()), ..field.clone() });
+            }
+            return Ok(query.read_as(fields));
+        }
+        let BoundQuery { plan, fields } = self.cte_query(at)?;
+        if plan.is_plain() {
+            return Ok(BoundQuery { plan, fields });
+        }
+        self.work_tables += 1;
+        let query = Rc::new(SharedQuery { id: self.work_tables, plan, fields });
+        self.ctes[at].shared = Some(query.clone());
+        // The first reader, which may stay the only one, keeps the query's columns.
+        Ok(query.read_as(query.fields.clone()))
     }
 
     fn cte_query(&mut self, at: usize) -> Result<BoundQuery> {

@@ -169,7 +169,7 @@ pub(crate) struct Binder<'a> {
     scopes: Vec<Scope>,
     ctes: Vec<CteBinding<'a>>,
     open_ctes: Vec<OpenCte<'a>>,
-    /// Recursive tables so far.
+    /// Numbers given to common table expressions so far.
     work_tables: usize,
     depth: usize,
     /// Whether tables have `AS OF TIMESTAMP`; unknown before the first.

@@ -387,6 +387,7 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
             let distinct = if union.distinct { ", distinct" } else { "" };
             format!("Recursive CTE, CTE_{}{distinct}", union.id)
         }
+        PhysicalOp::SharedCte { id } => format!("data:CTE_{id}"),
         PhysicalOp::WorkTable { id } => format!("Scan on CTE_{id}"),
         PhysicalOp::UnionAll | PhysicalOp::MaxOneRow => String::new(),
         PhysicalOp::SelectLock(lock) => {

@@ -10,6 +10,7 @@
 //! enclosing query. A join whose right side has columns of the left side free is run
 //! row by row (Apply) unless the decorrelation rule gets rid of them.
 
+mod readers;
 pub mod tree;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use cairn_types::FieldType;
 
 use crate::catalog::{ROW_ID_NAME, TableInfo};
 use crate::plan::{RowLimit, RowLock};
+
+pub use readers::Readers;
 
 /// Number of a column in the statement.
 pub type Col = usize;
@@ -151,6 +154,8 @@ pub enum Logical {
         /// As many columns as the union has.
         columns: Vec<Col>,
     },
+    /// A query with several readers, whose rows are made once.
+    Shared(Box<LogicalShared>),
     /// At most one row, NULLs if there is none.
     MaxOneRow {
         /// Below.
@@ -308,6 +313,20 @@ pub struct LogicalJoin {
     pub left: Logical,
     /// Right side; may have columns of the left side free.
     pub right: Logical,
+}
+
+/// A common table expression and one of its readers. The query's columns are the same for all readers
+/// and known only within; the first reader has them as its own, the others have others.
+#[derive(Clone, Debug)]
+pub struct LogicalShared {
+    /// Number of the query.
+    pub id: usize,
+    /// Columns of the reader.
+    pub columns: Vec<Col>,
+    /// The query's columns, in the same order.
+    pub own: Vec<Col>,
+    /// The query.
+    pub input: Logical,
 }
 
 /// A recursive common table expression: the rows of the seed, then those that the parts make of

@@ -45,6 +45,7 @@ impl Logical {
             | Logical::WorkTable { columns, .. }
             | Logical::Union { columns, .. } => columns.clone(),
             Logical::Recursive(union) => union.columns.clone(),
+            Logical::Shared(shared) => shared.columns.clone(),
             Logical::Filter { input, .. }
             | Logical::Sort { input, .. }
             | Logical::Limit { input, .. }
@@ -86,6 +87,7 @@ impl Logical {
             | Logical::Lock { input, .. } => vec![input],
             Logical::Aggregate(aggregate) => vec![&aggregate.input],
             Logical::Window(window) => vec![&window.input],
+            Logical::Shared(shared) => vec![&shared.input],
             Logical::Join(join) => vec![&join.left, &join.right],
             Logical::Union { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
             Logical::Recursive(union) => {
@@ -123,6 +125,10 @@ impl Logical {
             Logical::Window(window) => {
                 let child = std::mem::replace(&mut window.input, Logical::one_row());
                 window.input = change(child)?;
+            }
+            Logical::Shared(shared) => {
+                let child = std::mem::replace(&mut shared.input, Logical::one_row());
+                shared.input = change(child)?;
             }
             Logical::Join(join) => {
                 let left = std::mem::replace(&mut join.left, Logical::one_row());
@@ -175,6 +181,7 @@ impl Logical {
             | Logical::Limit { .. }
             | Logical::Union { .. }
             | Logical::Recursive(_)
+            | Logical::Shared(_)
             | Logical::WorkTable { .. }
             | Logical::MaxOneRow { .. }
             | Logical::Lock { .. } => {}
@@ -210,6 +217,7 @@ impl Logical {
             | Logical::Limit { .. }
             | Logical::Union { .. }
             | Logical::Recursive(_)
+            | Logical::Shared(_)
             | Logical::WorkTable { .. }
             | Logical::MaxOneRow { .. }
             | Logical::Lock { .. } => {}
@@ -233,6 +241,7 @@ impl Logical {
             | Logical::Lock { input, .. } => input.map_all_exprs(change),
             Logical::Aggregate(aggregate) => aggregate.input.map_all_exprs(change),
             Logical::Window(window) => window.input.map_all_exprs(change),
+            Logical::Shared(shared) => shared.input.map_all_exprs(change),
             Logical::Join(join) => {
                 join.left.map_all_exprs(change);
                 join.right.map_all_exprs(change);

@@ -36,7 +36,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::{PlanOptions, Statistics};
 use crate::error::{PlanError, Result};
-use crate::logical::{Col, Columns, Logical, LogicalLock, LogicalRecursive, SortKey};
+use crate::logical::{
+    Col, Columns, Logical, LogicalLock, LogicalRecursive, LogicalShared, SortKey,
+};
 use crate::plan::{
     HandleSource, LockedTable, PhysicalOp, PhysicalPlan, PlanColumn, RecursiveUnion, RowLimit,
     SelectLock,
@@ -185,6 +187,7 @@ impl<'p> Physical<'p> {
             Logical::TopN { by, limit, input } => Ok(Task::Root(self.top_n(by, *limit, input)?)),
             Logical::Union { columns, inputs } => Ok(Task::Root(self.union(columns, inputs)?)),
             Logical::Recursive(union) => Ok(Task::Root(self.recursive(union)?)),
+            Logical::Shared(shared) => Ok(Task::Root(self.shared(shared)?)),
             Logical::WorkTable { id, columns } => {
                 let rows = crate::statistics::guess::ROUND_ROWS as usize;
                 Ok(self.source(PhysicalOp::WorkTable { id: *id }, rows, columns))
@@ -400,6 +403,16 @@ impl<'p> Physical<'p> {
         let op = PhysicalOp::Recursive(Box::new(op));
         let plan = self.node(op, children, estimate.rows, schema);
         Ok(Root { plan, layout: union.columns.clone(), ordered: false, estimate })
+    }
+
+    fn shared(&mut self, shared: &LogicalShared) -> Result<Root> {
+        let root = self.arranged(&shared.input, &shared.own)?;
+        let inputs = [(*root.estimate, &shared.own[..])];
+        let estimate = Box::new(self.estimator().union(&shared.columns, &inputs));
+        let schema = self.schema(&shared.columns);
+        let op = PhysicalOp::SharedCte { id: shared.id };
+        let plan = self.node(op, vec![root.plan], estimate.rows, schema);
+        Ok(Root { plan, layout: shared.columns.clone(), ordered: false, estimate })
     }
 
     fn lock(&mut self, lock: &LogicalLock, root: Root) -> Result<Root> {

@@ -59,6 +59,7 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
         | PhysicalOp::UnionAll
         | PhysicalOp::Recursive(_)
         | PhysicalOp::WorkTable { .. }
+        | PhysicalOp::SharedCte { .. }
         | PhysicalOp::MaxOneRow
         | PhysicalOp::SelectLock(_) => below(fraction) + input * fraction * unit.filter_row,
     }

@@ -5,7 +5,7 @@
 //! └─Scan t: a, b, c    →    └─Scan t: a
 //! ```
 //!
-//! A window whose functions nobody reads is no more than its input.
+//! A window whose functions nobody reads is no more than its input, and of two sorts the upper one counts.
 //!
 //! **Must not fire** on group columns and the inputs of conditions, nor leave an
 //! operator without any column: rows must stay countable. A table then gives its
@@ -60,6 +60,20 @@ pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> 
             }
             return Ok(plan);
         }
+        Logical::Sort { by, input } => {
+            let mut below = wanted.clone();
+            by.iter().for_each(|key| key.expr.collect_columns(&mut below));
+            while let Some(lower) = needless(input, &below) {
+                **input = lower;
+            }
+        }
+        // Every reader gets all columns: what others read is not known here.
+        Logical::Shared(shared) => {
+            let below: BTreeSet<Col> = shared.own.iter().copied().collect();
+            let child = std::mem::replace(&mut shared.input, Logical::one_row());
+            shared.input = run(child, &below)?;
+            return Ok(plan);
+        }
         Logical::Recursive(union) => {
             // What a round reads of the one before is not known here.
             for (input, own) in std::iter::once(&mut union.seed).chain(&mut union.parts) {
@@ -85,6 +99,20 @@ pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> 
         below.extend(join.right.free_columns());
     }
     plan.map_children(&mut |child| run(child, &below))
+}
+
+/// What is below a sort that another sort undoes, or below a window that nobody reads.
+fn needless(plan: &mut Logical, wanted: &BTreeSet<Col>) -> Option<Logical> {
+    let lower = match plan {
+        Logical::Sort { input, .. } => &mut **input,
+        Logical::Window(window)
+            if !window.functions.iter().any(|(col, _)| wanted.contains(col)) =>
+        {
+            &mut window.input
+        }
+        _ => return None,
+    };
+    Some(std::mem::replace(lower, Logical::one_row()))
 }
 
 fn prune_scan(scan: &mut LogicalScan, wanted: &BTreeSet<Col>) {

@@ -137,6 +137,9 @@ impl<'s> Estimator<'s> {
                 let parts = union.parts.iter().map(|(part, _)| self.derive(part).rows);
                 self.recursive(&self.derive(&union.seed.0), parts.sum())
             }
+            Logical::Shared(shared) => {
+                self.union(&shared.columns, &[(self.derive(&shared.input), &shared.own[..])])
+            }
             Logical::WorkTable { .. } => Estimate::of_rows(ROUND_ROWS),
             Logical::MaxOneRow { input } => self.derive(input).with_rows(1.0),
         }

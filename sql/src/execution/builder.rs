@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cairn_executor::operators::{
     Apply, HashAgg, HashJoin, Limit, MaxOneRow, Projection, RecursiveUnion, RoundFactory,
-    RoundRows, Selection, Sort, StreamAgg, TopN, UnionAll, Values, Window, WorkTable,
+    RoundRows, Selection, SharedRows, SharedScan, Sort, StreamAgg, TopN, UnionAll, Values, Window,
+    WorkTable,
 };
 use cairn_executor::plan::RecursiveUnionDesc;
 use cairn_executor::{BoxOperator, ExecContext, ExecError, KeyRange, Result};
@@ -16,6 +17,7 @@ use cairn_planner::plan::{
     Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader, RecursiveUnion as RecursiveUnionPlan,
 };
 use cairn_types::Datum;
+use parking_lot::Mutex;
 
 use super::view::ReadView;
 use super::{index_join, point, reader};
@@ -43,6 +45,8 @@ pub struct BuildContext {
     pub recursion_depth_max: u64,
     /// Rows of the last round of recursive unions, by their number.
     pub work_tables: BTreeMap<usize, RoundRows>,
+    /// Rows of common table expressions with several readers, by their number.
+    pub shared: Arc<Mutex<BTreeMap<usize, Arc<SharedRows>>>>,
 }
 
 /// Key ranges of a reader: those that an index join looks up, or what its conditions say with
@@ -139,6 +143,7 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
             Box::new(UnionAll::new(plan.types(), inputs?))
         }
         PhysicalOp::Recursive(union) => recursive(plan, union, context)?,
+        PhysicalOp::SharedCte { id } => shared(plan, *id, context)?,
         PhysicalOp::WorkTable { id } => {
             let rows = context.work_tables.get(id).cloned();
             let rows = rows.ok_or_else(|| ExecError::invalid_plan("no round has been run yet"))?;
@@ -160,6 +165,19 @@ fn dual_rows(plan: &PhysicalPlan, rows: usize) -> Vec<Vec<Expr>> {
         .map(|column| Expr::constant_of(Datum::Null, column.ty.clone()))
         .collect();
     vec![row; rows]
+}
+
+/// The first reader builds the query; readers come in any order, and may come again.
+fn shared(plan: &PhysicalPlan, id: usize, context: &BuildContext) -> Result<BoxOperator> {
+    let known = context.shared.lock().get(&id).cloned();
+    let rows = match known {
+        Some(rows) => rows,
+        None => {
+            let rows = SharedRows::new(child(plan, 0, context)?, context.exec.clone());
+            context.shared.lock().entry(id).or_insert(rows).clone()
+        }
+    };
+    Ok(Box::new(SharedScan::new(rows)))
 }
 
 /// The parts behind the seed are built anew for every round, over the rows of the last one.
