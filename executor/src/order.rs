@@ -37,6 +37,12 @@ impl OrderKeys {
         self.ends.len()
     }
 
+    /// Appends a key.
+    pub(crate) fn push(&mut self, key: &[u8]) {
+        self.data.extend_from_slice(key);
+        self.ends.push(self.data.len());
+    }
+
     /// Key of row `at`.
     #[inline]
     pub(crate) fn get(&self, at: usize) -> &[u8] {

@@ -18,6 +18,7 @@
 mod expr_text;
 mod pipeline;
 mod tables;
+mod window;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -90,6 +91,5 @@ macro_rules! scripts {
 
 scripts! {
     scans lookup filter_project aggregate stream_aggregate order hash_join broadcast index_join
-    null_aware
-    apply misc spill
+    null_aware apply misc spill window recursive_union
 }

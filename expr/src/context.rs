@@ -13,7 +13,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use cairn_types::{Collation, Datum, FieldType, MysqlError, TimeZone, TypeError, Warning, errno};
+use cairn_types::cast::CastPurpose;
+use cairn_types::time::{DateMode, TimeKind};
+use cairn_types::{
+    CastContext, Collation, Datum, FieldType, MysqlError, TimeZone, TypeError, Warning, errno,
+};
 
 /// Warnings kept per statement; more are only counted (`max_error_count`).
 pub const WARNINGS_MAX: usize = 1024;
@@ -329,6 +333,24 @@ impl EvalContext {
     /// Adds a warning with MySQL's own text.
     pub fn warn_args(&mut self, code: u16, args: &[&dyn fmt::Display]) {
         self.warn(MysqlError::with_args(code, args));
+    }
+
+    /// What values are converted with that are stored in columns. `ignore`: what would be an error
+    /// is a warning and a default value.
+    pub fn assignment(&self, ignore: bool) -> CastContext {
+        let (zone, mode) = (&self.time_zone, self.sql_mode);
+        CastContext {
+            purpose: CastPurpose::Assign,
+            strict: mode.is_strict() && !ignore,
+            date_mode: DateMode {
+                no_zero_in_date: mode.has(SqlMode::NO_ZERO_IN_DATE),
+                no_zero_date: mode.has(SqlMode::NO_ZERO_DATE),
+                allow_invalid_dates: mode.has(SqlMode::ALLOW_INVALID_DATES),
+            },
+            time_zone: zone.clone(),
+            now: zone.from_unix_micros(self.now_micros, TimeKind::DateTime, 6),
+            ..CastContext::default()
+        }
     }
 
     /// A bad conversion: an error where values are stored strictly, else a

@@ -24,7 +24,7 @@
 //! **Invariants.** The planner does no I/O and has no clock. Plans are shared between
 //! sessions: whatever differs from run to run is a parameter slot.
 //!
-//! **Left out.** Window functions, recursive WITH, LATERAL, ROLLUP, views, partitions,
+//! **Left out.** LATERAL, ROLLUP, views, partitions,
 //! index merge, merge joins: statements that need them answer 1235.
 
 mod binder;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use cairn_executor::plan::{
     AggregationDesc, ApplyDesc, EvalSettings, Fragment, HashJoinDesc, IndexJoinDesc, JoinSide,
-    LimitDesc, OpDesc, ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc,
+    LimitDesc, OpDesc, ProjectionDesc, SelectionDesc, SortDesc, SortItem, TopNDesc, WindowDesc,
 };
 use cairn_expr::{EvalContext, Expr};
 use cairn_parser::ast::{LockStrength, LockWait};
@@ -285,6 +285,8 @@ pub enum PhysicalOp {
     HashAgg(AggregationDesc),
     /// Groups rows that arrive clustered.
     StreamAgg(AggregationDesc),
+    /// Window functions over rows sorted by the window.
+    Window(Box<WindowDesc>),
     /// Sorts.
     Sort(SortDesc),
     /// The first rows in an order.
@@ -304,6 +306,19 @@ pub enum PhysicalOp {
     Apply(Apply),
     /// All rows of all inputs, which have the same types.
     UnionAll,
+    /// A recursive common table expression: the first input is run once, the others for the rows of
+    /// each round.
+    Recursive(Box<RecursiveUnion>),
+    /// A common table expression with several readers: whoever is the first runs its input.
+    SharedCte {
+        /// The same for all of its readers, whose inputs are the same too.
+        id: usize,
+    },
+    /// The rows of the last round.
+    WorkTable {
+        /// Number of the [`PhysicalOp::Recursive`] they belong to.
+        id: usize,
+    },
     /// At most one row: NULLs if the input has none, error 1242 if it has more.
     MaxOneRow,
     /// Locks the rows read below (`FOR UPDATE`).
@@ -326,6 +341,7 @@ impl PhysicalOp {
             PhysicalOp::Projection(_) => "Projection",
             PhysicalOp::HashAgg(_) => "HashAgg",
             PhysicalOp::StreamAgg(_) => "StreamAgg",
+            PhysicalOp::Window(_) => "Window",
             PhysicalOp::Sort(_) => "Sort",
             PhysicalOp::TopN { .. } => "TopN",
             PhysicalOp::Limit(_) => "Limit",
@@ -333,6 +349,9 @@ impl PhysicalOp {
             PhysicalOp::IndexJoin(_) => "IndexJoin",
             PhysicalOp::Apply(_) => "Apply",
             PhysicalOp::UnionAll => "Union",
+            PhysicalOp::Recursive(_) => "CTE",
+            PhysicalOp::SharedCte { .. } => "CTEFullScan",
+            PhysicalOp::WorkTable { .. } => "CTETable",
             PhysicalOp::MaxOneRow => "MaxOneRow",
             PhysicalOp::SelectLock(_) => "SelectLock",
         }
@@ -619,6 +638,17 @@ pub struct Apply {
     pub desc: ApplyDesc,
     /// The slot each of them is put into before the right side runs.
     pub slots: Vec<usize>,
+}
+
+/// A union that reads itself.
+#[derive(Clone, Debug)]
+pub struct RecursiveUnion {
+    /// Its number.
+    pub id: usize,
+    /// Names of the columns, for messages.
+    pub names: Vec<Arc<str>>,
+    /// Rows that were there before are left out.
+    pub distinct: bool,
 }
 
 /// How rows are locked.

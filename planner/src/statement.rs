@@ -6,7 +6,7 @@ use crate::binder::Binder;
 use crate::context::PlanContext;
 use crate::error::{PlanError, Result};
 use crate::identity::PlanIdentity;
-use crate::logical::{Col, Logical};
+use crate::logical::{Col, Logical, Readers};
 use crate::physical::Physical;
 use crate::plan::{PhysicalPlan, Plan, PlanKind, Subplan};
 use crate::rules;
@@ -79,16 +79,25 @@ pub(crate) struct Planner<'s> {
     pub binder: Binder<'s>,
     param_count: usize,
     next_id: usize,
+    /// Readers of common table expressions; known once the statement is bound.
+    readers: Option<Readers>,
 }
 
 impl<'s> Planner<'s> {
     pub(crate) fn new(ctx: PlanContext<'s>, param_count: usize) -> Planner<'s> {
-        Planner { binder: Binder::new(ctx, param_count), param_count, next_id: 1 }
+        Planner { binder: Binder::new(ctx, param_count), param_count, next_id: 1, readers: None }
     }
 
     /// Rules, then operators: the plan whose columns are `wanted`.
     pub(crate) fn physical(&mut self, logical: Logical, wanted: &[Col]) -> Result<PhysicalPlan> {
         let binder = &mut self.binder;
+        let readers = self.readers.get_or_insert_with(|| {
+            let mut readers = Readers::default();
+            let subplans = binder.subplans.iter().map(|subplan| &subplan.plan);
+            subplans.chain([&logical]).for_each(|plan| readers.count(plan));
+            readers
+        });
+        let logical = readers.inline(logical, &binder.columns)?;
         let logical = rules::optimize(
             logical,
             wanted,

@@ -15,6 +15,7 @@
 //! [`IndexLookupDesc`] takes the **last** column of its input for the handle.
 
 pub mod fragment;
+mod window;
 pub mod wire;
 
 use cairn_expr::Expr;
@@ -23,6 +24,10 @@ pub use cairn_expr::agg::AggMode;
 use cairn_types::{ColumnId, Datum, FieldType, IndexId, TableId};
 
 pub use fragment::{EvalSettings, Fragment};
+pub use window::{
+    FrameBound, FrameOffset, FrameUnit, WindowDesc, WindowFrame, WindowFunc, WindowFuncDesc,
+    is_distance, row_count,
+};
 
 /// A stored column that a scan produces.
 #[derive(Clone, Debug, PartialEq)]
@@ -323,6 +328,18 @@ pub struct ApplyDesc {
     pub null_aware: bool,
     /// Conditions over outer columns followed by the subquery's.
     pub conditions: Vec<Expr>,
+}
+
+/// A union that reads itself: the rows of a seed, then what parts of the plan make of them, round by
+/// round, until a round yields no rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecursiveUnionDesc {
+    /// Columns of the result, as values are stored in them: names for messages, and types.
+    pub columns: Vec<(String, FieldType)>,
+    /// Rows that were there before are left out.
+    pub distinct: bool,
+    /// Rounds that may begin; one more is error 3636.
+    pub rounds_max: u64,
 }
 
 /// A column that statistics are gathered of.

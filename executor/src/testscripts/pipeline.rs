@@ -7,12 +7,14 @@
 //! | `values (E, …) (…)`, `dual`, `use NAME` | constants, a named pipeline |
 //! | `where E, …`, `project E, …`, `limit N [offset M]`, `one`, `exchange` | |
 //! | `agg [stream] [partial\|final] F(E) … [by E, …]` | aggregation |
+//! | `window [partition E, …] [order E [desc], …] [FRAME] F(E, …) …` | see [`window`](super::window) |
 //! | `sort E [desc], …`, `topn N [offset M] by E [desc], …` | |
 //! | `join KIND NAME [null_aware] [build_left] [on E = E, …] [where E, …]` | |
 //! | `broadcast KIND NAME …` | the same as in a fragment, NAME's rows being a table; its key a column |
 //! | `lookup_join KIND NAME by E, … [build_left] [on E = E, …] [where E, …]` | `$0` inside NAME: its keys |
 //! | `apply KIND NAME [null_aware] [with E, …] [where E, …]` | `$0`, … inside NAME |
 //! | `union NAME` | |
+//! | `rounds N [distinct] NAME` | a recursive union; inside NAME the step `last` reads the last round |
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -65,7 +67,7 @@ impl Session {
         // Small chunks, so that every operator meets several.
         ctx.chunk_rows_init = 2;
         ctx.chunk_rows_max = 3;
-        let builder = Builder { session: self, named, ctx: ctx.clone() };
+        let builder = Builder { session: self, named, ctx: ctx.clone(), last: None };
         let operator = builder.pipeline(text)?;
         let mut output = String::new();
         let types: Vec<String> = operator.schema().iter().map(|ty| ty.to_string()).collect();
@@ -94,6 +96,8 @@ struct Builder<'a> {
     session: &'a Session,
     named: &'a BTreeMap<String, String>,
     ctx: ExecContext,
+    /// Types of a recursive union, and the rows of its last round.
+    last: Option<(Vec<FieldType>, RoundRows)>,
 }
 
 impl Builder<'_> {
@@ -159,6 +163,10 @@ impl Builder<'_> {
                 Box::new(Values::new(schema, rows, ctx)?)
             }
             "dual" => Box::new(Values::dual(ctx)),
+            "last" => {
+                let (types, rows) = self.last.clone().ok_or("no round has been run")?;
+                Box::new(WorkTable::new(types, rows))
+            }
             "use" => self.named(rest)?,
             _ => return Err(format!("unknown source {name}").into()),
         })
@@ -202,6 +210,8 @@ impl Builder<'_> {
                 Box::new(TopN::new(input, &desc, ctx)?)
             }
             "agg" => aggregation(&mut parser, input, ctx)?,
+            "window" => Box::new(Window::new(input, &super::window::desc(&mut parser)?, ctx)?),
+            "rounds" => self.rounds(&mut parser, input)?,
             "one" => Box::new(MaxOneRow::new(input)),
             "exchange" => Box::new(Exchange::spawn(input, &ctx)),
             "union" => Box::new(UnionAll::new(schema, vec![input, self.named(rest)?])),
@@ -256,7 +266,8 @@ impl Builder<'_> {
         let ctx = self.ctx.clone();
         let types: Vec<FieldType> = lookup_keys.iter().map(|key| key.ty().clone()).collect();
         let factory: InnerFactory = Box::new(move |keys: &[Vec<Datum>]| {
-            let builder = Builder { session: &session, named: &named, ctx: ctx.clone() };
+            let builder =
+                Builder { session: &session, named: &named, ctx: ctx.clone(), last: None };
             // As if much had to be read.
             let taken = keys.len().min(LOOKUP_KEYS_MAX);
             let texts = keys[..taken].iter().filter(|key| !key[0].is_null());
@@ -271,6 +282,27 @@ impl Builder<'_> {
         });
         let desc = IndexJoinDesc { join, lookup_keys };
         Ok(Box::new(IndexJoin::new(outer, inner_types, factory, desc, self.ctx.clone())?))
+    }
+
+    fn rounds(&self, parser: &mut Parser<'_>, seed: BoxOperator) -> Result<BoxOperator> {
+        let rounds_max = parser.word().parse()?;
+        let distinct = parser.accept("distinct");
+        let text = self.named.get(parser.word()).ok_or("no such pipeline")?.clone();
+        let types = seed.schema().to_vec();
+        let names = (0..types.len()).map(|at| format!("c{at}"));
+        let columns = names.zip(types.clone()).collect();
+        let desc = RecursiveUnionDesc { columns, distinct, rounds_max };
+        let (tables, named) = (self.session.tables.clone(), self.named.clone());
+        let session = Session { tables, ..Session::default() };
+        let ctx = self.ctx.clone();
+        let factory: RoundFactory = Box::new(move |rows: RoundRows| {
+            let last = Some((types.clone(), rows));
+            let builder = Builder { session: &session, named: &named, ctx: ctx.clone(), last };
+            let built = builder.pipeline(&text);
+            let built = built.map_err(|error| crate::ExecError::invalid_plan(error.to_string()))?;
+            Ok(vec![built])
+        });
+        Ok(Box::new(RecursiveUnion::new(seed, factory, desc, self.ctx.clone())?))
     }
 
     fn apply(&self, parser: &mut Parser<'_>, outer: BoxOperator) -> Result<BoxOperator> {
@@ -297,7 +329,8 @@ impl Builder<'_> {
         let session = Session { tables, ..Session::default() };
         let ctx = self.ctx.clone();
         let factory: SubqueryFactory = Box::new(move |values: &[Datum]| {
-            let builder = Builder { session: &session, named: &named, ctx: ctx.clone() };
+            let builder =
+                Builder { session: &session, named: &named, ctx: ctx.clone(), last: None };
             let built = builder.pipeline(&bind(&text, values, &types));
             built.map_err(|error| crate::ExecError::invalid_plan(error.to_string()))
         });
@@ -365,7 +398,7 @@ fn limit_offset(parser: &mut Parser<'_>) -> Result<(u64, u64)> {
     Ok((limit, offset))
 }
 
-fn sort_items(parser: &mut Parser<'_>) -> Result<Vec<SortItem>> {
+pub(super) fn sort_items(parser: &mut Parser<'_>) -> Result<Vec<SortItem>> {
     let mut items = Vec::new();
     loop {
         let expr = parser.expr()?;

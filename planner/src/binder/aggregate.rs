@@ -234,6 +234,21 @@ pub(super) fn has_aggregate(expr: &ast::Expr) -> bool {
     found
 }
 
+/// Whether a window function appears in an expression (not in its subqueries).
+pub(super) fn has_window(expr: &ast::Expr) -> bool {
+    let mut found = false;
+    walk(expr, &mut |expr| {
+        found |= matches!(expr, ast::Expr::Window(_));
+        !found
+    });
+    found
+}
+
+/// What a window is partitioned and ordered by.
+pub(super) fn spec_exprs(spec: &ast::WindowSpec) -> Vec<&ast::Expr> {
+    spec.partition_by.iter().chain(spec.order_by.iter().map(|item| &item.expr)).collect()
+}
+
 /// Visits an expression and its parts, not its subqueries; `visit` answers whether to
 /// go deeper.
 pub(super) fn walk<'a>(expr: &'a ast::Expr, visit: &mut dyn FnMut(&'a ast::Expr) -> bool) {
@@ -285,7 +300,13 @@ pub(super) fn walk<'a>(expr: &'a ast::Expr, visit: &mut dyn FnMut(&'a ast::Expr)
         }
         A::Function(call) => each(&mut call.args.iter()),
         A::Aggregate(call) => each(&mut call.args.iter()),
-        A::Window(call) => each(&mut call.function.args.iter()),
+        A::Window(call) => {
+            let own = match &call.over {
+                ast::WindowRef::Inline(spec) => spec_exprs(spec),
+                ast::WindowRef::Named(_) => Vec::new(),
+            };
+            each(&mut call.function.args.iter().chain(own));
+        }
         A::DateArithmetic { base, value, .. } => each(&mut [&**base, &**value].into_iter()),
         A::Interval { value, .. } => each(&mut [&**value].into_iter()),
         A::Trim { characters, expr, .. } => {

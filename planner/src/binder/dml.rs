@@ -36,10 +36,8 @@ pub(crate) fn plan_update<'a>(
     planner: &mut Planner<'a>,
     update: &'a ast::Update,
 ) -> Result<UpdatePlan> {
-    if update.with.is_some() {
-        return Err(PlanError::not_supported("WITH before UPDATE"));
-    }
     let binder = &mut planner.binder;
+    binder.push_ctes(update.with.as_ref());
     let (mut plan, fields, bases) = binder.from(&update.tables)?;
     binder.join_hints(&update.hints, &mut plan);
     let multi_table = bases.len() > 1 || !matches!(update.tables[..], [ast::TableRef::Table(_)]);
@@ -121,10 +119,8 @@ pub(crate) fn plan_delete<'a>(
     planner: &mut Planner<'a>,
     delete: &'a ast::Delete,
 ) -> Result<DeletePlan> {
-    if delete.with.is_some() {
-        return Err(PlanError::not_supported("WITH before DELETE"));
-    }
     let binder = &mut planner.binder;
+    binder.push_ctes(delete.with.as_ref());
     let (mut plan, fields, bases): FromItem = binder.from(&delete.from)?;
     binder.join_hints(&delete.hints, &mut plan);
     let multi_table = bases.len() > 1 || !matches!(delete.from[..], [ast::TableRef::Table(_)]);

@@ -20,17 +20,19 @@ pub(crate) struct ExprEnv<'e> {
     pub plan: Option<&'e mut Logical>,
     /// Aggregates computed below, by how they were written. `None`: none may appear.
     pub aggregates: Option<&'e [(ast::AggregateCall, Col)]>,
+    /// The same of window functions.
+    pub windows: Option<&'e [(ast::WindowCall, Col)]>,
 }
 
 impl<'e> ExprEnv<'e> {
-    /// An expression of a clause, without subqueries of the row and aggregates.
+    /// An expression of a clause, without subqueries of the row, aggregates and window functions.
     pub(crate) fn new(clause: &'static str) -> ExprEnv<'e> {
-        ExprEnv { clause, plan: None, aggregates: None }
+        ExprEnv { clause, plan: None, aggregates: None, windows: None }
     }
 
     /// An expression over the rows of a plan.
     pub(crate) fn over(clause: &'static str, plan: &'e mut Logical) -> ExprEnv<'e> {
-        ExprEnv { clause, plan: Some(plan), aggregates: None }
+        ExprEnv { clause, plan: Some(plan), aggregates: None, windows: None }
     }
 }
 
@@ -158,7 +160,7 @@ impl<'a> Binder<'a> {
             }
             A::Function(call) => self.function(call, env),
             A::Aggregate(call) => self.aggregate_value(call, env),
-            A::Window(_) => Err(PlanError::not_supported("window functions")),
+            A::Window(call) => self.window_value(call, env),
             A::DateArithmetic { base, value, unit, subtract } => {
                 let args = vec![
                     self.expr(base, env)?,

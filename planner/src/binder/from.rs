@@ -178,34 +178,18 @@ impl<'a> Binder<'a> {
         (Logical::Scan(Box::new(scan)), fields, bases)
     }
 
-    /// A name of WITH: its query is bound anew at each use.
-    fn cte(&mut self, name: &str, alias: Option<&str>) -> Result<Option<FromItem>> {
-        let found =
-            self.ctes.iter().rposition(|binding| binding.cte.name.eq_ignore_ascii_case(name));
-        let Some(at) = found else { return Ok(None) };
-        let binding = self.ctes[at].clone();
-        if self.cte_stack.contains(&at) {
-            return Err(PlanError::not_supported("recursive common table expressions"));
-        }
-        let scopes = std::mem::take(&mut self.scopes);
-        // The query sees the names before it (and itself, to be told about recursion).
-        let visible = binding.visible + usize::from(binding.recursive);
-        let hidden = self.ctes.split_off(visible);
-        self.cte_stack.push(at);
-        let bound = self.nested(|binder| binder.query(&binding.cte.query));
-        self.cte_stack.pop();
-        self.ctes.truncate(visible);
-        self.ctes.extend(hidden);
-        self.scopes = scopes;
-        let bound = bound?;
-        let alias = alias.unwrap_or(&binding.cte.name);
-        let fields = rename(bound.fields, alias, &binding.cte.columns)?;
-        Ok(Some((bound.plan, fields, Vec::new())))
-    }
-
     fn join(&mut self, join: &'a ast::Join) -> Result<FromItem> {
+        let reads = self.own_references();
         let (left, mut left_fields, mut bases) = self.table_ref(&join.left)?;
+        let reads_left = self.own_references() != reads;
+        let reads = self.own_references();
         let (right, mut right_fields, right_bases) = self.table_ref(&join.right)?;
+        let reads_right = self.own_references() != reads;
+        if join.kind == ast::JoinKind::Left && reads_right
+            || join.kind == ast::JoinKind::Right && reads_left
+        {
+            return Err(self.forbidden_side());
+        }
         check_unique(&left_fields, &right_fields)?;
         bases.extend(right_bases);
         let optional = |fields: &mut Vec<Field>| {
@@ -324,7 +308,7 @@ fn check_unique(left: &[Field], right: &[Field]) -> Result<()> {
 }
 
 /// Columns of a derived table under its alias.
-fn rename(fields: Vec<Field>, alias: &str, columns: &[String]) -> Result<Vec<Field>> {
+pub(super) fn rename(fields: Vec<Field>, alias: &str, columns: &[String]) -> Result<Vec<Field>> {
     if !columns.is_empty() && columns.len() != fields.len() {
         return Err(PlanError::mysql(errno::ER_VIEW_WRONG_LIST, &[]));
     }

@@ -11,8 +11,10 @@
 //!
 //! | file | what it binds |
 //! |---|---|
-//! | `query.rs` | WITH, set operations, ORDER BY and LIMIT of a whole query |
+//! | `cte.rs` | WITH |
+//! | `query.rs` | set operations, ORDER BY and LIMIT of a whole query |
 //! | `select.rs`, `aggregate.rs` | SELECT proper; grouping and its checks |
+//! | `window/` | window functions |
 //! | `from.rs` | tables, derived tables, joins, USING |
 //! | `expr.rs`, `literal.rs`, `subquery.rs` | expressions |
 //! | `hints.rs` | optimizer hints about joins |
@@ -22,6 +24,7 @@
 //! "MySQL Handling of GROUP BY", "JOIN Clause".
 
 mod aggregate;
+mod cte;
 pub(crate) mod dml;
 mod expr;
 mod from;
@@ -32,6 +35,7 @@ mod named_lock;
 mod query;
 mod select;
 mod subquery;
+mod window;
 
 use std::sync::Arc;
 
@@ -45,6 +49,7 @@ use crate::error::{PlanError, Result};
 use crate::logical::{Col, Columns, Logical};
 use crate::plan::{AccessKind, OutputColumn, SubplanKind, TableAccess};
 
+use cte::{CteBinding, OpenCte};
 pub(crate) use expr::ExprEnv;
 
 /// Deepest nesting of queries in queries: each level is some frames of recursion.
@@ -147,14 +152,6 @@ pub(crate) struct BoundSubplan {
     pub slot: usize,
 }
 
-/// A name of WITH that can be used, and those it may use itself.
-#[derive(Clone)]
-struct CteBinding<'a> {
-    cte: &'a ast::Cte,
-    visible: usize,
-    recursive: bool,
-}
-
 /// Binds one statement.
 pub(crate) struct Binder<'a> {
     /// The surroundings.
@@ -171,7 +168,9 @@ pub(crate) struct Binder<'a> {
     pub cacheable: bool,
     scopes: Vec<Scope>,
     ctes: Vec<CteBinding<'a>>,
-    cte_stack: Vec<usize>,
+    open_ctes: Vec<OpenCte<'a>>,
+    /// Numbers given to common table expressions so far.
+    work_tables: usize,
     depth: usize,
     /// Whether tables have `AS OF TIMESTAMP`; unknown before the first.
     names_time: Option<bool>,
@@ -190,7 +189,8 @@ impl<'a> Binder<'a> {
             cacheable: true,
             scopes: Vec::new(),
             ctes: Vec::new(),
-            cte_stack: Vec::new(),
+            open_ctes: Vec::new(),
+            work_tables: 0,
             depth: 0,
             names_time: None,
             values_fields: Vec::new(),

@@ -1,4 +1,4 @@
-//! Whole queries: WITH, set operations, ORDER BY and LIMIT over them.
+//! Whole queries: set operations, ORDER BY and LIMIT over them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use cairn_expr::Expr;
 use cairn_parser::ast::{self, QueryBody, SetOperator};
 use cairn_types::{FieldType, MysqlError, errno};
 
-use super::{Binder, BoundQuery, CteBinding, ExprEnv, Field, Scope};
+use super::{Binder, BoundQuery, ExprEnv, Field, Scope};
 use crate::error::{PlanError, Result};
 use crate::logical::{Logical, LogicalAggregate, LogicalJoin, SortKey};
 use crate::plan::{RowCount, RowLimit};
@@ -15,15 +15,9 @@ use crate::plan::{RowCount, RowLimit};
 impl<'a> Binder<'a> {
     /// Binds a query in the current scopes.
     pub(crate) fn query(&mut self, query: &'a ast::Query) -> Result<BoundQuery> {
-        let ctes_before = self.ctes.len();
-        if let Some(with) = &query.with {
-            for cte in &with.ctes {
-                let visible = self.ctes.len();
-                self.ctes.push(CteBinding { cte, visible, recursive: with.recursive });
-            }
-        }
+        let before = self.push_ctes(query.with.as_ref());
         let bound = self.query_body(query);
-        self.ctes.truncate(ctes_before);
+        self.forget_ctes(before);
         bound
     }
 
@@ -31,7 +25,16 @@ impl<'a> Binder<'a> {
         if let QueryBody::Select(select) = &query.body {
             return self.select(select, query);
         }
-        let mut bound = self.body(&query.body)?;
+        let bound = self.body(&query.body)?;
+        self.ordered_and_limited(bound, query)
+    }
+
+    /// ORDER BY and LIMIT of a query that is no plain SELECT.
+    pub(super) fn ordered_and_limited(
+        &mut self,
+        mut bound: BoundQuery,
+        query: &'a ast::Query,
+    ) -> Result<BoundQuery> {
         if !query.order_by.is_empty() {
             bound = self.order_result(bound, &query.order_by)?;
         }
@@ -42,7 +45,7 @@ impl<'a> Binder<'a> {
         Ok(bound)
     }
 
-    fn body(&mut self, body: &'a QueryBody) -> Result<BoundQuery> {
+    pub(super) fn body(&mut self, body: &'a QueryBody) -> Result<BoundQuery> {
         match body {
             QueryBody::Select(select) => self.nested(|binder| binder.select_plain(select)),
             QueryBody::Nested(query) => self.nested(|binder| binder.query(query)),
@@ -86,23 +89,27 @@ impl<'a> Binder<'a> {
         Ok(BoundQuery { plan: plan.project(exprs), fields })
     }
 
-    /// A chain of UNIONs. A UNION without ALL removes the duplicates of everything to
-    /// its left.
+    /// A chain of UNIONs.
     fn union(&mut self, body: &'a QueryBody) -> Result<BoundQuery> {
-        let mut parts: Vec<(&'a QueryBody, bool)> = Vec::new();
-        let mut rest = body;
-        while let QueryBody::SetOperation { op: SetOperator::Union, all, left, right } = rest {
-            parts.push((right, *all));
-            rest = left;
+        let mut bound = Vec::new();
+        for (part, all) in union_parts(body) {
+            bound.push((self.body(part)?, all));
         }
-        let mut bound = self.body(rest)?;
-        let mut pending: Vec<BoundQuery> = Vec::new();
-        parts.reverse();
+        self.combine(bound)
+    }
+
+    /// The parts of a chain of UNIONs, and whether each came after ALL. A UNION without ALL removes
+    /// the duplicates of everything to its left.
+    pub(super) fn combine(&mut self, parts: Vec<(BoundQuery, bool)>) -> Result<BoundQuery> {
         // ALL parts behind the last plain UNION are one list; before it, duplicates
         // go anyway, so that everything up to it is one list too.
-        let last_distinct = parts.iter().rposition(|(_, all)| !*all);
-        for (at, (part, _)) in parts.into_iter().enumerate() {
-            pending.push(self.body(part)?);
+        let last_distinct = parts.iter().skip(1).rposition(|(_, all)| !*all);
+        let mut parts = parts.into_iter();
+        let first = parts.next().ok_or_else(|| PlanError::internal("a union of nothing"))?;
+        let mut bound = first.0;
+        let mut pending: Vec<BoundQuery> = Vec::new();
+        for (at, (part, _)) in parts.enumerate() {
+            pending.push(part);
             if last_distinct == Some(at) {
                 bound = self.union_all(bound, std::mem::take(&mut pending))?;
                 bound.plan = distinct(bound.plan, &bound.fields);
@@ -135,18 +142,7 @@ impl<'a> Binder<'a> {
         let names: Vec<Arc<str>> = first.fields.iter().map(|field| field.name.clone()).collect();
         let mut all = vec![first];
         all.extend(others);
-        let wrong = || PlanError::mysql(errno::ER_WRONG_NUMBER_OF_COLUMNS_IN_SELECT, &[]);
-        if all.iter().any(|bound| bound.fields.len() != names.len()) {
-            return Err(wrong());
-        }
-        let mut types = Vec::with_capacity(names.len());
-        for at in 0..names.len() {
-            let column: Vec<Expr> = all.iter().map(|bound| bound.fields[at].expr()).collect();
-            let not_null = column.iter().all(|expr| expr.ty().not_null);
-            let mut ty = self.call("coalesce", column)?.ty().clone();
-            ty.not_null = not_null;
-            types.push(ty);
-        }
+        let types = self.common_types(&all.iter().collect::<Vec<_>>())?;
         let mut inputs = Vec::with_capacity(all.len());
         for bound in all {
             let mut exprs = Vec::with_capacity(types.len());
@@ -163,6 +159,23 @@ impl<'a> Binder<'a> {
             inputs.push((bound.plan.project(exprs), columns));
         }
         Ok((inputs, types, names))
+    }
+
+    /// The types that hold the columns of several queries; error 1222 if they differ in number.
+    pub(super) fn common_types(&mut self, queries: &[&BoundQuery]) -> Result<Vec<FieldType>> {
+        let width = queries.first().map_or(0, |query| query.fields.len());
+        if queries.iter().any(|query| query.fields.len() != width) {
+            return Err(PlanError::mysql(errno::ER_WRONG_NUMBER_OF_COLUMNS_IN_SELECT, &[]));
+        }
+        let mut types = Vec::with_capacity(width);
+        for at in 0..width {
+            let column: Vec<Expr> = queries.iter().map(|query| query.fields[at].expr()).collect();
+            let not_null = column.iter().all(|expr| expr.ty().not_null);
+            let mut ty = self.call("coalesce", column)?.ty().clone();
+            ty.not_null = not_null;
+            types.push(ty);
+        }
+        Ok(types)
     }
 
     /// EXCEPT and INTERSECT: distinct left rows without (with) an equal right row;
@@ -244,6 +257,19 @@ impl<'a> Binder<'a> {
         };
         Ok(RowLimit { offset, count })
     }
+}
+
+/// The parts of a chain of UNIONs in order, and whether each comes after ALL.
+pub(super) fn union_parts(body: &QueryBody) -> Vec<(&QueryBody, bool)> {
+    let mut parts = Vec::new();
+    let mut rest = body;
+    while let QueryBody::SetOperation { op: SetOperator::Union, all, left, right } = rest {
+        parts.push((&**right, *all));
+        rest = left;
+    }
+    parts.push((rest, true));
+    parts.reverse();
+    parts
 }
 
 fn row_count(expr: &ast::Expr) -> Result<RowCount> {

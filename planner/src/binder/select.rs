@@ -1,7 +1,7 @@
 //! SELECT proper.
 //!
 //! ```text
-//! from ─ where ─ [group] ─ [having] ─ items (+ sort keys) ─ [distinct] ─ [sort] ─ [limit]
+//! from ─ where ─ [group] ─ [having] ─ [windows] ─ items (+ sort keys) ─ [distinct] ─ [sort] ─ [limit]
 //! ```
 //!
 //! Who sees whom (MySQL): WHERE and GROUP BY see columns, GROUP BY then aliases;
@@ -14,12 +14,15 @@ use cairn_expr::{Expr, SqlMode};
 use cairn_parser::ast::{self, SelectItem};
 use cairn_types::{MysqlError, errno};
 
-use super::aggregate::{Aggregates, GroupCheck, determined_columns, has_aggregate};
+use super::aggregate::{
+    Aggregates, GroupCheck, determined_columns, has_aggregate, has_window, spec_exprs,
+};
 use super::from::BaseTable;
 use super::query::{distinct, plain_field, position};
+use super::window::WindowBinder;
 use super::{Binder, BoundQuery, ExprEnv, Field, Scope, find_field};
 use crate::error::{PlanError, Result};
-use crate::logical::{Logical, LogicalAggregate, LogicalLock, SortKey};
+use crate::logical::{Col, Logical, LogicalAggregate, LogicalLock, SortKey};
 use crate::plan::{AccessKind, RowLock};
 
 /// A selected item before its expression is bound.
@@ -28,6 +31,41 @@ enum Item<'a> {
     Field(Field),
     /// An expression with its name.
     Expr(&'a ast::Expr, Arc<str>),
+}
+
+impl<'a> Item<'a> {
+    fn written(&self) -> Option<&'a ast::Expr> {
+        match self {
+            Item::Field(_) => None,
+            Item::Expr(expr, _) => Some(expr),
+        }
+    }
+}
+
+/// What is computed below the items.
+#[derive(Clone, Copy)]
+struct Known<'k> {
+    aggregates: &'k [(ast::AggregateCall, Col)],
+    windows: &'k [(ast::WindowCall, Col)],
+}
+
+impl<'k> Known<'k> {
+    fn env<'e>(&self, clause: &'static str, top: &'e mut Logical) -> ExprEnv<'e>
+    where
+        'k: 'e,
+    {
+        let (aggregates, windows) = (Some(self.aggregates), Some(self.windows));
+        ExprEnv { clause, plan: Some(top), aggregates, windows }
+    }
+
+    /// Error 3594 if an alias in HAVING stands for a window function.
+    fn refuse_windows(&self, condition: &Expr, items: &[BoundItem]) -> Result<()> {
+        let is_window = |col: &Col| self.windows.iter().any(|(_, known)| known == col);
+        let Some(col) = condition.columns().into_iter().find(is_window) else { return Ok(()) };
+        let item = items.iter().find(|item| item.expr.columns().contains(&col));
+        let name = item.map_or("", |item| &item.field.name);
+        Err(PlanError::mysql(errno::ER_WINDOW_INVALID_WINDOW_FUNC_ALIAS_USE, &[&name]))
+    }
 }
 
 /// A selected item.
@@ -60,9 +98,6 @@ impl<'a> Binder<'a> {
     ) -> Result<BoundQuery> {
         if select.rollup {
             return Err(PlanError::not_supported("WITH ROLLUP"));
-        }
-        if !select.windows.is_empty() {
-            return Err(PlanError::not_supported("window functions"));
         }
         let (mut plan, fields, bases) = self.from(&select.from)?;
         self.join_hints(&select.hints, &mut plan);
@@ -146,7 +181,17 @@ impl<'a> SelectBody<'a> {
             strict,
             has_group_by: !select.group_by.is_empty(),
         };
-        let known = &aggregates.known;
+        let mut exprs: Vec<&'a ast::Expr> = Vec::new();
+        exprs.extend(items.iter().filter_map(Item::written));
+        exprs.extend(self.order_by.iter().map(|item| &item.expr));
+        let mut bind = WindowBinder {
+            named: &select.windows,
+            aggregates: &aggregates.known,
+            top: &mut top,
+            check: grouped.then_some(&mut check),
+        };
+        let windows = bind.bind(binder, &exprs)?;
+        let known = Known { aggregates: &aggregates.known, windows: &windows.known };
         let mut items = self.bind_items(binder, items, known, &mut top)?;
         if grouped {
             for (at, item) in items.iter_mut().enumerate() {
@@ -160,7 +205,7 @@ impl<'a> SelectBody<'a> {
             grouping.input = plan;
             top = replace_stand_in(top, Logical::Aggregate(Box::new(grouping)));
         }
-        plan = top.filter(having);
+        plan = windows.above(binder, top.filter(having));
         let lock = lock.filter(|_| !lock_below);
         self.finish(binder, plan, items, keys, lock)
     }
@@ -317,12 +362,8 @@ impl<'a> SelectBody<'a> {
         binder: &mut Binder<'a>,
         items: &[Item<'a>],
     ) -> Result<Aggregates> {
-        let mut exprs: Vec<&'a ast::Expr> = Vec::new();
-        for item in items {
-            if let Item::Expr(expr, _) = item {
-                exprs.push(expr);
-            }
-        }
+        let mut exprs: Vec<&'a ast::Expr> = items.iter().filter_map(Item::written).collect();
+        exprs.extend(self.select.windows.iter().flat_map(|window| spec_exprs(&window.spec)));
         exprs.extend(self.select.having.as_ref());
         exprs.extend(self.order_by.iter().map(|item| &item.expr));
         if self.select.group_by.iter().any(has_aggregate) {
@@ -393,7 +434,7 @@ impl<'a> SelectBody<'a> {
     ) -> Result<Expr> {
         match item {
             Item::Field(field) => Ok(field.expr()),
-            Item::Expr(expr, name) if has_aggregate(expr) => {
+            Item::Expr(expr, name) if has_aggregate(expr) || has_window(expr) => {
                 Err(PlanError::mysql(errno::ER_WRONG_GROUP_FIELD, &[name]))
             }
             Item::Expr(expr, _) => binder.expr(expr, &mut ExprEnv::over("group statement", plan)),
@@ -404,7 +445,7 @@ impl<'a> SelectBody<'a> {
         &self,
         binder: &mut Binder<'a>,
         items: Vec<Item<'a>>,
-        known: &[(ast::AggregateCall, usize)],
+        known: Known<'_>,
         top: &mut Logical,
     ) -> Result<Vec<BoundItem>> {
         let mut bound = Vec::with_capacity(items.len());
@@ -412,8 +453,7 @@ impl<'a> SelectBody<'a> {
             bound.push(match item {
                 Item::Field(field) => BoundItem { expr: field.expr(), field },
                 Item::Expr(written, name) => {
-                    let mut env =
-                        ExprEnv { clause: "field list", plan: Some(top), aggregates: Some(known) };
+                    let mut env = known.env("field list", top);
                     let expr = binder.expr(written, &mut env)?;
                     let source = match written {
                         ast::Expr::Column(column) => {
@@ -437,7 +477,7 @@ impl<'a> SelectBody<'a> {
         &self,
         binder: &mut Binder<'a>,
         items: &[BoundItem],
-        known: &[(ast::AggregateCall, usize)],
+        known: Known<'_>,
         top: &mut Logical,
         check: Option<&mut GroupCheck<'_>>,
     ) -> Result<Vec<Expr>> {
@@ -463,12 +503,10 @@ impl<'a> SelectBody<'a> {
         let mut conditions = Vec::with_capacity(terms.len());
         binder.with_scope(scope, |binder| {
             for term in terms {
-                let mut env = ExprEnv {
-                    clause: "having clause",
-                    plan: Some(&mut *top),
-                    aggregates: Some(known),
-                };
-                conditions.push(binder.expr(term, &mut env)?);
+                let mut env = ExprEnv { windows: None, ..known.env("having clause", top) };
+                let condition = binder.expr(term, &mut env)?;
+                known.refuse_windows(&condition, items)?;
+                conditions.push(condition);
             }
             Ok(())
         })?;
@@ -486,7 +524,7 @@ impl<'a> SelectBody<'a> {
         &self,
         binder: &mut Binder<'a>,
         items: &[BoundItem],
-        known: &[(ast::AggregateCall, usize)],
+        known: Known<'_>,
         top: &mut Logical,
         mut check: Option<&mut GroupCheck<'_>>,
     ) -> Result<Vec<SortKey>> {
@@ -502,11 +540,7 @@ impl<'a> SelectBody<'a> {
                         aliases_first: bare,
                     };
                     let mut expr = binder.with_scope(scope, |binder| {
-                        let mut env = ExprEnv {
-                            clause: "order clause",
-                            plan: Some(&mut *top),
-                            aggregates: Some(known),
-                        };
+                        let mut env = known.env("order clause", top);
                         binder.expr(&written.expr, &mut env)
                     })?;
                     if let Some(check) = check.as_mut().filter(|check| check.has_group_by) {

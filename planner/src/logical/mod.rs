@@ -10,17 +10,20 @@
 //! enclosing query. A join whose right side has columns of the left side free is run
 //! row by row (Apply) unless the decorrelation rule gets rid of them.
 
+mod readers;
 pub mod tree;
 
 use std::sync::Arc;
 
-use cairn_executor::plan::JoinKind;
+use cairn_executor::plan::{JoinKind, WindowFrame, WindowFunc};
 use cairn_expr::Expr;
 use cairn_expr::agg::AggDesc;
 use cairn_types::FieldType;
 
 use crate::catalog::{ROW_ID_NAME, TableInfo};
 use crate::plan::{RowLimit, RowLock};
+
+pub use readers::Readers;
 
 /// Number of a column in the statement.
 pub type Col = usize;
@@ -108,6 +111,8 @@ pub enum Logical {
     },
     /// Groups.
     Aggregate(Box<LogicalAggregate>),
+    /// Adds columns of window functions; rows come in the window's order.
+    Window(Box<LogicalWindow>),
     /// Joins.
     Join(Box<LogicalJoin>),
     /// Sorts.
@@ -140,6 +145,17 @@ pub enum Logical {
         /// Inputs, each with its columns in the result's order.
         inputs: Vec<(Logical, Vec<Col>)>,
     },
+    /// A union that reads itself, round by round.
+    Recursive(Box<LogicalRecursive>),
+    /// The rows that a recursive union found in the round before.
+    WorkTable {
+        /// The union's number.
+        id: usize,
+        /// As many columns as the union has.
+        columns: Vec<Col>,
+    },
+    /// A query with several readers, whose rows are made once.
+    Shared(Box<LogicalShared>),
     /// At most one row, NULLs if there is none.
     MaxOneRow {
         /// Below.
@@ -267,6 +283,24 @@ pub struct LogicalAggregate {
     pub input: Logical,
 }
 
+/// Window functions over one window. The input's rows must come sorted by `partition_by`, then by
+/// `order_by`: the binder puts a [`Logical::Sort`] below, and no rule may take it away.
+#[derive(Clone, Debug)]
+pub struct LogicalWindow {
+    /// The window's name, for messages.
+    pub name: String,
+    /// Columns whose values make a partition.
+    pub partition_by: Vec<Expr>,
+    /// Columns by whose values rows are peers.
+    pub order_by: Vec<SortKey>,
+    /// What functions look at.
+    pub frame: WindowFrame,
+    /// The functions.
+    pub functions: Vec<(Col, WindowFunc)>,
+    /// Below.
+    pub input: Logical,
+}
+
 /// A join; comma lists are inner joins without conditions.
 #[derive(Clone, Debug)]
 pub struct LogicalJoin {
@@ -285,6 +319,38 @@ pub struct LogicalJoin {
     pub left: Logical,
     /// Right side; may have columns of the left side free.
     pub right: Logical,
+}
+
+/// A common table expression and one of its readers. The query's columns are the same for all readers
+/// and known only within; the first reader has them as its own, the others have others.
+#[derive(Clone, Debug)]
+pub struct LogicalShared {
+    /// Number of the query.
+    pub id: usize,
+    /// Columns of the reader.
+    pub columns: Vec<Col>,
+    /// The query's columns, in the same order.
+    pub own: Vec<Col>,
+    /// The query.
+    pub input: Logical,
+}
+
+/// A recursive common table expression: the rows of the seed, then those that the parts make of
+/// them, then those that they make of these, until there are no more.
+#[derive(Clone, Debug)]
+pub struct LogicalRecursive {
+    /// Its number; a [`Logical::WorkTable`] of the same number is in each part.
+    pub id: usize,
+    /// Columns of the result; of the seed's types.
+    pub columns: Vec<Col>,
+    /// Their names, for messages.
+    pub names: Vec<Arc<str>>,
+    /// Rows that were there before are left out.
+    pub distinct: bool,
+    /// The seed with its columns in the result's order.
+    pub seed: (Logical, Vec<Col>),
+    /// What makes rows of those of the last round; their values are stored in the seed's types.
+    pub parts: Vec<(Logical, Vec<Col>)>,
 }
 
 /// FOR UPDATE, FOR SHARE.

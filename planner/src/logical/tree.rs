@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use cairn_executor::plan::FrameBound;
 use cairn_expr::{Expr, Func};
 use cairn_types::FieldType;
 
-use super::{Col, Logical, LogicalJoin};
+use super::{Col, Logical, LogicalJoin, LogicalWindow};
 use crate::error::Result;
 
 impl Logical {
@@ -41,7 +42,10 @@ impl Logical {
             Logical::Scan(scan) => scan.columns.iter().map(|column| column.col).collect(),
             Logical::Dual { columns, .. }
             | Logical::Values { columns, .. }
+            | Logical::WorkTable { columns, .. }
             | Logical::Union { columns, .. } => columns.clone(),
+            Logical::Recursive(union) => union.columns.clone(),
+            Logical::Shared(shared) => shared.columns.clone(),
             Logical::Filter { input, .. }
             | Logical::Sort { input, .. }
             | Logical::Limit { input, .. }
@@ -52,6 +56,11 @@ impl Logical {
             Logical::Aggregate(aggregate) => {
                 let aggs = aggregate.aggs.iter().map(|(col, _)| *col);
                 aggs.chain(aggregate.groups.iter().map(|(col, _)| *col)).collect()
+            }
+            Logical::Window(window) => {
+                let mut outputs = window.input.outputs();
+                outputs.extend(window.functions.iter().map(|(col, _)| *col));
+                outputs
             }
             Logical::Join(join) => join.outputs(),
         }
@@ -65,7 +74,10 @@ impl Logical {
     /// The nodes directly below.
     pub fn children(&self) -> Vec<&Logical> {
         match self {
-            Logical::Scan(_) | Logical::Dual { .. } | Logical::Values { .. } => Vec::new(),
+            Logical::Scan(_)
+            | Logical::Dual { .. }
+            | Logical::Values { .. }
+            | Logical::WorkTable { .. } => Vec::new(),
             Logical::Filter { input, .. }
             | Logical::Project { input, .. }
             | Logical::Sort { input, .. }
@@ -74,8 +86,13 @@ impl Logical {
             | Logical::MaxOneRow { input }
             | Logical::Lock { input, .. } => vec![input],
             Logical::Aggregate(aggregate) => vec![&aggregate.input],
+            Logical::Window(window) => vec![&window.input],
+            Logical::Shared(shared) => vec![&shared.input],
             Logical::Join(join) => vec![&join.left, &join.right],
             Logical::Union { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
+            Logical::Recursive(union) => {
+                std::iter::once(&union.seed).chain(&union.parts).map(|(input, _)| input).collect()
+            }
         }
     }
 
@@ -90,7 +107,10 @@ impl Logical {
             Ok(())
         };
         match &mut self {
-            Logical::Scan(_) | Logical::Dual { .. } | Logical::Values { .. } => {}
+            Logical::Scan(_)
+            | Logical::Dual { .. }
+            | Logical::Values { .. }
+            | Logical::WorkTable { .. } => {}
             Logical::Filter { input, .. }
             | Logical::Project { input, .. }
             | Logical::Sort { input, .. }
@@ -102,6 +122,14 @@ impl Logical {
                 let child = std::mem::replace(&mut aggregate.input, Logical::one_row());
                 aggregate.input = change(child)?;
             }
+            Logical::Window(window) => {
+                let child = std::mem::replace(&mut window.input, Logical::one_row());
+                window.input = change(child)?;
+            }
+            Logical::Shared(shared) => {
+                let child = std::mem::replace(&mut shared.input, Logical::one_row());
+                shared.input = change(child)?;
+            }
             Logical::Join(join) => {
                 let left = std::mem::replace(&mut join.left, Logical::one_row());
                 let right = std::mem::replace(&mut join.right, Logical::one_row());
@@ -109,6 +137,13 @@ impl Logical {
                 join.right = change(right)?;
             }
             Logical::Union { inputs, .. } => {
+                for (input, _) in inputs {
+                    let child = std::mem::replace(input, Logical::one_row());
+                    *input = change(child)?;
+                }
+            }
+            Logical::Recursive(union) => {
+                let inputs = std::iter::once(&mut union.seed).chain(&mut union.parts);
                 for (input, _) in inputs {
                     let child = std::mem::replace(input, Logical::one_row());
                     *input = change(child)?;
@@ -131,6 +166,7 @@ impl Logical {
                     agg.args.iter().for_each(&mut *visit);
                 }
             }
+            Logical::Window(window) => window.exprs().into_iter().for_each(visit),
             Logical::Join(join) => {
                 join.conditions.iter().for_each(&mut *visit);
                 for (left, right) in &join.in_keys {
@@ -144,6 +180,9 @@ impl Logical {
             Logical::Dual { .. }
             | Logical::Limit { .. }
             | Logical::Union { .. }
+            | Logical::Recursive(_)
+            | Logical::Shared(_)
+            | Logical::WorkTable { .. }
             | Logical::MaxOneRow { .. }
             | Logical::Lock { .. } => {}
         }
@@ -163,6 +202,7 @@ impl Logical {
                     agg.args.iter_mut().for_each(&mut one);
                 }
             }
+            Logical::Window(window) => window.exprs_mut().into_iter().for_each(one),
             Logical::Join(join) => {
                 join.conditions.iter_mut().for_each(&mut one);
                 for (left, right) in &mut join.in_keys {
@@ -176,6 +216,9 @@ impl Logical {
             Logical::Dual { .. }
             | Logical::Limit { .. }
             | Logical::Union { .. }
+            | Logical::Recursive(_)
+            | Logical::Shared(_)
+            | Logical::WorkTable { .. }
             | Logical::MaxOneRow { .. }
             | Logical::Lock { .. } => {}
         }
@@ -185,7 +228,10 @@ impl Logical {
     pub fn map_all_exprs(&mut self, change: &mut dyn FnMut(Expr) -> Expr) {
         self.map_exprs(change);
         match self {
-            Logical::Scan(_) | Logical::Dual { .. } | Logical::Values { .. } => {}
+            Logical::Scan(_)
+            | Logical::Dual { .. }
+            | Logical::Values { .. }
+            | Logical::WorkTable { .. } => {}
             Logical::Filter { input, .. }
             | Logical::Project { input, .. }
             | Logical::Sort { input, .. }
@@ -194,12 +240,18 @@ impl Logical {
             | Logical::MaxOneRow { input }
             | Logical::Lock { input, .. } => input.map_all_exprs(change),
             Logical::Aggregate(aggregate) => aggregate.input.map_all_exprs(change),
+            Logical::Window(window) => window.input.map_all_exprs(change),
+            Logical::Shared(shared) => shared.input.map_all_exprs(change),
             Logical::Join(join) => {
                 join.left.map_all_exprs(change);
                 join.right.map_all_exprs(change);
             }
             Logical::Union { inputs, .. } => {
                 inputs.iter_mut().for_each(|(input, _)| input.map_all_exprs(change));
+            }
+            Logical::Recursive(union) => {
+                let inputs = std::iter::once(&mut union.seed).chain(&mut union.parts);
+                inputs.for_each(|(input, _)| input.map_all_exprs(change));
             }
         }
     }
@@ -242,6 +294,34 @@ impl Logical {
             | Logical::Sort { input, .. } => input.at_most_one_row(),
             _ => false,
         }
+    }
+}
+
+impl LogicalWindow {
+    fn exprs(&self) -> Vec<&Expr> {
+        let mut exprs: Vec<&Expr> = self.partition_by.iter().collect();
+        exprs.extend(self.order_by.iter().map(|key| &key.expr));
+        exprs.extend(&self.frame.key);
+        for bound in [&self.frame.start, &self.frame.end] {
+            if let FrameBound::Offset(offset) = bound {
+                exprs.extend(&offset.value);
+            }
+        }
+        exprs.extend(self.functions.iter().flat_map(|(_, func)| func.args()));
+        exprs
+    }
+
+    fn exprs_mut(&mut self) -> Vec<&mut Expr> {
+        let mut exprs: Vec<&mut Expr> = self.partition_by.iter_mut().collect();
+        exprs.extend(self.order_by.iter_mut().map(|key| &mut key.expr));
+        exprs.extend(&mut self.frame.key);
+        for bound in [&mut self.frame.start, &mut self.frame.end] {
+            if let FrameBound::Offset(offset) = bound {
+                exprs.extend(&mut offset.value);
+            }
+        }
+        exprs.extend(self.functions.iter_mut().flat_map(|(_, func)| func.args_mut()));
+        exprs
     }
 }
 

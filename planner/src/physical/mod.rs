@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `access.rs` | choice of table, index or point read |
 //! | `cop.rs` | the operators of stores |
-//! | `aggregate.rs`, `join.rs`, `order.rs` | those nodes |
+//! | `aggregate.rs`, `join.rs`, `order.rs`, `window.rs` | those nodes |
 //! | `join_choice.rs`, `index_join.rs` | by hash or by index; joins that look inner rows up |
 //! | `broadcast_join.rs` | joins in the stores |
 //! | `narrow.rs` | projections that vanish into the access below |
@@ -32,14 +32,18 @@ mod narrow;
 mod order;
 mod plan_cost;
 mod pricing;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::{PlanOptions, Statistics};
 use crate::error::{PlanError, Result};
-use crate::logical::{Col, Columns, Logical, LogicalLock, SortKey};
+use crate::logical::{
+    Col, Columns, Logical, LogicalLock, LogicalRecursive, LogicalShared, SortKey,
+};
 use crate::plan::{
-    HandleSource, LockedTable, PhysicalOp, PhysicalPlan, PlanColumn, RowLimit, SelectLock,
+    HandleSource, LockedTable, PhysicalOp, PhysicalPlan, PlanColumn, RecursiveUnion, RowLimit,
+    SelectLock,
 };
 use crate::statistics::{Estimate, Estimator};
 use cairn_executor::plan::{ProjectionDesc, SelectionDesc, SortItem};
@@ -186,11 +190,18 @@ impl<'p> Physical<'p> {
                 self.project_task(below, exprs)
             }
             Logical::Aggregate(aggregate) => self.aggregate(aggregate),
+            Logical::Window(window) => Ok(Task::Root(self.window(window)?)),
             Logical::Join(join) => self.join(join, order, row_goal, sent_goal),
             Logical::Sort { by, input } => Ok(Task::Root(self.sort(by, input)?)),
             Logical::Limit { limit, input } => self.limit(*limit, input, order),
             Logical::TopN { by, limit, input } => Ok(Task::Root(self.top_n(by, *limit, input)?)),
             Logical::Union { columns, inputs } => Ok(Task::Root(self.union(columns, inputs)?)),
+            Logical::Recursive(union) => Ok(Task::Root(self.recursive(union)?)),
+            Logical::Shared(shared) => Ok(Task::Root(self.shared(shared)?)),
+            Logical::WorkTable { id, columns } => {
+                let rows = crate::statistics::guess::ROUND_ROWS as usize;
+                Ok(self.source(PhysicalOp::WorkTable { id: *id }, rows, columns))
+            }
             Logical::MaxOneRow { input } => {
                 let root = self.root(input)?;
                 Ok(Task::Root(self.max_one_row(root)))
@@ -383,6 +394,35 @@ impl<'p> Physical<'p> {
         let schema = self.schema(columns);
         let plan = self.node(PhysicalOp::UnionAll, children, estimate.rows, schema);
         Ok(Root { plan, layout: columns.to_vec(), ordered: false, estimate })
+    }
+
+    fn recursive(&mut self, union: &LogicalRecursive) -> Result<Root> {
+        let (seed, wanted) = &union.seed;
+        let seed = self.arranged(seed, wanted)?;
+        let mut children = vec![seed.plan];
+        let mut round_rows = 0.0;
+        for (part, wanted) in &union.parts {
+            let part = self.arranged(part, wanted)?;
+            round_rows += part.estimate.rows;
+            children.push(part.plan);
+        }
+        let estimate = Box::new(self.estimator().recursive(&seed.estimate, round_rows));
+        let LogicalRecursive { id, names, distinct, .. } = union;
+        let op = RecursiveUnion { id: *id, names: names.clone(), distinct: *distinct };
+        let schema = self.schema(&union.columns);
+        let op = PhysicalOp::Recursive(Box::new(op));
+        let plan = self.node(op, children, estimate.rows, schema);
+        Ok(Root { plan, layout: union.columns.clone(), ordered: false, estimate })
+    }
+
+    fn shared(&mut self, shared: &LogicalShared) -> Result<Root> {
+        let root = self.arranged(&shared.input, &shared.own)?;
+        let inputs = [(*root.estimate, &shared.own[..])];
+        let estimate = Box::new(self.estimator().union(&shared.columns, &inputs));
+        let schema = self.schema(&shared.columns);
+        let op = PhysicalOp::SharedCte { id: shared.id };
+        let plan = self.node(op, vec![root.plan], estimate.rows, schema);
+        Ok(Root { plan, layout: shared.columns.clone(), ordered: false, estimate })
     }
 
     fn lock(&mut self, lock: &LogicalLock, root: Root) -> Result<Root> {

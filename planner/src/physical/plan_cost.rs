@@ -61,11 +61,15 @@ pub(super) fn plan_cost(plan: &PhysicalPlan, fraction: f64, unit: &CostParams) -
         PhysicalOp::TopN { .. } => below(1.0) + input * unit.filter_row + unit.sort(plan.row_count),
         PhysicalOp::Projection(_)
         | PhysicalOp::StreamAgg(_)
+        | PhysicalOp::Window(_)
         | PhysicalOp::MemTableScan(_)
         | PhysicalOp::Dual { .. }
         | PhysicalOp::Values { .. }
         | PhysicalOp::Limit(_)
         | PhysicalOp::UnionAll
+        | PhysicalOp::Recursive(_)
+        | PhysicalOp::WorkTable { .. }
+        | PhysicalOp::SharedCte { .. }
         | PhysicalOp::MaxOneRow
         | PhysicalOp::SelectLock(_) => below(fraction) + input * fraction * unit.filter_row,
     }

@@ -5,6 +5,8 @@
 //! └─Scan t: a, b, c    →    └─Scan t: a
 //! ```
 //!
+//! A window whose functions nobody reads is no more than its input, and of two sorts the upper one counts.
+//!
 //! **Must not fire** on group columns and the inputs of conditions, nor leave an
 //! operator without any column: rows must stay countable. A table then gives its
 //! handle, which every index has too.
@@ -40,11 +42,41 @@ pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> 
             let keep = if aggregate.groups.is_empty() { keep_some(keep) } else { keep.collect() };
             retain(&mut aggregate.aggs, &keep);
         }
+        Logical::Window(window) => {
+            window.functions.retain(|(col, _)| wanted.contains(col));
+            if window.functions.is_empty() {
+                let input = std::mem::replace(&mut window.input, Logical::one_row());
+                return run(input, wanted);
+            }
+        }
         Logical::Union { columns, inputs } => {
             let keep: Vec<bool> = keep_some(columns.iter().map(|col| wanted.contains(col)));
             retain(columns, &keep);
             for (input, own) in inputs {
                 retain(own, &keep);
+                let below: BTreeSet<Col> = own.iter().copied().collect();
+                let child = std::mem::replace(input, Logical::one_row());
+                *input = run(child, &below)?;
+            }
+            return Ok(plan);
+        }
+        Logical::Sort { by, input } => {
+            let mut below = wanted.clone();
+            by.iter().for_each(|key| key.expr.collect_columns(&mut below));
+            while let Some(lower) = needless(input, &below) {
+                **input = lower;
+            }
+        }
+        // Every reader gets all columns: what others read is not known here.
+        Logical::Shared(shared) => {
+            let below: BTreeSet<Col> = shared.own.iter().copied().collect();
+            let child = std::mem::replace(&mut shared.input, Logical::one_row());
+            shared.input = run(child, &below)?;
+            return Ok(plan);
+        }
+        Logical::Recursive(union) => {
+            // What a round reads of the one before is not known here.
+            for (input, own) in std::iter::once(&mut union.seed).chain(&mut union.parts) {
                 let below: BTreeSet<Col> = own.iter().copied().collect();
                 let child = std::mem::replace(input, Logical::one_row());
                 *input = run(child, &below)?;
@@ -58,10 +90,29 @@ pub(super) fn run(mut plan: Logical, wanted: &BTreeSet<Col>) -> Result<Logical> 
         _ => wanted.clone(),
     };
     below.extend(plan.used_columns());
+    if let Logical::Window(window) = &plan {
+        window.functions.iter().for_each(|(col, _)| {
+            below.remove(col);
+        });
+    }
     if let Logical::Join(join) = &plan {
         below.extend(join.right.free_columns());
     }
     plan.map_children(&mut |child| run(child, &below))
+}
+
+/// What is below a sort that another sort undoes, or below a window that nobody reads.
+fn needless(plan: &mut Logical, wanted: &BTreeSet<Col>) -> Option<Logical> {
+    let lower = match plan {
+        Logical::Sort { input, .. } => &mut **input,
+        Logical::Window(window)
+            if !window.functions.iter().any(|(col, _)| wanted.contains(col)) =>
+        {
+            &mut window.input
+        }
+        _ => return None,
+    };
+    Some(std::mem::replace(lower, Logical::one_row()))
 }
 
 fn prune_scan(scan: &mut LogicalScan, wanted: &BTreeSet<Col>) {

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - Through projections (columns are replaced by what they stand for), sorts, unions
-//!   (one copy for each input), and groupings (conditions on group columns alone).
+//!   (one copy for each input), groupings (conditions on group columns alone), and windows
+//!   (conditions on partition columns alone: whole partitions go).
 //! - A condition on the right side of a left join that no NULL row can fulfil makes it
 //!   an inner join.
 //! - What all branches of an OR say is said once: `a AND x OR a AND y` is `a AND (x OR y)`, so that
@@ -79,6 +80,23 @@ pub(super) fn push(
             Ok(Logical::Project { exprs, input }.filter(kept))
         }
         Logical::Aggregate(aggregate) => push_aggregate(*aggregate, conditions, ctx),
+        Logical::Window(mut window) => {
+            let keys: BTreeSet<Col> =
+                window.partition_by.iter().filter_map(Expr::as_column).collect();
+            let own = window.input.output_set();
+            let functions: BTreeSet<Col> = window.functions.iter().map(|(col, _)| *col).collect();
+            let (pushed, kept): (Vec<Expr>, Vec<Expr>) =
+                conditions.into_iter().partition(|condition| {
+                    let columns = condition.columns();
+                    let is_key =
+                        |col| keys.contains(col) || !own.contains(col) && !functions.contains(col);
+                    condition.is_deterministic()
+                        && columns.iter().any(|col| keys.contains(col))
+                        && columns.iter().all(is_key)
+                });
+            window.input = push(window.input, pushed, ctx)?;
+            Ok(Logical::Window(window).filter(kept))
+        }
         Logical::Join(join) => push_join(*join, conditions, ctx),
         Logical::Sort { by, input } => {
             let input = Box::new(push(*input, conditions, ctx)?);

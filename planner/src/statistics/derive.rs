@@ -12,6 +12,7 @@
 //! | joins | see `join.rs` |
 //! | LIMIT | not more than that |
 //! | UNION ALL | sum |
+//! | recursive union | seed + so many rounds of what a round yields |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use cairn_types::TimeZone;
 
 use super::TableStatistics;
 use super::estimate::{ColumnEstimate, ColumnSource, Estimate, combinations};
-use super::guess::{PSEUDO_ROWS, selectivity_of_all};
+use super::guess::{PSEUDO_ROWS, ROUND_ROWS, ROUNDS, selectivity_of_all};
 use super::join::JoinTerms;
 use super::keys::{groups, known_group};
 use crate::catalog::TableInfo;
@@ -122,6 +123,7 @@ impl<'s> Estimator<'s> {
             Logical::Aggregate(aggregate) => {
                 self.aggregate(&self.derive(&aggregate.input), aggregate)
             }
+            Logical::Window(window) => self.derive(&window.input),
             Logical::Join(join) => {
                 let (left, right) = (self.derive(&join.left), self.derive(&join.right));
                 self.join(&JoinTerms::of(join), &left, &right)
@@ -134,8 +136,21 @@ impl<'s> Estimator<'s> {
                     inputs.iter().map(|(input, own)| (self.derive(input), &own[..])).collect();
                 self.union(columns, &inputs)
             }
+            Logical::Recursive(union) => {
+                let parts = union.parts.iter().map(|(part, _)| self.derive(part).rows);
+                self.recursive(&self.derive(&union.seed.0), parts.sum())
+            }
+            Logical::Shared(shared) => {
+                self.union(&shared.columns, &[(self.derive(&shared.input), &shared.own[..])])
+            }
+            Logical::WorkTable { .. } => Estimate::of_rows(ROUND_ROWS),
             Logical::MaxOneRow { input } => self.derive(input).with_rows(1.0),
         }
+    }
+
+    /// A recursive union, of which a round yields `round_rows`.
+    pub fn recursive(&self, seed: &Estimate, round_rows: f64) -> Estimate {
+        Estimate::of_rows(seed.rows + round_rows * ROUNDS)
     }
 
     /// Computed columns.

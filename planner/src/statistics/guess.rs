@@ -17,6 +17,10 @@ pub const LESS_FRACTION: f64 = 1.0 / 3.0;
 pub const BETWEEN_FRACTION: f64 = 1.0 / 40.0;
 /// Fraction of rows any other condition keeps.
 pub const OTHER_FRACTION: f64 = 0.8;
+/// Rows that a recursive table gets in one round.
+pub const ROUND_ROWS: f64 = 10.0;
+/// Rounds of a recursive table.
+pub const ROUNDS: f64 = 10.0;
 /// Fraction of rows that are distinct in some columns.
 pub const DISTINCT_FRACTION: f64 = 0.8;
 /// Fraction of outer rows a semi join keeps.

@@ -240,5 +240,5 @@ macro_rules! scripts {
 
 scripts! {
     founding select names aggregate joins index_join subqueries rules ranges access dml
-    statistics index_choice join_order broadcast_join tpch identity
+    statistics index_choice join_order broadcast_join tpch identity window recursive_cte
 }

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use cairn_expr::{EvalContext, Expr, SqlMode};
+use cairn_expr::{EvalContext, Expr};
 use cairn_planner::catalog::{ColumnDefault, ColumnInfo, TableInfo};
 use cairn_planner::plan::GeneratedValue;
-use cairn_types::cast::CastPurpose;
-use cairn_types::time::{DateMode, TimeKind};
+use cairn_types::time::TimeKind;
 use cairn_types::{CastContext, ColumnId, Datum, FieldType, MysqlError, TypeCode, Warning, errno};
 
 use crate::error::{Result, SqlError};
@@ -26,21 +25,8 @@ pub struct Assigner {
 impl Assigner {
     /// An assigner with the statement's SQL mode, zone and time.
     pub fn new(eval: &EvalContext, ignore: bool) -> Self {
-        let mode = eval.sql_mode;
-        let cast = CastContext {
-            purpose: CastPurpose::Assign,
-            strict: mode.is_strict() && !ignore,
-            date_mode: DateMode {
-                no_zero_in_date: mode.has(SqlMode::NO_ZERO_IN_DATE),
-                no_zero_date: mode.has(SqlMode::NO_ZERO_DATE),
-                allow_invalid_dates: mode.has(SqlMode::ALLOW_INVALID_DATES),
-            },
-            time_zone: eval.time_zone.clone(),
-            now: eval.time_zone.from_unix_micros(eval.now_micros, TimeKind::DateTime, 6),
-            ..CastContext::default()
-        };
         Self {
-            cast,
+            cast: eval.assignment(ignore),
             ignore,
             warnings: Vec::new(),
             now_micros: eval.now_micros,

@@ -1,17 +1,23 @@
 //! Physical plans to operators.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_executor::operators::{
-    Apply, HashAgg, HashJoin, Limit, MaxOneRow, Projection, Selection, Sort, StreamAgg, TopN,
-    UnionAll, Values,
+    Apply, HashAgg, HashJoin, Limit, MaxOneRow, Projection, RecursiveUnion, RoundFactory,
+    RoundRows, Selection, SharedRows, SharedScan, Sort, StreamAgg, TopN, UnionAll, Values, Window,
+    WorkTable,
 };
-use cairn_executor::{BoxOperator, ExecContext, KeyRange, Result};
+use cairn_executor::plan::RecursiveUnionDesc;
+use cairn_executor::{BoxOperator, ExecContext, ExecError, KeyRange, Result};
 use cairn_expr::{EvalContext, Expr};
 use cairn_kv_client::{KvClient, RequestLog, RequestScope};
-use cairn_planner::plan::{Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader};
+use cairn_planner::plan::{
+    Apply as ApplyPlan, PhysicalOp, PhysicalPlan, Reader, RecursiveUnion as RecursiveUnionPlan,
+};
 use cairn_types::Datum;
+use parking_lot::Mutex;
 
 use super::view::ReadView;
 use super::watch::Watch;
@@ -42,6 +48,12 @@ pub struct BuildContext {
     pub watch: Option<Arc<Watch>>,
     /// Where the requests of the reader that is built are noted, if not with the statement's.
     pub reader_log: Option<Arc<RequestLog>>,
+    /// `cte_max_recursion_depth`.
+    pub recursion_depth_max: u64,
+    /// Rows of the last round of recursive unions, by their number.
+    pub work_tables: BTreeMap<usize, RoundRows>,
+    /// Rows of common table expressions with several readers, by their number.
+    pub shared: Arc<Mutex<BTreeMap<usize, Arc<SharedRows>>>>,
 }
 
 impl BuildContext {
@@ -95,8 +107,7 @@ pub fn build(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator>
 
 fn child(plan: &PhysicalPlan, at: usize, context: &BuildContext) -> Result<BoxOperator> {
     let child = plan.children.get(at);
-    let child = child
-        .ok_or_else(|| cairn_executor::ExecError::invalid_plan("an operator lacks its input"))?;
+    let child = child.ok_or_else(|| ExecError::invalid_plan("an operator lacks its input"))?;
     build(child, context)
 }
 
@@ -144,6 +155,7 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
         PhysicalOp::StreamAgg(desc) => {
             Box::new(StreamAgg::new(child(plan, 0, context)?, desc, exec())?)
         }
+        PhysicalOp::Window(desc) => Box::new(Window::new(child(plan, 0, context)?, desc, exec())?),
         PhysicalOp::Sort(desc) => Box::new(Sort::new(child(plan, 0, context)?, desc, exec())?),
         PhysicalOp::TopN { order_by, limit } => {
             let desc = limit.top_n(order_by.clone(), params);
@@ -163,6 +175,13 @@ fn build_bare(plan: &PhysicalPlan, context: &BuildContext) -> Result<BoxOperator
                 (0..plan.children.len()).map(|at| child(plan, at, context)).collect();
             Box::new(UnionAll::new(plan.types(), inputs?))
         }
+        PhysicalOp::Recursive(union) => recursive(plan, union, context)?,
+        PhysicalOp::SharedCte { id } => shared(plan, *id, context)?,
+        PhysicalOp::WorkTable { id } => {
+            let rows = context.work_tables.get(id).cloned();
+            let rows = rows.ok_or_else(|| ExecError::invalid_plan("no round has been run yet"))?;
+            Box::new(WorkTable::new(plan.types(), rows))
+        }
         PhysicalOp::MaxOneRow => Box::new(MaxOneRow::new(child(plan, 0, context)?)),
         // Rows are locked by the statement that reads them, see `dml::lock`.
         PhysicalOp::SelectLock(lock) => {
@@ -181,13 +200,50 @@ fn dual_rows(plan: &PhysicalPlan, rows: usize) -> Vec<Vec<Expr>> {
     vec![row; rows]
 }
 
+/// The first reader builds the query; readers come in any order, and may come again.
+fn shared(plan: &PhysicalPlan, id: usize, context: &BuildContext) -> Result<BoxOperator> {
+    let known = context.shared.lock().get(&id).cloned();
+    let rows = match known {
+        Some(rows) => rows,
+        None => {
+            let rows = SharedRows::new(child(plan, 0, context)?, context.exec.clone());
+            context.shared.lock().entry(id).or_insert(rows).clone()
+        }
+    };
+    Ok(Box::new(SharedScan::new(rows)))
+}
+
+/// The parts behind the seed are built anew for every round, over the rows of the last one.
+fn recursive(
+    plan: &PhysicalPlan,
+    union: &RecursiveUnionPlan,
+    context: &BuildContext,
+) -> Result<BoxOperator> {
+    let seed = child(plan, 0, context)?;
+    let parts: Vec<PhysicalPlan> = plan.children.iter().skip(1).cloned().collect();
+    let (id, inner_context) = (union.id, context.clone());
+    let factory: RoundFactory = Box::new(move |rows: RoundRows| {
+        let mut context = inner_context.clone();
+        context.work_tables.insert(id, rows);
+        parts.iter().map(|part| build(part, &context)).collect()
+    });
+    let names = union.names.iter().map(|name| name.to_string());
+    let desc = RecursiveUnionDesc {
+        columns: names.zip(plan.types()).collect(),
+        distinct: union.distinct,
+        rounds_max: context.recursion_depth_max,
+    };
+    Ok(Box::new(RecursiveUnion::new(seed, factory, desc, context.exec.clone())?))
+}
+
 /// The right side is built anew for every left row, with its columns in their slots.
 fn apply(plan: &PhysicalPlan, inner: &ApplyPlan, context: &BuildContext) -> Result<BoxOperator> {
     let outer = child(plan, 0, context)?;
-    let inner_plan =
-        plan.children.get(1).cloned().ok_or_else(|| {
-            cairn_executor::ExecError::invalid_plan("an apply lacks its right side")
-        })?;
+    let inner_plan = plan
+        .children
+        .get(1)
+        .cloned()
+        .ok_or_else(|| ExecError::invalid_plan("an apply lacks its right side"))?;
     let inner_types = inner_plan.types();
     let slots = inner.slots.clone();
     let inner_context = context.clone();

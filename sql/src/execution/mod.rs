@@ -18,6 +18,7 @@ pub mod source;
 pub mod view;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_executor::{BoxOperator, ExecContext, ExecError};
@@ -152,6 +153,9 @@ pub async fn build_context(
         lookup_ranges: None,
         watch,
         reader_log: None,
+        recursion_depth_max: session.settings().recursion_depth_max,
+        work_tables: BTreeMap::new(),
+        shared: Arc::default(),
     };
     for subplan in &plan.subplans {
         if matches!(subplan.kind, SubplanKind::NamedLock(_)) && plan.tables.is_empty() {

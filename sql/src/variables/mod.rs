@@ -213,6 +213,8 @@ pub struct Settings {
     pub div_precision_increment: u8,
     /// `group_concat_max_len`.
     pub group_concat_max_len: u64,
+    /// `cte_max_recursion_depth`.
+    pub recursion_depth_max: u64,
     /// `default_week_format`.
     pub default_week_format: u8,
     /// `max_allowed_packet`.
@@ -282,6 +284,7 @@ impl Settings {
             broadcast_rows_max: unsigned("tidb_broadcast_join_threshold_count"),
             div_precision_increment: unsigned("div_precision_increment") as u8,
             group_concat_max_len: unsigned("group_concat_max_len"),
+            recursion_depth_max: unsigned("cte_max_recursion_depth"),
             default_week_format: unsigned("default_week_format") as u8,
             max_allowed_packet: unsigned("max_allowed_packet"),
             timestamp_micros: (seconds > 0.0).then_some((seconds * 1e6) as i64),

@@ -10,6 +10,8 @@
 //!
 //! The lines keep the operators' ids, by which EXPLAIN ANALYZE adds what was measured.
 
+mod window;
+
 use cairn_executor::plan::{
     AggMode, AggregationDesc, HashJoinDesc, JoinKind, JoinSide, OpDesc, SortItem,
 };
@@ -247,6 +249,13 @@ impl Tree {
                     self.lookup_keys = outside;
                 }
             }
+            PhysicalOp::Recursive(_) => {
+                let count = plan.children.len();
+                for (at, child) in plan.children.iter().enumerate() {
+                    let side = if at == 0 { "(Seed Part)" } else { "(Recursive Part)" };
+                    self.plan(child, place.child(at + 1 == count), side);
+                }
+            }
             PhysicalOp::Apply(_) if plan.children.len() == 2 => {
                 self.plan(&plan.children[0], place.child(false), "(Build)");
                 self.plan(&plan.children[1], place.child(true), "(Probe)");
@@ -387,6 +396,7 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
         PhysicalOp::HashAgg(desc) | PhysicalOp::StreamAgg(desc) => {
             aggregation_info(desc, below, &plan.schema)
         }
+        PhysicalOp::Window(desc) => window::info(desc, below, &plan.schema),
         PhysicalOp::Sort(desc) => sort_info(&desc.order_by, below),
         PhysicalOp::TopN { order_by, limit } => {
             format!("{}, {}", sort_info(order_by, below), limit_info(limit))
@@ -409,6 +419,12 @@ fn operator_info(plan: &PhysicalPlan, below: &[PlanColumn]) -> String {
             }
             text
         }
+        PhysicalOp::Recursive(union) => {
+            let distinct = if union.distinct { ", distinct" } else { "" };
+            format!("Recursive CTE, CTE_{}{distinct}", union.id)
+        }
+        PhysicalOp::SharedCte { id } => format!("data:CTE_{id}"),
+        PhysicalOp::WorkTable { id } => format!("Scan on CTE_{id}"),
         PhysicalOp::UnionAll | PhysicalOp::MaxOneRow => String::new(),
         PhysicalOp::SelectLock(lock) => {
             let text = match lock.how.strength {
