@@ -30,7 +30,7 @@
 //! Source: R. Epstein, M. Stonebraker, E. Wong, "Distributed Query Processing in a Relational Data Base System", SIGMOD
 //! 1978 (fragment and replicate), and TiDB's broadcast hash join.
 
-use cairn_executor::plan::fragment::{FRAGMENT_COLUMNS_MAX, FRAGMENT_OPERATORS_MAX};
+use cairn_executor::plan::fragment::FRAGMENT_COLUMNS_MAX;
 use cairn_executor::plan::{
     BroadcastJoinDesc, HashJoinDesc, JoinKind, JoinSide, OpDesc, ProjectionDesc,
 };
@@ -47,8 +47,10 @@ use crate::error::Result;
 use crate::logical::{Col, Logical, LogicalAggregate, LogicalJoin};
 use crate::statistics::{Estimate, JoinTerms};
 
-/// Operators that are left free for what follows a join in its fragment.
-const OPERATORS_ABOVE: usize = 8;
+/// Joins of one fragment. Each choice copies those below it, and each table is read before the scan begins.
+const JOINS_MAX: usize = 16;
+/// Tables below a join that is looked at before its sides are planned: along a chain the work grows with their cube.
+const GOAL_TABLES_MAX: usize = 12;
 /// Bytes of a text of which nothing is known, at most.
 const TEXT_BYTES_GUESS: u32 = 32;
 /// Bytes of a JSON document of which nothing is known.
@@ -85,7 +87,8 @@ impl Physical<'_> {
             (may && is_chain(probe_side)).then_some(build_side)
         };
         let (left, right) = (may(JoinSide::Left), may(JoinSide::Right));
-        if left.is_none() && right.is_none() {
+        let none_may = left.is_none() && right.is_none();
+        if none_may || table_count(&join.left) + table_count(&join.right) > GOAL_TABLES_MAX {
             return (None, None);
         }
         let estimator = self.estimator();
@@ -120,7 +123,7 @@ impl Physical<'_> {
             && may_probe(join, probe)
             && keys.allow(probe)
             && cop.accepts_rows()
-            && cop.operators.len() + OPERATORS_ABOVE < FRAGMENT_OPERATORS_MAX;
+            && cop.tables.len() < JOINS_MAX;
         can_be.then(|| cop.clone())
     }
 
@@ -301,6 +304,11 @@ fn is_chain(plan: &Logical) -> bool {
         Logical::Join(join) => is_chain(&join.left) || is_chain(&join.right),
         _ => false,
     }
+}
+
+fn table_count(plan: &Logical) -> usize {
+    let below: usize = plan.children().into_iter().map(table_count).sum();
+    below + usize::from(matches!(plan, Logical::Scan(_)))
 }
 
 fn has_join(plan: &Logical) -> bool {
