@@ -178,13 +178,12 @@ fn without_constants(info: &str, out: &mut String) {
         let is_name = before.is_alphanumeric() || matches!(before, '_' | '#' | '`' | '$');
         match char {
             '"' => {
-                let mut escaped = false;
-                for (_, inner) in chars.by_ref() {
-                    match inner {
-                        _ if escaped => escaped = false,
-                        '\\' => escaped = true,
-                        '"' => break,
-                        _ => {}
+                // Quotes inside are not marked: the one before a delimiter ends the string.
+                while let Some((_, inner)) = chars.next() {
+                    let behind = chars.peek().map(|(_, behind)| *behind);
+                    let is_delimiter = |char| matches!(char, ',' | ')' | ']' | ' ');
+                    if inner == '"' && behind.is_none_or(is_delimiter) {
+                        break;
                     }
                 }
                 out.push('?');

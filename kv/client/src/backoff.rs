@@ -130,6 +130,13 @@ impl Retrier {
         self
     }
 
+    /// Has the scope's log note what the request costs; its bounds are not the request's.
+    #[must_use]
+    pub fn noting(mut self, scope: &RequestScope) -> Retrier {
+        self.scope.log = scope.log.clone();
+        self
+    }
+
     /// What the request is a part of.
     pub fn scope(&self) -> &RequestScope {
         &self.scope

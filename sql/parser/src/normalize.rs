@@ -16,7 +16,7 @@ use crate::lex::{Kind, Lexer, SqlMode, unquote};
 use crate::words::is_reserved;
 
 /// Unreserved words that statements are made of; sorted.
-const UNRESERVED: [&str; 58] = [
+const UNRESERVED: [&str; 59] = [
     "admin",
     "auto_increment",
     "begin",
@@ -37,6 +37,7 @@ const UNRESERVED: [&str; 58] = [
     "fields",
     "first",
     "flush",
+    "format",
     "full",
     "global",
     "hour",

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | this one | what is measured of a statement, and who is told when it ends |
 //! | [`digest`] | normal forms and digests of statements |
-//! | [`summary`] | sums over statements of one kind, in intervals |
+//! | [`summary`], [`sums`] | sums over statements of one kind, in intervals |
 //! | [`slow_log`] | statements that took long, in a file |
 //! | [`tables`] | `STATEMENTS_SUMMARY`, `SLOW_QUERY` and their kin |
 //!
@@ -16,6 +16,7 @@
 pub mod digest;
 pub mod slow_log;
 pub mod summary;
+pub mod sums;
 pub mod tables;
 
 use std::sync::Arc;

@@ -11,7 +11,8 @@ use cairn_types::time::TimeKind;
 use cairn_types::{Datum, TimeZone};
 
 use super::slow_log::format::SlowQuery;
-use super::summary::{Shown, Sum, Sums};
+use super::summary::Shown;
+use super::sums::{Sum, Sums};
 use crate::clock;
 use crate::domain::Domain;
 use crate::error::Result;

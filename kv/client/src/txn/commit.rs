@@ -363,7 +363,7 @@ impl Committer {
     }
 
     async fn prewrite_run(&self, run: Run, terms: PrewriteTerms) -> Result<Prewritten, KvError> {
-        let mut retrier = self.client.retrier();
+        let mut retrier = self.client.retrier().noting(&self.scope);
         let result = self.prewrite_pieces(run, terms, &mut retrier).await;
         let Err(error) = result else { return result };
         // A commit may have happened although the answer was lost; a
@@ -543,7 +543,7 @@ impl Committer {
                 refresh.run(commit_ts).await?;
             }
             self.check_before_second_phase()?;
-            let mut retrier = self.client.retrier();
+            let mut retrier = self.client.retrier().noting(&self.scope);
             let (piece, outcome) = self.try_commit_primary(&run, commit_ts, &mut retrier).await?;
             match outcome {
                 PrimaryCommit::Committed(commit_ts) => return Ok((commit_ts, piece)),

@@ -126,7 +126,7 @@ impl LockPass<'_> {
                 })
             };
             self.locks.asked_for(&keys.keys(run), primary);
-            let mut retrier = self.txn.client.retrier();
+            let mut retrier = self.txn.client.retrier().noting(self.txn.view.read().scope());
             let options = RequestOptions::default();
             let client = &self.txn.client;
             let sent = keys.send_first(client, run, &options, &mut retrier, &build).await;
