@@ -20,6 +20,10 @@ use super::{Binder, BoundQuery, Field};
 use crate::error::{PlanError, Result};
 use crate::logical::{Col, Logical, LogicalRecursive, LogicalShared};
 
+/// Most uses of names in one statement, each counted with what the query it shares is made of: names that use
+/// one another twice double what there is to plan with every name.
+const USES_MAX: usize = 4096;
+
 /// A name of WITH that can be used, and those it may use itself.
 #[derive(Clone)]
 pub(super) struct CteBinding<'a> {
@@ -35,6 +39,8 @@ struct SharedQuery {
     id: usize,
     plan: Logical,
     fields: Vec<Field>,
+    /// Nodes of the plan.
+    nodes: usize,
 }
 
 impl SharedQuery {
@@ -108,7 +114,12 @@ impl<'a> Binder<'a> {
 
     /// One more reader of a name.
     fn reader(&mut self, at: usize) -> Result<BoundQuery> {
-        if let Some(query) = self.ctes[at].shared.clone() {
+        let shared = self.ctes[at].shared.clone();
+        self.cte_uses += shared.as_ref().map_or(1, |query| query.nodes);
+        if self.cte_uses > USES_MAX {
+            return Err(PlanError::mysql(errno::ER_TOO_MANY_TABLES, &[&USES_MAX]));
+        }
+        if let Some(query) = shared {
             let mut fields = Vec::with_capacity(query.fields.len());
             for field in &query.fields {
                 fields.push(Field { col: self.new_column(field.ty.clone()), ..field.clone() });
@@ -120,7 +131,8 @@ impl<'a> Binder<'a> {
             return Ok(BoundQuery { plan, fields });
         }
         self.work_tables += 1;
-        let query = Rc::new(SharedQuery { id: self.work_tables, plan, fields });
+        let nodes = plan.node_count();
+        let query = Rc::new(SharedQuery { id: self.work_tables, plan, fields, nodes });
         self.ctes[at].shared = Some(query.clone());
         // The first reader, which may stay the only one, keeps the query's columns.
         Ok(query.read_as(query.fields.clone()))

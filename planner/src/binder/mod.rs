@@ -171,6 +171,8 @@ pub(crate) struct Binder<'a> {
     open_ctes: Vec<OpenCte<'a>>,
     /// Numbers given to common table expressions so far.
     work_tables: usize,
+    /// Uses of names of WITH so far.
+    cte_uses: usize,
     depth: usize,
     /// Whether tables have `AS OF TIMESTAMP`; unknown before the first.
     names_time: Option<bool>,
@@ -191,6 +193,7 @@ impl<'a> Binder<'a> {
             ctes: Vec::new(),
             open_ctes: Vec::new(),
             work_tables: 0,
+            cte_uses: 0,
             depth: 0,
             names_time: None,
             values_fields: Vec::new(),

@@ -48,6 +48,11 @@ impl Readers {
 }
 
 impl Logical {
+    /// Nodes of the plan.
+    pub fn node_count(&self) -> usize {
+        1 + self.children().into_iter().map(Logical::node_count).sum::<usize>()
+    }
+
     /// Whether a query is no more than tables, joins, conditions and computed columns: then each reader
     /// has its own, with its own conditions and indexes.
     pub fn is_plain(&self) -> bool {

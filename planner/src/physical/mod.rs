@@ -416,7 +416,11 @@ impl<'p> Physical<'p> {
     }
 
     fn shared(&mut self, shared: &LogicalShared) -> Result<Root> {
-        let root = self.arranged(&shared.input, &shared.own)?;
+        // The query depends on no row, and its columns may be those of a row around it.
+        let outside = std::mem::take(&mut self.correlated);
+        let root = self.arranged(&shared.input, &shared.own);
+        self.correlated = outside;
+        let root = root?;
         let inputs = [(*root.estimate, &shared.own[..])];
         let estimate = Box::new(self.estimator().union(&shared.columns, &inputs));
         let schema = self.schema(&shared.columns);

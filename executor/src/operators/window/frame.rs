@@ -10,7 +10,7 @@ use cairn_expr::{EvalContext, Expr};
 use cairn_types::{Chunk, FieldType, MysqlError, errno};
 
 use super::running::Known;
-use super::{Partition, Span};
+use super::{Partition, Span, value_of};
 use crate::error::{ExecError, Result};
 use crate::order::{OrderEncoder, OrderKeys};
 use crate::plan::fragment::{check_expr, same_kind};
@@ -104,13 +104,12 @@ impl PartitionKeys {
                 (FrameBound::CurrentRow, FrameUnit::Rows) => Bound::Row(0),
                 (FrameBound::CurrentRow, FrameUnit::Range) => Bound::Peer,
                 (FrameBound::Offset(offset), unit) => {
-                    let distance = offset.distance.bind(eval);
-                    let value = distance.as_constant().ok_or_else(|| bad_bound(&desc.name))?;
+                    let value = value_of(&offset.distance, eval)?;
                     if *unit == FrameUnit::Rows {
-                        let rows = row_count(value).ok_or_else(|| bad_bound(&desc.name))?;
+                        let rows = row_count(&value).ok_or_else(|| bad_bound(&desc.name))?;
                         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
                         Bound::Row(if offset.preceding { -rows } else { rows })
-                    } else if is_distance(value) {
+                    } else if is_distance(&value) {
                         value_bound(offset, key.as_ref(), down, input)?
                     } else {
                         return Err(bad_bound(&desc.name));

@@ -213,3 +213,30 @@ impl WindowState for Framed {
 fn empty(desc: &AggDesc) -> Vec<Column> {
     desc.args.iter().map(|arg| Column::new(arg.ty(), 0)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_blocks_are_those_of_the_frame() {
+        let frames = [(0, 0), (0, 1), (5, 31), (1, 700), (15, 4096), (16, 4097), (255, 70_000)];
+        for levels in 1..5 {
+            for (start, end) in frames {
+                let mut parts = Parts::default();
+                parts.clear(levels);
+                parts.add(7, start..end);
+                let mut rows: Vec<usize> = Vec::new();
+                let mut width = 1;
+                for (ids, list) in &parts.levels {
+                    assert!(ids.iter().all(|id| *id == 7));
+                    let blocks = list.iter().map(|at| *at as usize * width);
+                    rows.extend(blocks.flat_map(|first| first..first + width));
+                    width *= FANOUT;
+                }
+                rows.sort_unstable();
+                assert!(rows.into_iter().eq(start..end), "{levels} levels, {start}..{end}");
+            }
+        }
+    }
+}

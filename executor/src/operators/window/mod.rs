@@ -34,7 +34,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use cairn_expr::{EvalContext, Expr};
-use cairn_types::{Chunk, Column, ColumnData, FieldType, MysqlError};
+use cairn_types::{Chunk, Column, ColumnData, Datum, FieldType, MysqlError};
 
 use self::frame::{Frames, PartitionKeys};
 use crate::batch::{self, RowStore};
@@ -423,10 +423,17 @@ fn new_state(
 
 /// The value of an argument that says how many; error 1210 if it is no number of at least `least`.
 fn count_argument(expr: &Expr, name: &str, least: u64, eval: &mut EvalContext) -> Result<u64> {
-    let bound = expr.bind(eval);
-    let count = bound.as_constant().and_then(crate::plan::row_count);
+    let count = crate::plan::row_count(&value_of(expr, eval)?);
     count.filter(|count| *count >= least).ok_or_else(|| {
         let error = MysqlError::with_args(cairn_types::errno::ER_WRONG_ARGUMENTS, &[&name]);
         ExecError::Mysql(error)
     })
+}
+
+/// The value of an expression without columns.
+fn value_of(expr: &Expr, eval: &mut EvalContext) -> Result<Datum> {
+    check_expr(expr, &[])?;
+    let mut row = Chunk::default();
+    row.set_rows_without_columns(1);
+    Ok(expr.eval(&row, eval)?.get(0).to_owned())
 }

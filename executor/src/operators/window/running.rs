@@ -13,21 +13,21 @@ use crate::plan::{FrameBound, FrameUnit, WindowFrame};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
     /// At the row.
-    AtRow,
+    Row,
     /// At the last of its peers.
-    AtLastPeer,
+    LastPeer,
     /// At the end of the partition.
-    AtEnd,
+    End,
 }
 
 impl Known {
     /// `None`: the frame does not begin with the partition, or ends elsewhere.
     pub(super) fn of(frame: &WindowFrame) -> Option<Known> {
         match (&frame.start, &frame.end, frame.unit) {
-            (FrameBound::Unbounded, FrameBound::Unbounded, _) => Some(Known::AtEnd),
-            (FrameBound::Unbounded, FrameBound::CurrentRow, FrameUnit::Rows) => Some(Known::AtRow),
+            (FrameBound::Unbounded, FrameBound::Unbounded, _) => Some(Known::End),
+            (FrameBound::Unbounded, FrameBound::CurrentRow, FrameUnit::Rows) => Some(Known::Row),
             (FrameBound::Unbounded, FrameBound::CurrentRow, FrameUnit::Range) => {
-                Some(Known::AtLastPeer)
+                Some(Known::LastPeer)
             }
             _ => None,
         }
@@ -96,12 +96,12 @@ impl WindowState for Running {
         work: &mut Work<'_>,
     ) -> Result<()> {
         match self.known {
-            Known::AtEnd => {
+            Known::End => {
                 if let (Some(first), Some(last)) = (spans.first(), spans.last()) {
                     self.take(args, first.rows.start, last.rows.end, work)?;
                 }
             }
-            Known::AtLastPeer => {
+            Known::LastPeer => {
                 for span in spans {
                     if span.opens {
                         self.flush(out, work)?;
@@ -109,7 +109,7 @@ impl WindowState for Running {
                     self.take(args, span.rows.start, span.rows.end, work)?;
                 }
             }
-            Known::AtRow => {
+            Known::Row => {
                 for row in spans.iter().flat_map(|span| span.rows.clone()) {
                     self.take(args, row, row + 1, work)?;
                     self.flush(out, work)?;
