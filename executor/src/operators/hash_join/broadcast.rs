@@ -53,7 +53,7 @@ pub struct BroadcastJoin {
 
 enum State {
     Start(Option<Box<BuildSide>>),
-    Probing(Box<JoinCore>, Option<ProbeCursor>),
+    Probing(Box<JoinCore>, Option<Box<ProbeCursor>>),
     Done,
 }
 
@@ -142,7 +142,9 @@ impl BroadcastJoin {
             }
             let State::Probing(core, cursor) = &mut self.state else { return Ok(None) };
             match self.probe.next().await? {
-                Some(chunk) => *cursor = Some(ProbeCursor::new(core, chunk, &mut self.eval)?),
+                Some(chunk) => {
+                    *cursor = Some(Box::new(ProbeCursor::new(core, chunk, &mut self.eval)?));
+                }
                 None => self.state = State::Done,
             }
             self.ctx.flush_warnings(&mut self.eval);
