@@ -7,12 +7,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_tests::client::run;
 use cairn_tests::{HarnessError, Layout, Playground, eventually};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Statements of a usual run.

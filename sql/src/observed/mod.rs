@@ -144,7 +144,7 @@ impl Session {
             identity: &identity,
             plan,
             kind: plan.map_or_else(|| kind_name(statement), |plan| plan.kind_name()),
-            text: if has_secret(&identity.text) { &*identity.text } else { &*self.statement_text },
+            text: if has_secret(&identity.text) { &identity.text } else { &self.statement_text },
             database: self.current_database(),
             user: &self.user,
             connection: self.process.id.0,

@@ -188,7 +188,7 @@ impl TaskReader {
         };
         match opened {
             Ok(stream) => {
-                sending.is_taken();
+                sending.taken();
                 self.running = Some(Running { region, part, stream, start, bytes: 0 });
                 Ok(())
             }

@@ -99,7 +99,7 @@ impl Sending {
     }
 
     /// The store has answered the request: it has the tables.
-    pub fn is_taken(self) {
+    pub fn taken(self) {
         if let Some(mut store) = self.store {
             *store = true;
         }
