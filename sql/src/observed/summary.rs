@@ -145,7 +145,7 @@ impl Window {
                 sums: entry.sums.lock().clone(),
             });
         }
-        rows.sort_by(|a, b| b.sums.latency.sum.cmp(&a.sums.latency.sum));
+        rows.sort_by_key(|row| std::cmp::Reverse(row.sums.latency.sum));
         let (_, evicted) = &*self.evicted.lock();
         if evicted.count > 0 {
             rows.push(Shown {

@@ -172,36 +172,38 @@ fn summary_row(shown: &Shown, zone: &TimeZone) -> Vec<Datum> {
     ]
 }
 
+/// A database and a digest.
+type Kind<'a> = (Option<&'a str>, Option<&'a str>);
+
 /// Sums over all intervals and plans; times are in picoseconds.
 fn by_digest(all: &[Shown], zone: &TimeZone) -> Rows {
     const PICOS_PER_NANO: u64 = 1_000;
-    let mut sums: BTreeMap<(Option<&str>, Option<&str>), (&Shown, Sums)> = BTreeMap::new();
+    let mut sums: BTreeMap<Kind<'_>, (&Shown, Sums)> = BTreeMap::new();
     for shown in all {
         let key = (shown.database.as_deref(), shown.digest.as_deref());
         sums.entry(key).or_insert_with(|| (shown, Sums::default())).1.merge(&shown.sums);
     }
     let picos = |ns: u64| Datum::UInt(ns.saturating_mul(PICOS_PER_NANO));
-    let row =
-        |((database, digest), (shown, sums)): ((Option<&str>, Option<&str>), (&Shown, Sums))| {
-            vec![
-                database.map_or(Datum::Null, text),
-                digest.map_or(Datum::Null, text),
-                digest.map_or(Datum::Null, |_| text(&shown.text)),
-                Datum::UInt(sums.count),
-                picos(sums.latency.sum),
-                picos(sums.latency.min),
-                picos(sums.latency.sum / sums.count.max(1)),
-                picos(sums.latency.max),
-                Datum::UInt(sums.errors),
-                Datum::UInt(sums.warnings),
-                Datum::UInt(sums.affected.sum),
-                Datum::UInt(sums.rows.sum),
-                time(sums.first_seen_us, 6, zone),
-                time(sums.last_seen_us, 6, zone),
-                text(&shown.sample),
-                Datum::UInt(sums.memory.max),
-            ]
-        };
+    let row = |((database, digest), (shown, sums)): (Kind<'_>, (&Shown, Sums))| {
+        vec![
+            database.map_or(Datum::Null, text),
+            digest.map_or(Datum::Null, text),
+            digest.map_or(Datum::Null, |_| text(&shown.text)),
+            Datum::UInt(sums.count),
+            picos(sums.latency.sum),
+            picos(sums.latency.min),
+            picos(sums.latency.sum / sums.count.max(1)),
+            picos(sums.latency.max),
+            Datum::UInt(sums.errors),
+            Datum::UInt(sums.warnings),
+            Datum::UInt(sums.affected.sum),
+            Datum::UInt(sums.rows.sum),
+            time(sums.first_seen_us, 6, zone),
+            time(sums.last_seen_us, 6, zone),
+            text(&shown.sample),
+            Datum::UInt(sums.memory.max),
+        ]
+    };
     sums.into_iter().map(row).collect()
 }
 
