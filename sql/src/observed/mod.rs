@@ -144,7 +144,10 @@ impl Session {
             identity: &identity,
             plan,
             kind: plan.map_or_else(|| kind_name(statement), |plan| plan.kind_name()),
-            text: if has_secret(&identity.text) { &identity.text } else { &self.statement_text },
+            text: match has_secret(&identity.text) {
+                true => &identity.text,
+                false => &self.statement_text,
+            },
             database: self.current_database(),
             user: &self.user,
             connection: self.process.id.0,

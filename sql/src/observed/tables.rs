@@ -172,7 +172,7 @@ fn summary_row(shown: &Shown, zone: &TimeZone) -> Vec<Datum> {
     ]
 }
 
-/// Database and digest of a kind of statement.
+/// A database and a digest.
 type Kind<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// Sums over all intervals and plans; times are in picoseconds.
