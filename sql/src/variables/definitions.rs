@@ -179,7 +179,6 @@ pub const DEFINITIONS: &[Definition] = &[
     text_var("datadir", ReadOnly, "/"),
     text_var("date_format", ReadOnly, "%Y-%m-%d"),
     text_var("datetime_format", ReadOnly, "%Y-%m-%d %H:%i:%s"),
-    int_var("cte_max_recursion_depth", Both, "1000", 0, I32U),
     enum_var(
         "default_authentication_plugin",
         ReadOnly,

@@ -3,8 +3,8 @@
 //! A statement is slow if it took `long_query_time` seconds (its session's) or `tidb_slow_log_threshold` milliseconds, whichever
 //! is less; `slow_query_log` switches the log off.
 //!
-//! **Flow.** The statement's task renders the entry ([`format`]) and puts it into a bounded queue; a task of the node writes
-//! ([`file`]). An entry that finds the queue full is dropped and counted: the log holds nobody up.
+//! **Flow.** The statement's task renders the entry ([`mod@format`]) and puts it into a bounded queue; a task of the node writes
+//! ([`mod@file`]). An entry that finds the queue full is dropped and counted: the log holds nobody up.
 //!
 //! **Bounds.** A file is renamed to `….1` at 64 MiB and the one before is gone.
 
