@@ -13,13 +13,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cairn_types::{Chunk, FieldType};
+use cairn_types::{Chunk, FieldType, MysqlError};
 use tokio::sync::Mutex;
 
 use super::exchange::Exchange;
 use crate::batch;
 use crate::context::ExecContext;
-use crate::error::Result;
+use crate::error::{ExecError, Result};
 use crate::memory::OperatorMemory;
 use crate::operator::{BoxOperator, Operator};
 
@@ -42,6 +42,8 @@ enum Source {
     Ready(BoxOperator),
     Running(Exchange),
     Drained,
+    /// With the error that every reader gets.
+    Failed(MysqlError),
 }
 
 impl SharedRows {
@@ -57,14 +59,26 @@ impl SharedRows {
     /// The chunk at a place; `None`: there are fewer.
     async fn chunk(&self, at: usize) -> Result<Option<Chunk>> {
         let state = &mut *self.state.lock().await;
+        let chunk = state.chunk(at, &self.ctx).await;
+        if let Err(error) = &chunk {
+            state.source = Source::Failed(error.to_mysql());
+        }
+        chunk
+    }
+}
+
+impl State {
+    async fn chunk(&mut self, at: usize, ctx: &ExecContext) -> Result<Option<Chunk>> {
+        let state = self;
         loop {
             if let Some(chunk) = state.chunks.get(at) {
                 return Ok(Some(chunk.clone()));
             }
             let next = match std::mem::replace(&mut state.source, Source::Drained) {
                 Source::Drained => return Ok(None),
+                Source::Failed(error) => return Err(ExecError::source(error.clone(), error)),
                 Source::Ready(input) => {
-                    state.source = Source::Running(Exchange::spawn(input, &self.ctx));
+                    state.source = Source::Running(Exchange::spawn(input, ctx));
                     continue;
                 }
                 Source::Running(running) => {

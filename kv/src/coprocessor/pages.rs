@@ -99,7 +99,8 @@ impl PageRunner {
 
     /// What was done before an error stays done, where the caller can go on.
     async fn fail(&mut self, error: ExecError, pages: &Pages) {
-        self.take_remote_keys();
+        // Of rows behind the last answer: whoever goes on from there finds them again.
+        drop(self.context.remote_row_keys.take());
         if self.is_resumable && (self.gathered.is_some() || !self.remote_row_keys.is_empty()) {
             let page = self.page(true);
             if pages.send(page).await.is_err() {

@@ -25,6 +25,8 @@ use crate::raftstore::{Clock, MonotonicTime};
 const KEEP: Duration = Duration::from_secs(10);
 /// Bytes of the tables that are kept: an eighth of what all tasks of a store may use.
 const KEPT_BYTES_MAX: u64 = 256 << 20;
+/// How many they are: each reserves memory, however small it is.
+const KEPT_TABLES_MAX: usize = 256;
 
 /// See the module documentation.
 pub(super) struct Tables {
@@ -155,7 +157,7 @@ impl Kept {
     /// Drops those whose last use is longest ago.
     fn shrink(&mut self, bytes_max: u64) {
         let mut bytes: u64 = self.tables.values().map(|entry| entry.table.bytes()).sum();
-        while bytes > bytes_max && self.tables.len() > 1 {
+        while (bytes > bytes_max && self.tables.len() > 1) || self.tables.len() > KEPT_TABLES_MAX {
             let oldest = self.tables.iter().min_by_key(|(_, entry)| entry.used);
             let Some(digest) = oldest.map(|(digest, _)| digest.clone()) else { return };
             if let Some(entry) = self.tables.remove(&digest) {

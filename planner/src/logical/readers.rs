@@ -3,6 +3,8 @@
 //! While a statement is bound every reader of a query that is worth sharing gets a
 //! [`Logical::Shared`]. One that turns out to be the only reader gets the query itself.
 
+use cairn_expr::Expr;
+
 use std::collections::BTreeMap;
 
 use super::{Col, Columns, Logical, LogicalShared};
@@ -53,16 +55,15 @@ impl Logical {
         1 + self.children().into_iter().map(Logical::node_count).sum::<usize>()
     }
 
-    /// Whether a query is no more than tables, joins, conditions and computed columns: then each reader
-    /// has its own, with its own conditions and indexes.
+    /// Whether a query is no more than tables, joins, conditions and computed columns, the same whenever it
+    /// is asked: then each reader has its own, with its own conditions and indexes.
     pub fn is_plain(&self) -> bool {
         let own = match self {
-            Logical::Scan(_)
-            | Logical::Dual { .. }
-            | Logical::Filter { .. }
-            | Logical::Project { .. }
-            | Logical::Join(_)
-            | Logical::MaxOneRow { .. } => true,
+            Logical::Scan(scan) => scan.conditions.iter().all(Expr::is_deterministic),
+            Logical::Filter { conditions, .. } => conditions.iter().all(Expr::is_deterministic),
+            Logical::Project { exprs, .. } => exprs.iter().all(|(_, e)| e.is_deterministic()),
+            Logical::Join(join) => join.conditions.iter().all(Expr::is_deterministic),
+            Logical::Dual { .. } | Logical::MaxOneRow { .. } => true,
             Logical::Values { .. }
             | Logical::Aggregate(_)
             | Logical::Window(_)

@@ -47,6 +47,8 @@ use crate::error::Result;
 use crate::logical::{Col, Logical, LogicalAggregate, LogicalJoin};
 use crate::statistics::{Estimate, JoinTerms};
 
+/// Rows that each row of the probe side is joined with, on average, at most.
+const MATCHES_MAX: f64 = 32.0;
 /// Joins of one fragment. Each choice copies those below it, and each table is read before the scan begins.
 const JOINS_MAX: usize = 16;
 /// Tables below a join that is looked at before its sides are planned: along a chain the work grows with their cube.
@@ -147,6 +149,10 @@ impl Physical<'_> {
             None => (wanted.fraction(), 0.0),
         };
         let (rows, table_rows) = (probe_root.plan.row_count, build.plan.row_count);
+        // A task has a minute for its next page, and such a join may need longer for one.
+        if !hinted && wanted.rows() > MATCHES_MAX * rows {
+            return None;
+        }
         let sent = sent_goal.map_or(wanted.rows(), |goal| goal.min(wanted.rows()));
         // Joined rows are wider than those of the probe side alone.
         let probe_bytes = self.row_bytes(&probe_root.estimate, &cop.layout);
@@ -156,7 +162,9 @@ impl Physical<'_> {
         };
         let sent = sent * (probe_bytes + build_bytes) / probe_bytes.max(1.0);
         let probing = plan_cost(&probe_root.plan, fraction, unit)
-            + (rows * (unit.hash_row - unit.send_row) + sent * unit.send_row) * fraction;
+            + ((rows + wanted.rows()) * unit.hash_row - rows * unit.send_row
+                + sent * unit.send_row)
+                * fraction;
         let cost = plan_cost(&build.plan, 1.0, unit) + unit.broadcast(table_rows) + probing + sort;
         Some(Broadcast { probe, cop, cost })
     }

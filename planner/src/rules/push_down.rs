@@ -20,14 +20,15 @@
 //! - Transitive closure: `a.k = b.k AND a.k = 5` gives `b.k = 5` too.
 //!
 //! **Must not fire** for conditions that are not deterministic (RAND()), through LIMIT
-//! and the one-row check, for conditions of ON on the preserved side, and through a
-//! grouping without GROUP BY, which has a row even of nothing.
+//! and the one-row check, for conditions of ON on the preserved side, through a
+//! grouping without GROUP BY, which has a row even of nothing, and through groups and partitions for
+//! conditions that tell equal texts apart (`LENGTH(a) = 1`).
 
 use std::collections::BTreeSet;
 
 use cairn_executor::plan::JoinKind;
 use cairn_expr::{Expr, Func};
-use cairn_types::Datum;
+use cairn_types::{Datum, FieldType, PhysicalKind};
 
 use super::RuleContext;
 use super::nulls::rejects_nulls;
@@ -91,6 +92,7 @@ pub(super) fn push(
                     let is_key =
                         |col| keys.contains(col) || !own.contains(col) && !functions.contains(col);
                     condition.is_deterministic()
+                        && is_of_groups(condition)
                         && columns.iter().any(|col| keys.contains(col))
                         && columns.iter().all(is_key)
                 });
@@ -163,6 +165,24 @@ fn factor(condition: Expr) -> Vec<Expr> {
     common
 }
 
+/// Whether a condition says the same of all values that are equal to each other: texts that a group
+/// takes for one may differ (`a`, `A`, `a `), and then only comparisons of the bare column do.
+fn is_of_groups(condition: &Expr) -> bool {
+    let is_text =
+        |ty: &FieldType| ty.physical() == PhysicalKind::Bytes && !ty.collation.is_binary();
+    match condition.as_function() {
+        Some((Func::And | Func::Or | Func::Not, args)) => args.iter().all(is_of_groups),
+        Some((func, args)) if func.is_comparison() || func == Func::In || func == Func::IsNull => {
+            args.iter().all(|arg| arg.as_column().is_some() || !has_texts(arg, &is_text))
+        }
+        _ => !has_texts(condition, &is_text),
+    }
+}
+
+fn has_texts(expr: &Expr, is_text: &dyn Fn(&FieldType) -> bool) -> bool {
+    expr.any(&mut |expr| matches!(expr, Expr::Column { ty, .. } if is_text(ty)))
+}
+
 fn push_aggregate(
     aggregate: LogicalAggregate,
     conditions: Vec<Expr>,
@@ -175,6 +195,7 @@ fn push_aggregate(
     let (pushed, kept): (Vec<Expr>, Vec<Expr>) = conditions.into_iter().partition(|condition| {
         let columns = condition.columns();
         !groups.is_empty()
+            && is_of_groups(condition)
             && columns.iter().any(|col| group_columns.contains(col))
             && columns.iter().all(|col| group_columns.contains(col) || !own.contains(col))
     });

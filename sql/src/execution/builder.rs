@@ -53,7 +53,30 @@ pub struct BuildContext {
     /// Rows of the last round of recursive unions, by their number.
     pub work_tables: BTreeMap<usize, RoundRows>,
     /// Rows of common table expressions with several readers, by their number.
-    pub shared: Arc<Mutex<BTreeMap<usize, Arc<SharedRows>>>>,
+    pub shared: SharedTables,
+}
+
+/// Rows of common table expressions, as long as the statement runs: operators that build others hold the
+/// statement's context, and would else hold themselves for ever.
+#[derive(Default)]
+pub struct SharedTables {
+    by_number: Arc<Mutex<BTreeMap<usize, Arc<SharedRows>>>>,
+    is_copy: bool,
+}
+
+impl Clone for SharedTables {
+    fn clone(&self) -> SharedTables {
+        SharedTables { by_number: Arc::clone(&self.by_number), is_copy: true }
+    }
+}
+
+impl Drop for SharedTables {
+    fn drop(&mut self) {
+        if !self.is_copy {
+            let rows = std::mem::take(&mut *self.by_number.lock());
+            drop(rows);
+        }
+    }
 }
 
 impl BuildContext {
@@ -202,12 +225,12 @@ fn dual_rows(plan: &PhysicalPlan, rows: usize) -> Vec<Vec<Expr>> {
 
 /// The first reader builds the query; readers come in any order, and may come again.
 fn shared(plan: &PhysicalPlan, id: usize, context: &BuildContext) -> Result<BoxOperator> {
-    let known = context.shared.lock().get(&id).cloned();
+    let known = context.shared.by_number.lock().get(&id).cloned();
     let rows = match known {
         Some(rows) => rows,
         None => {
             let rows = SharedRows::new(child(plan, 0, context)?, context.exec.clone());
-            context.shared.lock().entry(id).or_insert(rows).clone()
+            context.shared.by_number.lock().entry(id).or_insert(rows).clone()
         }
     };
     Ok(Box::new(SharedScan::new(rows)))

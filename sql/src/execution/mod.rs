@@ -155,7 +155,7 @@ pub async fn build_context(
         reader_log: None,
         recursion_depth_max: session.settings().recursion_depth_max,
         work_tables: BTreeMap::new(),
-        shared: Arc::default(),
+        shared: builder::SharedTables::default(),
     };
     for subplan in &plan.subplans {
         if matches!(subplan.kind, SubplanKind::NamedLock(_)) && plan.tables.is_empty() {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cairn_executor::ExecContext;
+use cairn_parser::SqlMode;
 use cairn_types::time::TimeKind;
 use cairn_types::{Datum, TimeStamp, TimeZone};
 use serde::de::DeserializeOwned;
@@ -212,7 +213,9 @@ fn shown_transaction(
     let transaction = &open.transaction;
     let activity = process.activity();
     let (current, all) = open.statements();
-    let running = current.map(|text| domain.digests.normal(&text));
+    // Nobody's passwords are in the statements of a transaction.
+    let mode = SqlMode::default();
+    let running = current.map(|text| domain.digests.normal(&text, &mode));
     let waiting = transaction.locking_for();
     let state = match open.phase() {
         Phase::Committing => "Committing",
@@ -221,7 +224,7 @@ fn shown_transaction(
         Phase::Open if running.is_some() => "Running",
         Phase::Open => "Idle",
     };
-    let all_digests = all.iter().map(|text| domain.digests.normal(text).digest);
+    let all_digests = all.iter().map(|text| domain.digests.normal(text, &mode).digest);
     ShownTransaction {
         start_ts: transaction.start_ts().0,
         state: state.to_owned(),

@@ -116,7 +116,7 @@ impl Session {
 
     /// The normal form of the running statement.
     pub fn statement_identity(&self) -> Arc<Normal> {
-        let make = || self.domain.digests.normal(&self.statement_text);
+        let make = || self.domain.digests.normal(&self.statement_text, &self.parser_mode());
         match &self.statement_plan {
             Some(plan) => Arc::clone(plan.identity.statement.get_or_init(make)),
             None => make(),
@@ -171,6 +171,21 @@ impl Session {
             self.domain.slow_log.add(&ended);
         }
     }
+}
+
+/// Bytes that are kept of a plan: ranges of long lists make megabytes.
+const PLAN_TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// A plan as people read it, cut where it is too long.
+fn plan_text(plan: &Plan) -> String {
+    let mut text = cairn_planner::explain_text(plan);
+    if text.len() > PLAN_TEXT_BYTES_MAX {
+        let is_end = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=PLAN_TEXT_BYTES_MAX).rev().find(is_end);
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
 }
 
 /// Whether the text of a statement with this normal form may hold a password.

@@ -24,9 +24,9 @@ use foldhash::fast::FixedState;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::Ended;
 use super::digest::digest_of;
 use super::sums::Sums;
+use super::{Ended, plan_text};
 use crate::variables::Values;
 
 /// Bytes of texts of past intervals.
@@ -317,7 +317,7 @@ impl Summaries {
             database: ended.database.map(str::to_owned),
             identity: Arc::clone(ended.identity),
             plan: plan.map(normal_plan),
-            plan_text: plan.map(|plan| cairn_planner::explain_text(plan)).unwrap_or_default(),
+            plan_text: plan.map(|plan| plan_text(plan)).unwrap_or_default(),
             tables: ended.plan.map_or_else(String::new, |plan| table_names(plan)),
             indexes: ended.plan.map_or_else(String::new, |plan| plan.index_names().join(",")),
             sample_user: ended.user.split('@').next().unwrap_or_default().to_owned(),

@@ -299,6 +299,7 @@ impl TaskReader {
         if !response.next_start.is_empty() {
             self.strike_off(&response.next_start);
             self.deliver_held();
+            self.beyond_repeat = false;
         } else if self.held_bytes > HELD_BYTES_MAX {
             self.note_read(&running.part);
             self.beyond_repeat = true;

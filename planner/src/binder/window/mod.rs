@@ -115,6 +115,9 @@ impl<'a> WindowBinder<'_, '_, 'a> {
                     let (functions, input) = (vec![(col, func)], Logical::one_row());
                     let window =
                         LogicalWindow { name, partition_by, order_by, frame, functions, input };
+                    if windows.list.len() == WINDOWS_MAX {
+                        return Err(too_many_windows());
+                    }
                     windows.list.push(window);
                 }
             }
@@ -253,6 +256,13 @@ impl<'a> WindowBinder<'_, '_, 'a> {
         };
         Ok(func)
     }
+}
+
+/// Windows of one SELECT, named or used, MySQL's own limit: each is a level of the plan.
+const WINDOWS_MAX: usize = 127;
+
+fn too_many_windows() -> PlanError {
+    PlanError::not_supported(&format!("more than {WINDOWS_MAX} windows in one SELECT"))
 }
 
 impl Windows {

@@ -1,5 +1,6 @@
 //! What a window is made of, as written: named windows and what they inherit.
 
+use super::{WINDOWS_MAX, too_many_windows};
 use cairn_parser::ast::{self, WindowRef, WindowSpec};
 use cairn_types::errno;
 
@@ -29,6 +30,9 @@ pub(super) struct Named<'a> {
 impl<'a> Named<'a> {
     /// Errors if a name is there twice, or a window inherits what it cannot.
     pub(super) fn new(windows: &'a [ast::NamedWindow]) -> Result<Named<'a>> {
+        if windows.len() > WINDOWS_MAX {
+            return Err(too_many_windows());
+        }
         let named = Named { windows };
         for (at, window) in windows.iter().enumerate() {
             if windows[..at].iter().any(|other| other.name.eq_ignore_ascii_case(&window.name)) {

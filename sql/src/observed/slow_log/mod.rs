@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::Ended;
 use super::summary::normal_plan;
+use super::{Ended, plan_text};
 use crate::config::SqlConfig;
 use crate::domain::Domain;
 use crate::variables::Values;
@@ -169,7 +169,7 @@ fn slow_query(ended: &Ended<'_>) -> SlowQuery {
         is_prepared: ended.measures.is_prepared,
         plan_was_cached: ended.measures.plan_was_cached,
         succeeded: ended.error.is_none(),
-        plan: plan.map(|plan| cairn_planner::explain_text(plan)).unwrap_or_default(),
+        plan: plan.map(|plan| plan_text(plan)).unwrap_or_default(),
         text: ended.text.to_owned(),
     }
 }
