@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Statements of a usual run.
 const STATEMENTS: usize = 400;
 const CLIENTS: usize = 4;
+/// Far fewer than one for each statement.
+const THREADS_MORE_MAX: usize = 16;
 /// Reads eight regions over and over.
 const LONG: &str = "SELECT COUNT(*), SUM(a.v + b.v) FROM wide a, wide b, wide c";
 /// Killed, and out of time.
@@ -181,7 +183,9 @@ async fn ended_statements_leave_nothing_behind() -> Result<(), HarnessError> {
     let took = done.elapsed();
     assert!(left.is_some(), "before {before:?}, after {:?}", idle().await);
     println!("{wanted} statements: all tasks were gone {took:?} later");
+    // The runtime keeps threads for work that blocks for some seconds, a few of them.
     let threads_after = threads(&playground);
-    assert!(threads_after <= threads_before + 1, "{threads_before} threads, {threads_after} now");
+    let bound = threads_before + THREADS_MORE_MAX;
+    assert!(threads_after <= bound, "{threads_before} threads, {threads_after} now");
     Ok(())
 }
